@@ -1,0 +1,1 @@
+"""Make a Hugging Face transformer small and fast with PyTorch Lightning, and prove it."""

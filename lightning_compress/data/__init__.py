@@ -1,0 +1,1 @@
+"""Text in, batches out; knows nothing of models."""

@@ -1,0 +1,1 @@
+"""How good: footprint, latency and quality by one protocol, and the report."""

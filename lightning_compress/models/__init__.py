@@ -1,0 +1,1 @@
+"""The ground: structure, manifest, saving and loading."""

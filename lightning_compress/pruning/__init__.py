@@ -1,0 +1,1 @@
+"""How to prune: one technique a file."""
