@@ -1,1 +1,17 @@
 """The ground: structure, manifest, saving and loading."""
+
+from lightning_compress.models.manifest import manifest_of
+from lightning_compress.models.masks import apply_masks_, masks_of, set_masks_
+from lightning_compress.models.saving import load_compressed, save_compressed
+from lightning_compress.models.structure import structure_of, transformer_in
+
+__all__ = [
+    "apply_masks_",
+    "load_compressed",
+    "manifest_of",
+    "masks_of",
+    "save_compressed",
+    "set_masks_",
+    "structure_of",
+    "transformer_in",
+]

@@ -1,0 +1,159 @@
+"""Saving and loading a compressed model: a Hugging Face folder with the manifest beside it.
+
+``config.json`` and ``model.safetensors`` are what transformers writes; ``manifest.json`` lists
+the edits and ``masks.safetensors`` holds the masks, eight weights a byte. There is no pickle.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.manifest import manifest_of, set_manifest_
+from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+MASKS = "masks.safetensors"
+_FORMAT = 1
+
+
+def compression_state(model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint keeps of a compressed model beside its weights: manifest, packed masks."""
+    return {
+        "format": _FORMAT,
+        "edits": manifest_of(model),
+        "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
+    }
+
+
+def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Bring manifest and masks back from :func:`compression_state`, in place.
+
+    Raises:
+        InputError: the state was written by a newer version, or belongs to another model.
+    """
+    if state["format"] != _FORMAT:
+        raise InputError(
+            f"the manifest has format {state['format']}, this version reads {_FORMAT}: "
+            "update lightning_compress"
+        )
+    set_manifest_(model, list(state["edits"]))
+    if state["masks"]:
+        shapes = {name: weight.shape for name, weight in model.named_parameters()}
+        missing = sorted(set(state["masks"]) - set(shapes))
+        if missing:
+            raise InputError(f"the masks belong to another model: it has no weight {missing[0]!r}")
+        set_masks_(
+            model,
+            {name: unpack_mask(mask, shapes[name]) for name, mask in state["masks"].items()},
+        )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and reports on files that are known to fit."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def save_compressed(
+    model: "PreTrainedModel",
+    folder: str | Path,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> Path:
+    """Write a model, dense or compressed, to a folder that :func:`load_compressed` reads.
+
+    The folder appears whole or not at all; an older model in its place is replaced.
+
+    Raises:
+        InputError: ``folder`` holds something that is not a saved model.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} holds files that are not a saved model: choose another folder or empty it"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(model, unfinished, tokenizer)
+        unfinished.chmod(0o777 & ~_umask())
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.replace(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write(
+    model: "PreTrainedModel", folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
+) -> None:
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    state = compression_state(model)
+    masks: dict[str, Tensor] = state.pop("masks")
+    (folder / MANIFEST).write_text(json.dumps(state, indent=2) + "\n")
+    if masks:
+        save_file(masks, folder / MASKS)
+
+
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_compressed(folder: str | Path) -> "PreTrainedModel":
+    """Load what :func:`save_compressed` wrote, in eval mode; any Hugging Face folder loads too.
+
+    Raises:
+        InputError: the folder is missing, unreadable, or of an architecture that transformers
+            does not have.
+    """
+    import transformers
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is no saved model: it has no config.json")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        name = (config.architectures or ["none"])[0]
+        architecture = getattr(transformers, name, None)
+        if architecture is None:
+            raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
+        with quiet_transformers():
+            model: PreTrainedModel = architecture.from_pretrained(folder)
+        if (folder / MANIFEST).is_file():
+            state = json.loads((folder / MANIFEST).read_text())
+            masks = load_file(folder / MASKS) if (folder / MASKS).is_file() else {}
+            restore_compression_(model, {**state, "masks": masks})
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded, a file in it is damaged: {error}") from error
+    return model
