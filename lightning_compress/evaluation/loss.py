@@ -1,0 +1,38 @@
+"""The loss of every task, shared by training and evaluation."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_compress.evaluation.task import IGNORED, ProblemType, Task, next_token_labels
+
+
+def task_loss(
+    task: Task, problem_type: ProblemType | None, logits: Tensor, labels: Tensor
+) -> Tensor:
+    """Compute the mean loss of a batch in float32.
+
+    Args:
+        task: what the model does.
+        problem_type: what kind of labels a classifier predicts; None for language models.
+        logits: [B, C] of a classifier ([B, 1] in regression), [B, S, V] of a language model.
+        labels: [B] class indices; [B] numbers in regression; [B, C] zeros and ones in multi-label;
+            [B, S] token ids aligned with the input in language modelling (the shift of causal
+            models happens here), where -100 is ignored.
+
+    Returns:
+        A scalar: cross entropy, mean squared error or binary cross entropy. A batch of a language
+        model with nothing to predict has loss zero.
+    """
+    logits = logits.float()
+    if task != "sequence-classification":
+        targets = next_token_labels(labels) if task == "causal-lm" else labels
+        total = functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return total / torch.clamp((targets != IGNORED).sum(), min=1)
+    if problem_type == "regression":
+        return functional.mse_loss(logits.reshape(labels.shape), labels.float())
+    if problem_type == "multi_label_classification":
+        return functional.binary_cross_entropy_with_logits(logits, labels.float())
+    return functional.cross_entropy(logits, labels)

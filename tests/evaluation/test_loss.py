@@ -1,0 +1,83 @@
+"""The loss against slow loops."""
+
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lightning_compress.evaluation.loss import task_loss
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def slow_cross_entropy(logits: list[float], target: int) -> float:
+    return math.log(sum(math.exp(value) for value in logits)) - logits[target]
+
+
+def test_single_label_is_mean_cross_entropy() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    expected = (
+        sum(slow_cross_entropy(r.tolist(), int(t)) for r, t in zip(logits, labels, strict=True)) / 5
+    )
+    loss = task_loss("sequence-classification", "single_label_classification", logits, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_regression_does_not_broadcast_the_trailing_one() -> None:
+    logits, labels = torch.randn(6, 1), torch.randn(6)
+    expected = (
+        sum((a.item() - b.item()) ** 2 for a, b in zip(logits[:, 0], labels, strict=True)) / 6
+    )
+    loss = task_loss("sequence-classification", "regression", logits, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_multi_label_is_mean_binary_cross_entropy() -> None:
+    logits, labels = torch.randn(4, 3), torch.randint(2, (4, 3))
+    expected = 0.0
+    pairs = zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True)
+    for logit, label in pairs:
+        chance = 1 / (1 + math.exp(-logit))
+        expected -= math.log(chance if label else 1 - chance) / 12
+    loss = task_loss("sequence-classification", "multi_label_classification", logits, labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
+def test_language_model_loss_is_a_mean_over_tokens_shifted_once(task: str) -> None:
+    logits = torch.randn(3, 6, 11)
+    labels = torch.randint(11, (3, 6))
+    labels[0, 3:] = -100
+    labels[2, 1] = -100
+    total, count = 0.0, 0
+    for row in range(3):
+        for place in range(6):
+            source = place - 1 if task == "causal-lm" else place
+            if source >= 0 and labels[row, place] != -100:
+                total += slow_cross_entropy(logits[row, source].tolist(), int(labels[row, place]))
+                count += 1
+    loss = task_loss(task, None, logits, labels)  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_causal_loss_equals_that_of_transformers() -> None:
+    config = GPT2Config(
+        vocab_size=20, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(config).eval()
+    tokens = torch.randint(20, (2, 7))
+    out = model(input_ids=tokens, labels=tokens)
+    assert task_loss("causal-lm", None, out.logits, tokens).item() == pytest.approx(out.loss.item())
+
+
+def test_loss_is_float32_under_bf16_and_zero_when_nothing_is_to_be_predicted() -> None:
+    logits = torch.randn(2, 4, 5, dtype=torch.bfloat16, requires_grad=True)
+    loss = task_loss("masked-lm", None, logits, torch.full((2, 4), -100))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.dtype == torch.float32
+    assert loss.item() == 0.0
+    assert not gradient.any()
