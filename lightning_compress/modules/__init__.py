@@ -1,1 +1,5 @@
 """What is trained."""
+
+from lightning_compress.modules.fine_tuning import FineTuningModule, NonFiniteLossError
+
+__all__ = ["FineTuningModule", "NonFiniteLossError"]

@@ -1,0 +1,269 @@
+"""Fine-tuning of any Hugging Face classifier, causal or masked language model."""
+
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.loss import task_loss
+from lightning_compress.evaluation.metrics import (
+    metrics_for,
+    predictions_and_targets,
+    primary_metric,
+)
+from lightning_compress.evaluation.task import ProblemType, Task, problem_type_of
+from lightning_compress.models import apply_masks_, masks_of
+from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.saving import compression_state, restore_compression_
+from lightning_compress.modules.building import build_model
+from lightning_compress.modules.optimization import Schedule, adamw, warmed_up
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Batch = dict[str, Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; the weights are still those before the step."""
+
+
+class FineTuningModule(L.LightningModule):
+    """Train a Hugging Face model on its task and measure it by the task's metrics.
+
+    The model is built once the data are known, from ``pretrained`` or from ``config``. A
+    checkpoint alone is enough to get it back: ``load_from_checkpoint`` needs neither the folder
+    that the training started from nor the data.
+
+    Args:
+        pretrained: Hub name, Hugging Face folder or compressed folder to start from.
+        config: fields of the model's configuration, to change a pretrained model's (dropout) or,
+            with ``model_type``, to build one from scratch; vocabulary and labels come from data.
+        task: what the model does.
+        num_labels: classes or numbers to predict; default: as many as the data have. Given by
+            hand, it puts a new head in the place of one of another size.
+        problem_type: what kind of labels; default: what the data say.
+        learning_rate: peak of the schedule.
+        weight_decay: of weight matrices; biases and norms are never decayed.
+        schedule: how the learning rate falls to zero after the warm-up.
+        warmup: share of the steps over which it rises.
+
+    Logs ``train_loss``, ``val_loss``, ``val_<metric>``, ``test_<metric>`` and ``learning_rate``.
+    """
+
+    model: "PreTrainedModel"
+    val_metrics: MetricCollection
+    test_metrics: MetricCollection
+
+    def __init__(
+        self,
+        *,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        task: Task = "sequence-classification",
+        num_labels: int | None = None,
+        problem_type: ProblemType | None = None,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "linear",
+        warmup: float = 0.1,
+    ) -> None:
+        super().__init__()
+        # The hyper-parameters are logged at the end, together with the metrics they led to.
+        self.save_hyperparameters(logger=False)
+        self.task = task
+        self._labels: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
+        self._vocabulary: dict[str, Any] = {}
+        self._seed: int | None = None
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data module what the model has to fit: labels and vocabulary."""
+        data = getattr(self.trainer, "datamodule", None)
+        tokenizer = getattr(data, "tokenizer", None)
+        if tokenizer is not None:
+            self._vocabulary = {
+                "vocab_size": len(tokenizer),
+                "pad_token_id": getattr(data, "pad_token_id", tokenizer.pad_token_id),
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+            }
+        if self.task == "sequence-classification" and data is not None:
+            for field in ("num_labels", "problem_type"):
+                if self._labels.get(field) is None:
+                    self._labels[field] = getattr(data, field, None)
+            names = getattr(data, "label_names", None)
+            if names and len(names) == self._labels["num_labels"]:
+                self._labels["id2label"] = dict(enumerate(names))
+                self._labels["label2id"] = {name: index for index, name in enumerate(names)}
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+
+    def configure_model(self) -> None:
+        """Build the model and the metrics, once."""
+        if "model" in self._modules:
+            return
+        labels = {name: value for name, value in self._labels.items() if value is not None}
+        self.model = build_model(
+            pretrained=self.hparams["pretrained"],
+            config=self.hparams["config"],
+            task=self.task,
+            labels=labels if self.task == "sequence-classification" else {},
+            vocabulary=self._vocabulary,
+            new_head=self.hparams["num_labels"] is not None,
+        )
+        self.model.train()
+        if self.model.config.pad_token_id is None:
+            # Without it a decoder cannot tell a classified sequence's last token from padding.
+            self.model.config.pad_token_id = self._vocabulary.get("pad_token_id")
+        self.problem_type = problem_type_of(self.model)
+        metrics = metrics_for(self.task, self.problem_type, self.model.config.num_labels)
+        self.primary_metric, _ = primary_metric(self.task, self.problem_type)
+        self.val_metrics, self.test_metrics = metrics, metrics.clone()
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Compare the model with tokenizer and data; a misfit would end in an index error."""
+        config, data = self.model.config, getattr(self._trainer, "datamodule", None)
+        embeddings = self.model.get_input_embeddings()
+        rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else 0
+        if rows and self._vocabulary.get("vocab_size", 0) > rows:
+            raise InputError(
+                f"the tokenizer knows {self._vocabulary['vocab_size']} tokens and the model "
+                f"{rows}: set data.tokenizer to the one the model was trained with"
+            )
+        wanted = self._labels["num_labels"]
+        found = getattr(data, "num_labels", None)
+        if self.task == "sequence-classification" and found and wanted and found > wanted:
+            raise InputError(
+                f"the data have {found} labels and model.num_labels is {wanted}: leave it out, or "
+                "use data with fewer labels"
+            )
+        longest = getattr(data, "max_length", 0)
+        positions = getattr(config, "max_position_embeddings", None)
+        # RoBERTa's positions start after the padding index.
+        offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+        if positions is not None and longest > positions - offset:
+            raise InputError(
+                f"data.max_length is {longest} and the model reads at most {positions - offset} "
+                "tokens: lower it"
+            )
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Logits of a batch: [B, C] of a classifier, [B, S, V] of a language model."""
+        logits: Tensor = self.model(**model_inputs(self.model, batch)).logits
+        return logits
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed the random numbers of this batch (dropout) by the run, the batch and the rank.
+
+        So a resumed run draws what the uninterrupted one would have drawn.
+        """
+        batches = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        key = f"{self._seed}-{batches}-{self.global_rank}"
+        torch.manual_seed(random.Random(key).getrandbits(63))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        loss = task_loss(self.task, self.problem_type, self(batch), batch["labels"])
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {self.global_step} (epoch "
+                f"{self.current_epoch}, batch {batch_idx}): lower model.learning_rate, use "
+                "trainer.gradient_clip_val or a wider trainer.precision"
+            )
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one validation batch."""
+        self._measure(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one test batch."""
+        self._measure(batch, "test", self.test_metrics)
+
+    def _measure(self, batch: Batch, split: str, metrics: MetricCollection) -> None:
+        logits, labels = self(batch), batch["labels"]
+        loss = task_loss(self.task, self.problem_type, logits, labels)
+        metrics.update(*predictions_and_targets(self.task, self.problem_type, logits, labels))
+        self.log(f"{split}_loss", loss, batch_size=len(labels), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{split}_{name}", value, prog_bar=name == self.primary_metric)
+        metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Example ids [B] and logits of one batch."""
+        return {"example_id": batch["example_id"], "logits": self(batch).float()}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
+        optimizer = adamw(self.model, self.hparams["learning_rate"], self.hparams["weight_decay"])
+        if masks_of(self.model):
+            optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))
+        schedule = warmed_up(
+            optimizer,
+            self.hparams["schedule"],
+            self.hparams["warmup"],
+            self.trainer.estimated_stepping_batches,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put in the model's own configuration and manifest, so that no other file is needed."""
+        checkpoint["hyper_parameters"] |= {
+            "pretrained": None,
+            "config": self.model.config.to_diff_dict(),
+            "num_labels": self.model.config.num_labels,
+            "problem_type": self.problem_type,
+        }
+        checkpoint["compression"] = compression_state(self.model)
+        checkpoint["seed"] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Replay the manifest, before the weights arrive.
+
+        Raises:
+            InputError: the checkpoint is of another model.
+        """
+        self._seed = checkpoint["seed"]
+        self._check_weights(checkpoint["state_dict"])
+        restore_compression_(self.model, checkpoint["compression"])
+
+    def _check_weights(self, state: Mapping[str, Tensor]) -> None:
+        own = {name: value.shape for name, value in self.state_dict().items()}
+        other = {name: value.shape for name, value in state.items()}
+        if own != other:
+            different = sorted(name for name in own | other if own.get(name) != other.get(name))
+            name = different[0]
+            raise InputError(
+                f"the checkpoint is of another model: {len(different)} tensors differ, the first "
+                f"is {name}: {_shape(other.get(name))} in the checkpoint, {_shape(own.get(name))} "
+                "here. Give the model it was saved from, with the options of its config.yaml"
+            )
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
