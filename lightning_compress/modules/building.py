@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.task import Task, task_of
@@ -99,7 +100,7 @@ def _from_pretrained(
             )
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"model.pretrained: {name!r} cannot be loaded, neither as a folder (is the path right, "
             "are its files whole?) nor from the Hub (is the name right, is the machine online?): "

@@ -182,6 +182,7 @@ class FineTuningModule(L.LightningModule):
                 "trainer.gradient_clip_val or a wider trainer.precision"
             )
         self.log("train_loss", loss.detach(), prog_bar=True)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

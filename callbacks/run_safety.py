@@ -1,0 +1,111 @@
+"""Nothing is lost: room is checked first, and Ctrl-C or a crash leaves a checkpoint to resume."""
+
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_compress.callbacks.run_folder import run_folder
+from lightning_compress.errors import InputError
+
+CHECKPOINT = "interrupted.ckpt"
+_BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
+_FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
+
+
+class RunSafety(Checkpoint):
+    """Stop between two batches on Ctrl-C, and leave a checkpoint whenever a fit ends early.
+
+    A first Ctrl-C waits for the batch to end, so that the checkpoint is whole and resuming from
+    it continues the run exactly; a second one stops at once. An error in the middle, such as a
+    loss that is not a number, leaves the state before the failing batch.
+
+    It counts as a checkpoint callback, so that Lightning calls it after all others.
+    """
+
+    def __init__(self) -> None:
+        self._asked_to_stop = False
+        self._handler: Any = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that the run's folder takes what the run will write."""
+        folder = run_folder(trainer)
+        check_writable(folder)
+        needed = _FILES * _BYTES_A_PARAMETER * sum(p.numel() for p in pl_module.parameters())
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise InputError(
+                f"the disk of {folder} has {free / 1e6:,.0f} MB free and the run writes up to "
+                f"{needed / 1e6:,.0f} MB: make room, or write elsewhere with "
+                "trainer.logger.init_args.save_dir"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on Ctrl-C waits for the end of the batch."""
+        self._handler = signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
+        self._asked_to_stop = True
+        rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Stop here if Ctrl-C was pressed during the batch."""
+        self._stop_if_asked()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Stop here too: nothing is trained between two batches of a validation."""
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave a checkpoint and say how to go on from it."""
+        if self._handler is None:  # it had not begun to train
+            return
+        self._release()
+        path = run_folder(trainer) / "checkpoints" / CHECKPOINT
+        trainer.save_checkpoint(path)
+        config = path.parent.parent / "config.yaml"
+        command = (
+            f"lightning-compress fit --config {config} --ckpt_path {path}"
+            if config.is_file()
+            else f"trainer.fit(model, data, ckpt_path={str(path)!r})"
+        )
+        rank_zero_info(f"Stopped at step {trainer.global_step}. Resume with:\n  {command}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        self._release()
+
+    def _release(self) -> None:
+        signal.signal(signal.SIGINT, self._handler)
+        self._handler = None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and a file in it to see that it can be done.
+
+    Raises:
+        InputError: it cannot.
+    """
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"1")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"the run's folder {folder} cannot be written ({error.strerror}): make room or give "
+            "rights there, or write elsewhere with trainer.logger.init_args.save_dir"
+        ) from error
