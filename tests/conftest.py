@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 # Tests never reach for the network.
@@ -52,3 +54,76 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the real data and models in ../shared")
     return folder
+
+
+class ToyData(L.LightningDataModule):
+    """Sentences of 8 random tokens; token 7 among them makes the label 1. Stands for any data."""
+
+    num_labels = 2
+    problem_type = "single_label_classification"
+    label_names = ("without", "with")
+    tokenizer = None
+    pad_token_id = 0
+    max_length = 8
+    task_name = "toy"
+
+    def __init__(self, examples: int = 64, batch_size: int = 8) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        ids = torch.randint(8, 100, (examples, 8), generator=generator)
+        labels = torch.arange(examples) % 2
+        ids[labels == 1, 3] = 7
+        self.rows = [
+            {
+                "input_ids": ids[i],
+                "attention_mask": torch.ones(8, dtype=torch.long),
+                "labels": labels[i],
+                "example_id": torch.tensor(i),
+            }
+            for i in range(examples)
+        ]
+        self.batch_size = batch_size
+
+    def _loader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return DataLoader(
+            self.rows,  # type: ignore[arg-type]  # a list is a map-style dataset
+            self.batch_size,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader()
+
+    def val_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader()
+
+    def test_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader()
+
+    def predict_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        return self._loader()
+
+
+@pytest.fixture
+def toy_data() -> ToyData:
+    """A small classification problem without text or files."""
+    return ToyData()
+
+
+@pytest.fixture
+def quiet_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
+    """A Trainer on the CPU that writes below the test's folder and draws no bars."""
+
+    def build(**options: object) -> L.Trainer:
+        defaults: dict[str, object] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "default_root_dir": tmp_path,
+        }
+        return L.Trainer(**{**defaults, **options})  # type: ignore[arg-type]
+
+    return build

@@ -209,7 +209,7 @@ class FineTuningModule(L.LightningModule):
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         for name, value in metrics.compute().items():
-            self.log(f"{split}_{name}", value, prog_bar=name == self.primary_metric)
+            self.log(f"{split}_{name}", value.float(), prog_bar=name == self.primary_metric)
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
