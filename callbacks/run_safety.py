@@ -7,10 +7,9 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
-
 from lightning_compress.callbacks.run_folder import run_folder
+
 from lightning_compress.errors import InputError
 
 CHECKPOINT = "interrupted.ckpt"
@@ -18,14 +17,14 @@ _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
 _FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
 
 
-class RunSafety(Checkpoint):
+class RunSafety(L.Callback):
     """Stop between two batches on Ctrl-C, and leave a checkpoint whenever a fit ends early.
 
     A first Ctrl-C waits for the batch to end, so that the checkpoint is whole and resuming from
     it continues the run exactly; a second one stops at once. An error in the middle, such as a
     loss that is not a number, leaves the state before the failing batch.
 
-    It counts as a checkpoint callback, so that Lightning calls it after all others.
+    Name it last, so that the others are done with the batch when it stops the run.
     """
 
     def __init__(self) -> None:
@@ -55,15 +54,13 @@ class RunSafety(Checkpoint):
         self._asked_to_stop = True
         rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
         """Stop here if Ctrl-C was pressed during the batch."""
-        self._stop_if_asked()
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Stop here too: nothing is trained between two batches of a validation."""
-        self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """Stop here too: a validation changes nothing."""
         if self._asked_to_stop:
             raise KeyboardInterrupt
 

@@ -1,6 +1,7 @@
 """What all tests share: tiny models of every family, and the real data where it is at hand."""
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,12 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertTokenizer,
+    PreTrainedModel,
+)
 
 # Tests never reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,7 +34,7 @@ TINY["electra"] = {**TINY["bert"], "embedding_size": 16}
 
 @pytest.fixture
 def tiny_model() -> Callable[..., PreTrainedModel]:
-    """A randomly initialised two-layer classifier of a family, in eval mode, the same every time."""
+    """A random two-layer classifier of a family, in eval mode, the same every time."""
 
     def build(family: str, **changes: object) -> PreTrainedModel:
         config = AutoConfig.for_model(
@@ -36,7 +42,8 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
         )
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return AutoModelForSequenceClassification.from_config(config).eval()
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        return model.eval()
 
     return build
 
@@ -127,3 +134,24 @@ def quiet_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
         return L.Trainer(**{**defaults, **options})  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture
+def text_files(tmp_path: Path) -> Path:
+    """A folder with train.csv and test.csv (columns text, label) and a tokenizer of 100 words."""
+    words = [f"w{number}" for number in range(95)]
+    folder = tmp_path / "texts"
+    (folder / "tokenizer").mkdir(parents=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join([*special, *words]))
+    BertTokenizer(str(folder / "tokenizer" / "vocab.txt")).save_pretrained(folder / "tokenizer")
+    draw = random.Random(0)
+    for name, count in (("train", 120), ("test", 40)):
+        rows = ["text,label"]
+        for row in range(count):
+            chosen = draw.choices(words[1:], k=draw.randint(3, 20))
+            # The first word of the list is what makes a text positive.
+            chosen[0] = words[0] if row % 2 else chosen[0]
+            rows.append(f"{' '.join(chosen)},{['bad', 'good'][row % 2]}")
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    return folder

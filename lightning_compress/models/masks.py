@@ -12,6 +12,7 @@ from lightning_compress.models.manifest import manifest_of, set_manifest_
 
 MASK_EDIT = "mask_weights"
 _ATTRIBUTE = "_lightning_compress_masks"
+_SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -44,7 +45,7 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
     edit = {
         "edit": MASK_EDIT,
         "weights": {
-            name: {"pruned": mask.numel() - int(mask.sum()), "of": mask.numel()}
+            name: {"pruned": mask.numel() - int(torch.count_nonzero(mask)), "of": mask.numel()}
             for name, mask in masks.items()
         },
     }
@@ -63,8 +64,16 @@ def apply_masks_(model: nn.Module) -> None:
         weight = parameters[name]
         if mask.device != weight.device:
             mask = masks[name] = mask.to(weight.device)
-        # Not a product: zero times infinity or a negative number would not be plain zero.
-        weight.masked_fill_(~mask, 0.0)
+        zero_pruned_(weight, mask)
+
+
+def zero_pruned_(tensor: Tensor, mask: Tensor) -> None:
+    """Set a floating point tensor to plain zero where ``mask`` is False, in place.
+
+    It multiplies the bits, read as integers: as quick as arithmetic, and, unlike a product of
+    floats, plain zero also where there was infinity, NaN or a negative number.
+    """
+    tensor.view(_SAME_SIZE[tensor.element_size()]).mul_(mask)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -129,8 +129,12 @@ def _umask() -> int:
     return mask
 
 
-def load_compressed(folder: str | Path) -> "PreTrainedModel":
+def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
     """Load what :func:`save_compressed` wrote, in eval mode; any Hugging Face folder loads too.
+
+    Args:
+        folder: where the model lies.
+        config: fields of its configuration to change, such as ``hidden_dropout_prob``.
 
     Raises:
         InputError: the folder is missing, unreadable, or of an architecture that transformers
@@ -142,13 +146,13 @@ def load_compressed(folder: str | Path) -> "PreTrainedModel":
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is no saved model: it has no config.json")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        name = (config.architectures or ["none"])[0]
+        known = transformers.AutoConfig.from_pretrained(folder)
+        name = (known.architectures or ["none"])[0]
         architecture = getattr(transformers, name, None)
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
         with quiet_transformers():
-            model: PreTrainedModel = architecture.from_pretrained(folder)
+            model: PreTrainedModel = architecture.from_pretrained(folder, **config)
         if (folder / MANIFEST).is_file():
             state = json.loads((folder / MANIFEST).read_text())
             masks = load_file(folder / MASKS) if (folder / MASKS).is_file() else {}

@@ -54,7 +54,7 @@ def build_model(
             "one: give one of them"
         )
     if (Path(pretrained) / MANIFEST).is_file():
-        return _compressed(pretrained, task, labels)
+        return _compressed(pretrained, task, labels, config)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head)
 
 
@@ -110,8 +110,10 @@ def _from_pretrained(
     return model
 
 
-def _compressed(folder: str, task: Task, labels: dict[str, Any]) -> "PreTrainedModel":
-    model = load_compressed(folder)
+def _compressed(
+    folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any]
+) -> "PreTrainedModel":
+    model = load_compressed(folder, dtype="float32", **config)
     if task_of(model) != task:
         raise InputError(
             f"model.pretrained: {folder} is a {type(model).__name__}, which does not do {task}: "

@@ -213,8 +213,18 @@ class FineTuningModule(L.LightningModule):
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Example ids [B] and logits of one batch."""
-        return {"example_id": batch["example_id"], "logits": self(batch).float()}
+        """Ids [B] of the examples with what the model says about them.
+
+        Classes [B] and logits [B, C]; logits alone in regression and multi-label problems; the
+        likeliest token at each position [B, S] of a language model.
+        """
+        logits = self(batch).float()
+        said = {"example_id": batch["example_id"]}
+        if self.task != "sequence-classification":
+            return {**said, "tokens": logits.argmax(-1)}
+        if self.problem_type == "single_label_classification":
+            said["class"] = logits.argmax(-1)
+        return {**said, "logits": logits}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule per step; pruned weights of the starting model stay zero."""

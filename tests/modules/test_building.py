@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertForMaskedLM
@@ -8,10 +10,8 @@ from lightning_compress.modules.building import build_model
 
 
 def build(**changes):
-    options = {
-        "pretrained": None, "config": None, "task": "sequence-classification", "labels": {},
-        "vocabulary": {}, "new_head": False,
-    }  # fmt: skip
+    options: dict[str, Any] = {"pretrained": None, "config": None, "new_head": False}
+    options |= {"task": "sequence-classification", "labels": {}, "vocabulary": {}}
     return build_model(**{**options, **changes})
 
 
@@ -49,9 +49,11 @@ def test_a_new_head_is_announced_and_missing_weights_are_a_warning(
 
 
 def test_changes_of_the_configuration_reach_a_pretrained_model(tiny_bert, tmp_path):
-    tiny_bert.save_pretrained(tmp_path / "m")
-    model = build(pretrained=str(tmp_path / "m"), config={"hidden_dropout_prob": 0.3})
-    assert model.bert.encoder.layer[0].output.dropout.p == 0.3
+    tiny_bert.save_pretrained(tmp_path / "plain")
+    save_compressed(tiny_bert, tmp_path / "compressed")
+    for folder in ("plain", "compressed"):
+        model = build(pretrained=str(tmp_path / folder), config={"hidden_dropout_prob": 0.3})
+        assert model.bert.encoder.layer[0].output.dropout.p == 0.3
 
 
 def test_a_compressed_folder_keeps_its_task(tiny_bert, tmp_path):

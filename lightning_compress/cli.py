@@ -1,0 +1,47 @@
+"""The front door: ``lightning-compress fit | validate | test | predict | benchmark``."""
+
+import argparse
+import sys
+
+from lightning_compress.errors import InputError
+
+COMMANDS = {
+    "fit": "train, compress, test and report; --config FILE is a whole recipe",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split and report",
+    "predict": "write the predictions of a checkpoint to a file",
+    "benchmark": "measure a saved model, ours or any Hugging Face one, without training",
+}
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one clear line, not in a traceback."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    try:
+        if command == "benchmark":
+            from lightning_compress.cli_benchmark import run_benchmark
+
+            run_benchmark(sys.argv[2:])
+        elif command in COMMANDS:
+            from lightning_compress.cli_trainer import run_trainer
+
+            run_trainer()
+        else:
+            _overview().parse_args()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def _overview() -> argparse.ArgumentParser:
+    """What is printed without a command: nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-compress",
+        description="Make a Hugging Face transformer small and fast, and prove it.",
+        epilog="Start with: lightning-compress fit --config configs/quickstart.yaml. "
+        "Every command explains itself with --help.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text)
+    return parser

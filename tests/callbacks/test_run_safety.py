@@ -1,0 +1,108 @@
+import os
+import shutil
+import signal
+
+import lightning as L
+import pytest
+import torch
+
+from lightning_compress.callbacks.run_safety import RunSafety
+from lightning_compress.data import TextClassificationDataModule
+from lightning_compress.errors import InputError
+from lightning_compress.modules import FineTuningModule, NonFiniteLossError
+
+CONFIG = {
+    "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+class PressCtrlC(L.Callback):
+    """Sends this process what Ctrl-C sends, in the middle of a batch of the training."""
+
+    def __init__(self, batch, times=1):
+        self.batch, self.times, self.finished = batch, times, False
+
+    def on_before_optimizer_step(self, trainer, *_):
+        if trainer.global_step == self.batch:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_end(self, trainer, *_):
+        self.finished = trainer.global_step > self.batch
+
+
+def data(folder):
+    return TextClassificationDataModule(
+        path=str(folder), tokenizer=str(folder / "tokenizer"), max_length=32, batch_size=8,
+        cache_dir=str(folder / "cache"),
+    )  # fmt: skip
+
+
+def test_ctrl_c_ends_the_batch_and_the_resumed_run_equals_the_uninterrupted(
+    text_files, quiet_trainer, tmp_path, caplog
+):
+    torch.manual_seed(0)
+    whole = FineTuningModule(config=CONFIG)
+    quiet_trainer(max_epochs=2).fit(whole, data(text_files))
+
+    torch.manual_seed(0)
+    press = PressCtrlC(batch=5)
+    trainer = quiet_trainer(max_epochs=2, callbacks=[press, RunSafety()])
+    with pytest.raises(SystemExit):
+        trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
+    assert press.finished
+    assert trainer.global_step == 6
+    checkpoint = tmp_path / "checkpoints" / "interrupted.ckpt"
+    said = caplog.text
+    assert "Stopping after this batch" in said
+    assert f"ckpt_path='{checkpoint}'" in said
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    resumed = FineTuningModule(config=CONFIG)
+    quiet_trainer(max_epochs=2).fit(resumed, data(text_files), ckpt_path=checkpoint)
+    for (name, one), other in zip(
+        whole.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_a_second_ctrl_c_does_not_wait(text_files, quiet_trainer):
+    press = PressCtrlC(batch=2, times=2)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[press, RunSafety()])
+    with pytest.raises(SystemExit):
+        trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
+    assert not press.finished
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_last_good_state(
+    text_files, quiet_trainer, tmp_path
+):
+    class Overflowing(FineTuningModule):
+        def forward(self, batch):
+            logits = super().forward(batch)
+            return logits * torch.nan if self.training and self.global_step == 4 else logits
+
+    trainer = quiet_trainer(max_epochs=1, callbacks=[RunSafety()])
+    with pytest.raises(NonFiniteLossError, match="step 4"):
+        trainer.fit(Overflowing(config=CONFIG), data(text_files))
+    state = torch.load(tmp_path / "checkpoints" / "interrupted.ckpt")
+    assert state["global_step"] == 4
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_stop_before_training(
+    text_files, quiet_trainer, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    blocked = quiet_trainer(
+        max_epochs=1, callbacks=[RunSafety()], default_root_dir=tmp_path / "file" / "run"
+    )
+    with pytest.raises(InputError, match=r"cannot be written.*trainer\.logger"):
+        blocked.fit(FineTuningModule(config=CONFIG), data(text_files))
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    full = quiet_trainer(max_epochs=1, callbacks=[RunSafety()])
+    with pytest.raises(InputError, match=r"0 MB free.*make room"):
+        full.fit(FineTuningModule(config=CONFIG), data(text_files))
+    assert full.global_step == 0
