@@ -8,9 +8,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from lightning_compress.callbacks.run_folder import run_folder
 
 from lightning_compress.errors import InputError
+
+from .run_folder import run_folder
 
 CHECKPOINT = "interrupted.ckpt"
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam

@@ -1,1 +1,31 @@
 """Make a Hugging Face transformer small and fast with PyTorch Lightning, and prove it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_compress.evaluation import measure_footprint, measure_latency
+    from lightning_compress.models import load_compressed, save_compressed, structure_of
+
+# Looked up when first used: the command line starts without importing torch.
+_HOMES = {
+    "load_compressed": "models",
+    "measure_footprint": "evaluation",
+    "measure_latency": "evaluation",
+    "save_compressed": "models",
+    "structure_of": "models",
+}
+
+__all__ = [
+    "load_compressed",
+    "measure_footprint",
+    "measure_latency",
+    "save_compressed",
+    "structure_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

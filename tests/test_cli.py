@@ -1,0 +1,208 @@
+"""The command line as a user meets it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from lightning_compress import cli
+from lightning_compress.models import load_compressed, masks_of
+
+RECIPE = """
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+  logger: {{init_args: {{save_dir: {folder}/logs}}}}
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{monitor: val_accuracy, mode: max}}
+    - class_path: lightning_compress.callbacks.CompressionBenchmark
+      init_args: {{runtimes: [eager], precisions: [fp32], latency_examples: 5, seconds: 0.05}}
+    - class_path: lightning_compress.callbacks.IterativeMagnitudePruning
+      init_args: {{sparsity: 0.5}}
+model:
+  config:
+    model_type: bert
+    hidden_size: 16
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    intermediate_size: 32
+    max_position_embeddings: 32
+  learning_rate: 1e-3
+data:
+  path: {folder}
+  tokenizer: {folder}/tokenizer
+  max_length: 32
+  batch_size: 8
+  cache_dir: {folder}/cache
+"""
+
+
+@pytest.fixture
+def recipe(text_files):
+    path = text_files / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=text_files))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; gives its exit code and what it printed."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lightning-compress", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+def test_the_overview_names_every_command(run):
+    code, printed = run("--help")
+    assert code == 0
+    assert all(command in printed for command in cli.COMMANDS)
+    code, printed = run("fitt")
+    assert code == 2
+    assert "invalid choice: 'fitt'" in printed
+
+
+@pytest.mark.slow
+def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, run):
+    code, printed = run("fit", "--config", recipe)
+    assert code == 0, printed
+    assert "Warning" not in printed
+    folder = text_files / "logs" / "recipe" / "version_0"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "model", "dense", "report.json", "report.md"}
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    report = json.loads((folder / "report.json").read_text())
+    assert [row["model"] for row in report["rows"]] == ["dense", "compressed"]
+    model = load_compressed(folder / "model")
+    pruned = sum(int((~mask).sum()) for mask in masks_of(model).values())
+    total = sum(mask.numel() for mask in masks_of(model).values())
+    assert abs(pruned - total / 2) <= 1
+    weights = dict(model.named_parameters())
+    assert all((weights[name][~mask] == 0).all() for name, mask in masks_of(model).items())
+
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    for command in ("validate", "test", "predict"):
+        code, printed = run(command, "--config", recipe, "--ckpt_path", checkpoint)
+        assert code == 0, printed
+    (predictions,) = text_files.glob("logs/recipe/*/predictions.jsonl")
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert len(rows) == 40
+    assert rows[0].keys() == {"example_id", "class", "logits"}
+    right = sum((row["example_id"] % 2) == row["class"] for row in rows) / len(rows)
+    assert right == pytest.approx(report["rows"][1]["metrics"]["accuracy"])
+
+
+@pytest.mark.slow
+def test_the_command_printed_after_ctrl_c_resumes_in_the_same_folder(recipe, text_files, run):
+    command = [sys.executable, "-c", "from lightning_compress.cli import main; main()"]
+    command += ["fit", "--config", str(recipe), "--trainer.max_epochs", "2000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folder = text_files / "logs" / "recipe" / "version_0"
+    deadline = time.monotonic() + 180
+    while not list(folder.glob("checkpoints/*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    found = re.search(r"lightning-compress (fit --config \S+ --ckpt_path \S+)", printed)
+    assert found, printed
+    step = torch.load(folder / "checkpoints" / "interrupted.ckpt")["global_step"]
+    assert step > 0
+    resume = [*found[1].split(), "--trainer.max_epochs", "2000", "--trainer.max_steps"]
+    code, printed = run(*resume, step + 3, "--trainer.limit_val_batches", 0)
+    assert code == 2, printed  # the schedule of the interrupted run does not fit into three steps
+    assert "max_steps" in printed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: None, "there is no file"),
+        (lambda path: path.write_bytes(b"PK not a checkpoint"), "damaged or no checkpoint"),
+        (lambda path: torch.save({"a": 1}, path), "not a Lightning checkpoint"),
+    ],
+)
+def test_a_bad_checkpoint_is_named_before_anything_is_built(
+    recipe, text_files, run, damage, message
+):
+    path = text_files / "a.ckpt"
+    damage(path)
+    code, printed = run("fit", "--config", recipe, "--ckpt_path", path)
+    assert code == 2
+    assert (
+        f"error: ckpt_path: {path}" in printed
+        or f"error: ckpt_path: there is no file {path}" in printed
+    )
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not (text_files / "logs").exists()
+
+
+def test_a_truncated_checkpoint_is_named(recipe, text_files, run):
+    path = text_files / "a.ckpt"
+    torch.save({"state_dict": {"w": torch.zeros(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    code, printed = run("test", "--config", recipe, "--ckpt_path", path)
+    assert code == 2
+    assert "was it cut off" in printed
+
+
+def test_a_callback_given_twice_is_named(recipe, run, text_files):
+    again = text_files / "again.yaml"
+    again.write_text(
+        "trainer: {callbacks+: {class_path: lightning_compress.callbacks."
+        "IterativeMagnitudePruning, init_args: {sparsity: 0.5}}}"
+    )
+    code, printed = run("fit", "--config", recipe, "--config", again)
+    assert code == 2
+    assert "IterativeMagnitudePruning" in printed
+    assert "twice" in printed
+
+
+def test_a_log_folder_that_cannot_be_written_is_named(recipe, run, text_files):
+    (text_files / "logs").write_text("a file")
+    code, printed = run("fit", "--config", recipe)
+    assert code == 2
+    assert "trainer.logger" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--data.path", "nowhere.csv", "data.path"),
+        ("--data.label", "colour", "data.label"),
+        ("--model.pretrained", "no/such", "model.pretrained"),
+        ("--trainer.callbacks.sparsity", "1.5", "sparsity"),
+        ("--trainer.accelerator", "cuda", "accelerator"),
+        ("--trainer.precision", "17", "precision"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(recipe, run, option, value, named):
+    code, printed = run("fit", "--config", recipe, option, value)
+    assert code == 2
+    assert named in printed
+    assert "Traceback" not in printed
+
+
+def test_there_is_one_copy_of_the_callbacks():
+    code = (
+        "import sys; sys.path.insert(0, ''); "
+        "import lightning_compress.cli_trainer, lightning_compress.callbacks; "
+        "assert 'callbacks' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
