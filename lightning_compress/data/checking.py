@@ -1,0 +1,85 @@
+"""Mistakes in the options of a data module, found before anything is read."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lightning_compress.data.sources import Source, SplitName
+from lightning_compress.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def check_options(
+    *,
+    counts: Mapping[str, int],
+    numbers: Mapping[str, int],
+    validation_fraction: float,
+    text: Sequence[str],
+) -> None:
+    """Check the values of options.
+
+    Args:
+        counts: options that are at least 1.
+        numbers: options that are at least 0.
+        validation_fraction: lies between 0 and 1.
+        text: one column, or two different ones.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    for least, options in ((1, counts), (0, numbers)):
+        for name, value in options.items():
+            if value < least:
+                raise InputError(f"data.{name} is {value}: it must be at least {least}")
+    if not 0 < validation_fraction < 1:
+        raise InputError(
+            f"data.validation_fraction is {validation_fraction}: it must lie between 0 and 1"
+        )
+    if not 1 <= len(text) <= 2 or len(set(text)) < len(text):
+        raise InputError(f"data.text is {list(text)}: name one text column, or two different ones")
+
+
+def check_length(tokenizer: "PreTrainedTokenizerBase", max_length: int, *, texts: int) -> None:
+    """Compare ``max_length`` with what the tokenizer needs and allows.
+
+    Args:
+        tokenizer: of the run.
+        max_length: most tokens of a sequence.
+        texts: how many texts make a sequence, 1 or 2.
+
+    Raises:
+        InputError: there is no room for a token of each text, or the model takes fewer.
+    """
+    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
+    if max_length < least:
+        raise InputError(
+            f"data.max_length is {max_length}: with the tokenizer's special tokens it must be at "
+            f"least {least}"
+        )
+    if max_length > tokenizer.model_max_length:
+        raise InputError(
+            f"data.max_length is {max_length}: the tokenizer's model takes at most "
+            f"{tokenizer.model_max_length} tokens"
+        )
+
+
+def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -> None:
+    """See that a split has the columns that the options name, without reading its rows.
+
+    Args:
+        source: of the split.
+        split: which one.
+        wanted: column names, and the option that names each.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    present = source.columns()
+    for column, option in wanted.items():
+        if column not in present:
+            raise InputError(
+                f"data.{option}: {source.name} has no column {column!r}; it has "
+                f"{', '.join(map(repr, present))}. Name one of these, or another file in "
+                f"data.splits.{split}"
+            )

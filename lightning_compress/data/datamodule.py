@@ -1,0 +1,298 @@
+"""What the data modules share: from a source of rows to loaders of batches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+
+from lightning_compress.data.batching import LengthBucketedBatches
+from lightning_compress.data.checking import check_columns, check_length, check_options
+from lightning_compress.data.collation import AddTargets, Padding, Sequences, TokenBatches
+from lightning_compress.data.labels import ProblemType
+from lightning_compress.data.loading import ResumableLoader
+from lightning_compress.data.local_files import FileFormat
+from lightning_compress.data.sources import Source, SplitName, find_sources
+from lightning_compress.data.splitting import carve_validation
+from lightning_compress.data.token_store import TokenStore
+from lightning_compress.data.tokenization import Encoding, tokenized, tokenizer_for
+from lightning_compress.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# An example's id is its row (or block) number in its source, plus this for each further source:
+# training rows (also those carved out for validation) count from 0, rows of a validation file
+# from 2**40, of the test split from 2**41.
+ID_STRIDE = 2**40
+
+_STAGES: dict[str, tuple[SplitName, ...]] = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+_ORDER: tuple[SplitName, ...] = ("train", "validation", "test", "predict")
+
+
+def splits_of(stage: str) -> tuple[SplitName, ...]:
+    """The splits that a stage of Lightning's (``fit``, ``test``, ...) reads."""
+    return _STAGES[stage]
+
+
+class TextDataModule(LightningDataModule, ABC):
+    """Reads, tokenizes and batches texts; its children say what is asked about them.
+
+    Only the splits of the running stage are read, so the test split is touched by the test loop
+    alone. Where there is no validation split, one is carved from the training rows by the seed.
+    Under several processes each gets its own share of every split.
+
+    Args:
+        path: a file, a folder whose files are named after their splits, or a dataset on the Hub;
+            None for the built-in corpus.
+        config: which configuration of a Hub dataset, such as ``mrpc`` of ``nyu-mll/glue``.
+        splits: which file (relative to ``path``; several are joined) or which of a Hub dataset's
+            own splits serves as ``train``, ``validation``, ``test`` and ``predict``.
+        format: of the files, where their names do not tell it.
+        text: the text column, or two of them for pairs of texts.
+        tokenizer: a folder or a Hub name; None for the built-in corpus's own.
+        max_length: most tokens of a sequence.
+        batch_size: examples of a training batch on each process.
+        eval_batch_size: examples of any other batch; None: as in training.
+        padding: to the longest text of the batch, whose texts are then of like length; or
+            everything to ``max_length``, in plain random order, for comparison.
+        validation_fraction: share of the training rows carved out for validation.
+        limits: read only so many rows from the top of a split.
+        seed: decides about the validation rows, the order of batches and the masks.
+        num_workers: processes that make batches ahead; tokens lie ready, so 0 is quick.
+        cache_dir: where tokens and downloaded datasets are kept.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        config: str | None = None,
+        splits: dict[SplitName, str | list[str]] | None = None,
+        format: FileFormat | None = None,
+        text: str | list[str] = "text",
+        tokenizer: str | None = None,
+        max_length: int = 128,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        padding: Padding = "longest",
+        validation_fraction: float = 0.1,
+        limits: dict[SplitName, int] | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str = ".cache",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.path = path
+        self.config = config
+        self.splits = splits
+        self.format = format
+        self.columns = [text] if isinstance(text, str) else list(text)
+        self.tokenizer_name = tokenizer
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.padding = padding
+        self.validation_fraction = validation_fraction
+        self.limits: Mapping[SplitName, int] = limits or {}
+        self.seed = seed
+        self.num_workers = num_workers
+        self.cache_dir = Path(cache_dir).expanduser()
+        check_options(
+            counts={
+                "batch_size": batch_size,
+                "eval_batch_size": self.eval_batch_size,
+                **{f"limits.{split}": limit for split, limit in self.limits.items()},
+            },
+            numbers={"num_workers": num_workers, "seed": seed},
+            validation_fraction=validation_fraction,
+            text=self.columns,
+        )
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.num_labels: int | None = None
+        self.label_names: list[str] | None = None
+        self.problem_type: ProblemType | None = None
+        self._sources: dict[SplitName, Source] | None = None
+        self._stores: dict[SplitName, TokenStore] = {}
+        self._batches: dict[SplitName, TokenBatches] = {}
+
+    @property
+    def task_name(self) -> str:
+        """Short name of the data, for reports."""
+        if self.path is None:
+            return "built-in"
+        parts = Path(self.path).expanduser().absolute().parts if Path(self.path).exists() else ()
+        name = parts[-1].split(".")[0] if parts else self.path.split("/")[-1]
+        return f"{name}/{self.config}" if self.config else name
+
+    @property
+    def pad_token_id(self) -> int:
+        """What batches are filled up with; a tokenizer without padding token gives its end."""
+        assert self.tokenizer is not None, "known after setup"
+        return cast(int, self.tokenizer.pad_token_id)
+
+    @property
+    def sources(self) -> dict[SplitName, Source]:
+        """Where the rows of each split come from; the splits that there are."""
+        if self._sources is None:
+            self._sources = find_sources(
+                path=self.path,
+                config=self.config,
+                splits=self.splits,
+                form=self.format,
+                cache_dir=self.cache_dir,
+            )
+        return self._sources
+
+    def prepare_data(self) -> None:
+        """Download and tokenize what the running stage needs; Lightning calls it on one process."""
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            self.setup(self.trainer.state.fn.value)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
+        if self.tokenizer is None:
+            self.tokenizer = tokenizer_for(self.path, self.tokenizer_name)
+            check_length(self.tokenizer, self.max_length, texts=len(self.columns))
+        self._check_sources(stage)
+        self._learn(stage)
+        for split in splits_of(stage):
+            if split not in self._batches:
+                self._batches[split] = self._open(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of the training rows, shuffled by (seed, epoch)."""
+        return self._loader("train", self.batch_size, training=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Batches of the validation rows."""
+        return self._loader("validation", self.eval_batch_size)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Batches of the test split."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Batches without labels: of the ``predict`` split, or else of the test split."""
+        return self._loader("predict", self.eval_batch_size)
+
+    @abstractmethod
+    def _encoding(self) -> Encoding:
+        """How texts become tokens."""
+
+    @abstractmethod
+    def _sequences(self, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+        """Some rows of a source as examples."""
+
+    @abstractmethod
+    def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+        """What the batches of these rows ask for."""
+
+    def _learn(self, stage: str) -> None:
+        """Find out what must be known before the splits of a stage are opened."""
+
+    def _classes(self) -> NDArray[np.int64] | None:
+        """Class of each training row, each of which gives its share to validation."""
+        return None
+
+    def _columns_of(self, split: SplitName) -> dict[str, str]:
+        """Columns that a split must have, and the options that name them."""
+        return dict.fromkeys(self.columns, "text")
+
+    def _check_sources(self, stage: str) -> None:
+        """See that the columns are there; before training those of the test split, too."""
+        for split in self.limits:
+            if split not in self.sources:
+                raise InputError(
+                    f"data.limits.{split}: there is no {split} split; there are "
+                    f"{', '.join(self.sources)}"
+                )
+        later: tuple[SplitName, ...] = tuple(self.sources) if stage == "fit" else ()
+        for split in (*splits_of(stage), *later):
+            check_columns(self.sources[self._origin(split)], split, self._columns_of(split))
+
+    def _tokens(self, origin: SplitName) -> TokenStore:
+        """Token ids of all rows of a source."""
+        assert self.tokenizer is not None
+        if origin not in self._stores:
+            self._stores[origin] = tokenized(
+                self.sources[origin],
+                self.columns,
+                self.tokenizer,
+                self._encoding(),
+                limit=self.limits.get(origin),
+                cache_dir=self.cache_dir,
+            )
+        return self._stores[origin]
+
+    def _first_id(self, origin: SplitName) -> int:
+        return _ORDER.index(origin) * ID_STRIDE
+
+    def _origin(self, split: SplitName) -> SplitName:
+        """The source that a split's rows come from."""
+        stand_in: dict[SplitName, SplitName] = {"validation": "train", "predict": "test"}
+        origin = split if split in self.sources else stand_in.get(split, split)
+        if origin not in self.sources:
+            raise InputError(
+                f"data.path: there is no {origin} split in {self.path}: name its file in "
+                f"data.splits.{origin}"
+            )
+        return origin
+
+    def _open(self, split: SplitName) -> TokenBatches:
+        assert self.tokenizer is not None
+        origin = self._origin(split)
+        rows = np.arange(len(self._tokens(origin)))
+        if origin == "train" and "validation" not in self.sources:
+            train, validation = carve_validation(
+                len(rows),
+                fraction=self.validation_fraction,
+                seed=self.seed,
+                classes=self._classes(),
+            )
+            rows = train if split == "train" else validation
+        return TokenBatches(
+            self._sequences(origin, rows),
+            pad_token_id=self.pad_token_id,
+            max_length=self.max_length,
+            padding=self.padding,
+            add_targets=None if split == "predict" else self._targets(origin, rows),
+        )
+
+    def _loader(self, split: SplitName, batch_size: int, training: bool = False) -> ResumableLoader:
+        batches = self._batches[split]
+        share = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        order = LengthBucketedBatches(
+            batches.padded,
+            batch_size=batch_size,
+            seed=self.seed,
+            training=training,
+            bucketed=self.padding == "longest",
+            **(share or {}),
+        )
+        return ResumableLoader(
+            batches,
+            order=order,
+            trained=self._batches_trained if training and self.trainer is not None else None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _batches_trained(self) -> int:
+        assert self.trainer is not None
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(progress.processed)

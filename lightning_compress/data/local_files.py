@@ -1,0 +1,208 @@
+"""Rows out of local files: csv, tsv, JSON lines (all also as .gz), parquet and plain text."""
+
+import gzip
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+
+from lightning_compress.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import csv as pa_csv
+
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "text"]
+
+_EXTENSIONS: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".tokens": "text",
+    ".raw": "text",
+}
+TEXT_COLUMN = "text"
+
+
+def format_by_name(file: Path) -> FileFormat | None:
+    """The format that a file's extension stands for, or None."""
+    name = file.name.lower().removesuffix(".gz")
+    return _EXTENSIONS.get(Path(name).suffix)
+
+
+def format_of(file: Path) -> FileFormat:
+    """The format that a file's extension stands for.
+
+    Raises:
+        InputError: the extension is not a known one.
+    """
+    found = format_by_name(file)
+    if found is None:
+        raise InputError(
+            f"the name of {file} does not tell its format: set data.format to one of "
+            f"{', '.join(get_args(FileFormat))}"
+        )
+    return found
+
+
+def column_names(file: Path, form: FileFormat) -> list[str]:
+    """The columns of a file, from its head alone (of JSON lines: the first line's fields)."""
+    with _reading(file, form):
+        if form == "text":
+            return [TEXT_COLUMN]
+        if form == "jsonl":
+            return list(next(_json_rows(file), {}))
+        if form == "parquet":
+            from pyarrow import parquet
+
+            return list(parquet.read_schema(file).names)
+        return list(_open_csv(file, form).schema.names)
+
+
+def read_rows(
+    file: Path,
+    form: FileFormat,
+    columns: Sequence[str],
+    *,
+    typed: Collection[str] = (),
+    limit: int | None = None,
+) -> "pa.Table":
+    """Read some columns of one file.
+
+    Args:
+        file: what to read.
+        form: its format.
+        columns: which columns; all of them exist.
+        typed: the columns of a csv or tsv file that hold numbers where all their values are
+            numbers; the others are strings whatever they look like.
+        limit: only so many rows from the top.
+
+    Raises:
+        InputError: the file cannot be read in that format.
+    """
+    with _reading(file, form):
+        if form == "text":
+            table = _read_text(file)
+        elif form == "jsonl":
+            table = _read_json(file, columns, limit)
+        elif form == "parquet":
+            table = _read_parquet(file, columns)
+        else:
+            table = _read_csv(file, form, columns, typed)
+        return table if limit is None else table.slice(0, limit)
+
+
+@contextmanager
+def _reading(file: Path, form: FileFormat) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+        if "Empty CSV file" in str(error):
+            raise InputError(f"{file} is empty: data.path needs a file with rows in it") from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(
+            f"{file} cannot be read as {form}: {reason}. Mend the file, or set data.format if it "
+            "is of another format"
+        ) from error
+
+
+def _open_text(file: Path) -> IO[str]:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig")
+    return file.open(encoding="utf-8-sig")
+
+
+def _read_text(file: Path) -> "pa.Table":
+    import pyarrow as pa
+
+    with _open_text(file) as lines:
+        return pa.table({TEXT_COLUMN: [line.rstrip("\n") for line in lines if line.strip()]})
+
+
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    with _open_text(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{file}, line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise InputError(
+                    f'{file}, line {number} is not an object such as {{"text": ..., "label": ...}}'
+                    ": JSON files hold one object a line"
+                )
+            yield row
+
+
+def _read_json(file: Path, columns: Sequence[str], limit: int | None) -> "pa.Table":
+    import pyarrow as pa
+
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    for row in islice(_json_rows(file), limit):
+        for column in columns:
+            values[column].append(row.get(column))
+    return pa.table(values)
+
+
+def _read_parquet(file: Path, columns: Sequence[str]) -> "pa.Table":
+    from pyarrow import parquet
+
+    return parquet.read_table(file, columns=list(columns))
+
+
+def _read_csv(
+    file: Path, form: FileFormat, columns: Sequence[str], typed: Collection[str]
+) -> "pa.Table":
+    table = _open_csv(file, form, list(columns)).read_all()
+    for column in typed:
+        position = table.schema.get_field_index(column)
+        table = table.set_column(position, column, _narrowed(table.column(column)))
+    return table
+
+
+def _open_csv(
+    file: Path, form: FileFormat, columns: list[str] | None = None
+) -> "pa_csv.CSVStreamingReader":
+    import pyarrow as pa
+    from pyarrow import csv
+
+    tsv = form == "tsv"
+    return csv.open_csv(
+        file,
+        # One thread, so that an error can name the row.
+        read_options=csv.ReadOptions(use_threads=False),
+        # Quotes in a tsv file are text: GLUE and MRPC are written without quoting.
+        parse_options=csv.ParseOptions(
+            delimiter="\t" if tsv else ",",
+            quote_char=False if tsv else '"',
+            newlines_in_values=not tsv,
+        ),
+        # Everything as strings: the words "null" and "None" are text like any other.
+        convert_options=csv.ConvertOptions(
+            include_columns=columns, column_types={c: pa.string() for c in columns or []}
+        ),
+    )
+
+
+def _narrowed(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Strings as integers or floats where every one of them is; empty ones become null."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    column = compute.if_else(compute.equal(column, ""), pa.scalar(None, pa.string()), column)
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column

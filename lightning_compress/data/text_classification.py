@@ -1,0 +1,94 @@
+"""Texts or pairs of texts with labels: classes, several labels at once, or a number."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_compress.data.batching import BatchRequest
+from lightning_compress.data.collation import AddTargets, Batch, Sequences
+from lightning_compress.data.datamodule import TextDataModule, splits_of
+from lightning_compress.data.labels import LabelScheme, label_scheme
+from lightning_compress.data.sources import SplitName
+from lightning_compress.data.stored_texts import StoredTexts
+from lightning_compress.data.tokenization import Encoding
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class TextClassificationDataModule(TextDataModule):
+    """Batches for sequence classification and regression.
+
+    ``labels`` are [B] int64 classes, [B] float32 numbers or [B, C] float32 zeros and ones. Which
+    of these follows from the training labels: whole numbers and strings are classes, numbers with
+    a fraction make a regression, lists a multi-label problem. Pairs of texts go through the
+    tokenizer's own pair encoding.
+
+    After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``.
+
+    Args:
+        label: the label column.
+        options: those of every data module, see ``TextDataModule``.
+    """
+
+    def __init__(self, *, label: str = "label", **options: Any) -> None:
+        super().__init__(**options)
+        self.label = label
+        self._scheme: LabelScheme | None = None
+        self._labels: dict[SplitName, NDArray[Any]] = {}
+
+    def _encoding(self) -> Encoding:
+        return Encoding(max_length=self.max_length)
+
+    def _sequences(self, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+        ids = self._first_id(origin) + rows
+        return StoredTexts(self._tokens(origin), rows, ids, max_length=self.max_length)
+
+    def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+        return _RowLabels(self._labels[origin][rows])
+
+    def _learn(self, stage: str) -> None:
+        """Learn what the labels mean, and look at all those of the stage."""
+        scheme = self._label_scheme()
+        self.problem_type = scheme.problem_type
+        self.num_labels = scheme.num_labels
+        self.label_names = None if scheme.names is None else list(scheme.names)
+        for split in splits_of(stage):
+            origin = self._origin(split)
+            if split != "predict" and origin not in self._labels:
+                labels = scheme.encode(self._raw_labels(origin), self.sources[origin].name)
+                self._labels[origin] = labels
+
+    def _label_scheme(self) -> LabelScheme:
+        if self._scheme is None:
+            # Without training rows, as for a benchmark, the rows at hand have to do.
+            origin: SplitName = "train" if "train" in self.sources else next(iter(self.sources))
+            source = self.sources[origin]
+            names = source.class_names(self.label)
+            self._scheme = label_scheme(self._raw_labels(origin), names, source.name)
+        return self._scheme
+
+    def _raw_labels(self, origin: SplitName) -> "pa.ChunkedArray":
+        limit = self.limits.get(origin)
+        table = self.sources[origin].read([self.label], typed=[self.label], limit=limit)
+        return table.column(self.label)
+
+    def _classes(self) -> NDArray[np.int64] | None:
+        stratify = self.problem_type == "single_label_classification"
+        return self._labels["train"] if stratify else None
+
+    def _columns_of(self, split: SplitName) -> dict[str, str]:
+        labelled = {} if split == "predict" else {self.label: "label"}
+        return {**super()._columns_of(split), **labelled}
+
+
+class _RowLabels:
+    """Adds the labels of the rows to a batch."""
+
+    def __init__(self, labels: NDArray[Any]) -> None:
+        self.labels = labels
+
+    def __call__(self, batch: Batch, request: BatchRequest) -> None:
+        batch["labels"] = torch.from_numpy(self.labels[request.indices])
