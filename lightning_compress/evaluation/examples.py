@@ -1,0 +1,149 @@
+"""Real examples at their own lengths, taken out of whatever batches a dataloader makes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.task import IGNORED
+
+Batch = dict[str, Tensor]
+T = TypeVar("T")
+
+_PAD_TO = 8
+"""Lengths of padded batches are rounded up to a multiple of this, as in training."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example without padding.
+
+    ``tokens`` holds what there is one of per token, ``input_ids`` and perhaps ``token_type_ids``,
+    each [S]; ``labels`` is a scalar or [C] of a classifier, [S] of a language model.
+    """
+
+    tokens: dict[str, Tensor]
+    labels: Tensor | None
+    example_id: int | None
+
+    def __len__(self) -> int:
+        return len(self.tokens["input_ids"])
+
+
+def examples_of(batches: Iterable[object]) -> list[Example]:
+    """Take batches apart and cut their padding off.
+
+    Args:
+        batches: dictionaries with ``input_ids`` [B, S] and, where there is padding,
+            ``attention_mask`` [B, S]; other entries shaped like these are kept, ``labels`` and
+            ``example_id`` too.
+
+    Raises:
+        InputError: a batch is not of this form, or there is none.
+    """
+    examples = [example for batch in batches for example in _apart(batch)]
+    if not examples:
+        raise InputError("the test dataloader gives no example: check the test split")
+    return examples
+
+
+def _apart(batch: object) -> Iterator[Example]:
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        raise InputError(
+            "the test dataloader must give dictionaries with input_ids, as Hugging Face models "
+            f"take them, not {type(batch).__name__}"
+        )
+    ids: Tensor = batch["input_ids"]
+    mask = batch.get("attention_mask", torch.ones_like(ids)).bool().cpu()
+    labels, example_ids = batch.get("labels"), batch.get("example_id")
+    per_token = {
+        name: value.cpu()
+        for name, value in batch.items()
+        if isinstance(value, Tensor)
+        and value.shape == ids.shape
+        and name not in ("attention_mask", "labels", "example_id")
+    }
+    # Labels of several classes are numbers; only those of a language model are integers in rows.
+    labels_per_token = (
+        labels is not None and labels.shape == ids.shape and not labels.is_floating_point()
+    )
+    for row, kept in enumerate(mask):
+        label = None if labels is None else labels[row].cpu()
+        yield Example(
+            tokens={name: value[row][kept] for name, value in per_token.items()},
+            labels=label[kept] if label is not None and labels_per_token else label,
+            example_id=None if example_ids is None else int(example_ids[row]),
+        )
+
+
+def distinct(examples: Iterable[Example]) -> list[Example]:
+    """Drop examples that come again; a distributed sampler repeats some to even out the shares."""
+    seen: dict[object, Example] = {}
+    for number, example in enumerate(examples):
+        key = ("unknown", number) if example.example_id is None else example.example_id
+        seen.setdefault(key, example)
+    return list(seen.values())
+
+
+def collated(examples: Sequence[Example], *, pad_token_id: int, longest: int) -> Batch:
+    """Pad examples to a batch, with ``labels`` where there are any.
+
+    Args:
+        examples: at least one.
+        pad_token_id: what ``input_ids`` are filled up with.
+        longest: the most tokens that the model may be given.
+
+    Returns:
+        Tensors [B, S] and ``labels``; one example is not padded, several are to a multiple of 8.
+    """
+    width = max(len(example) for example in examples)
+    if len(examples) > 1:
+        width = min(-(-width // _PAD_TO) * _PAD_TO, max(longest, width))
+    names = examples[0].tokens
+    batch = {
+        name: _stacked(
+            [example.tokens[name] for example in examples],
+            width,
+            pad_token_id if name == "input_ids" else 0,
+        )
+        for name in names
+    }
+    ones = [torch.ones_like(example.tokens["input_ids"]) for example in examples]
+    batch["attention_mask"] = _stacked(ones, width, 0)
+    labels = [example.labels for example in examples if example.labels is not None]
+    if len(labels) == len(examples):
+        per_token = labels[0].dim() == 1 and not labels[0].is_floating_point()
+        batch["labels"] = _stacked(labels, width, IGNORED) if per_token else torch.stack(labels)
+    return batch
+
+
+def _stacked(rows: Sequence[Tensor], width: int, filling: int) -> Tensor:
+    stacked = rows[0].new_full((len(rows), width), filling)
+    for place, row in zip(stacked, rows, strict=True):
+        place[: len(row)] = row
+    return stacked
+
+
+def length_bucketed(
+    examples: Sequence[Example], batch_size: int, *, pad_token_id: int
+) -> list[Batch]:
+    """All examples in batches of like length, shortest first; the last one may be smaller."""
+    ordered = sorted(examples, key=len)
+    longest = len(ordered[-1])
+    return [
+        collated(ordered[start : start + batch_size], pad_token_id=pad_token_id, longest=longest)
+        for start in range(0, len(ordered), batch_size)
+    ]
+
+
+def spread_evenly(items: Sequence[T], count: int) -> list[T]:
+    """Pick ``count`` items at even distances, so that they stand for all; all if there are fewer.
+
+    Of a sequence sorted by length this is a sample with the same distribution of lengths.
+    """
+    if count >= len(items):
+        return list(items)
+    return [items[int((place + 0.5) * len(items) / count)] for place in range(count)]

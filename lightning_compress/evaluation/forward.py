@@ -1,0 +1,56 @@
+"""One way to run a Hugging Face model for a measurement."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.models.inputs import model_inputs
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models in eval mode, and each of their modules back in its own mode afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch the model takes, on the model's device."""
+    device = device_of(model)
+    return {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+
+
+def logits_by(model: nn.Module, call: Callable[..., object]) -> Callable[..., Tensor]:
+    """Make ``call`` (the model, or what was compiled from it) give logits and nothing else.
+
+    A causal model would also fill a cache for the next tokens, which nobody asks for here.
+    """
+    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if takes_cache else {}
+
+    def logits(**inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = call(**inputs, **options).logits  # type: ignore[attr-defined]
+        return found
+
+    return logits
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()

@@ -1,0 +1,67 @@
+"""Facts about the machine that a figure was measured on."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine; ``threads`` are those that torch computes with on the CPU."""
+
+    cpu: str
+    threads: int
+    memory_bytes: int
+    accelerators: list[str]
+
+
+def host_facts() -> Host:
+    """Describe this machine."""
+    accelerators = [
+        torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        accelerators.append("Apple GPU")
+    return Host(
+        cpu=_cpu_model(),
+        threads=torch.get_num_threads(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        accelerators=accelerators,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the figures depend on."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    if platform.system() == "Darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def bf16_note(device: str) -> str | None:
+    """Why bf16 may be slow on a device; None where nothing is known against it."""
+    if torch.device(device).type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+        return None
+    return "this CPU has no bf16 instructions (AVX512-BF16, AMX): bf16 saves memory, not time"

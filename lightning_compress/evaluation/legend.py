@@ -1,0 +1,33 @@
+"""How the figures of a report were measured, in words."""
+
+from lightning_compress.evaluation.latency import ROUNDS
+from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.workload import Workload
+
+
+def legend(settings: Settings, work: Workload) -> list[str]:
+    """Say what each figure means; one item for each group of columns."""
+    typical, longest = (batch["input_ids"].shape[1] for batch in (work.typical, work.longest))
+    size = settings.batch_size
+    return [
+        "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
+        "error of an accuracy on so many examples. Retention is the metric divided by that of the "
+        "dense eager fp32 row (of a perplexity, more than 100 % is worse).",
+        "Parameters: tied ones count once; non-zero are those that are not exactly zero.",
+        f"MACs: multiply-accumulate operations for one example of median length, {typical} tokens, "
+        "counted by torch in matrix products and attention. A product with a zero counts.",
+        "On disk: weights in the row's precision, configuration, manifest and masks as "
+        "`save_compressed` writes them, without the tokenizer.",
+        f"p50, p95, p99: percentiles of the latency of one example alone, over {len(work.single)} "
+        "real examples at their own lengths, evenly chosen from all lengths, each timed several "
+        "times.",
+        f"Samples/s: {len(work.full)} batches of {size} real examples of like length, evenly "
+        "chosen from all lengths, padded to a multiple of 8; the median round. Spread is the "
+        "interquartile range over the rounds by the median. Speedup is over the dense eager fp32 "
+        "row on the same device.",
+        f"All rows of a device are timed in turn in one process, after an untimed round, at least "
+        f"{ROUNDS} rounds and about {settings.seconds:g} s each for latency and for throughput; "
+        "where a model is too slow for that, on fewer of the examples.",
+        f"Peak memory: weights plus all that a batch of {size} with {longest} tokens each holds at "
+        "one time, by torch's allocator.",
+    ]

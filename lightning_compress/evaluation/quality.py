@@ -1,0 +1,44 @@
+"""How good: the task's metrics over a whole split, in one runtime and precision."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from lightning_compress.evaluation.examples import Batch
+from lightning_compress.evaluation.metrics import metrics_for, predictions_and_targets
+from lightning_compress.evaluation.runtimes import Prepared
+from lightning_compress.evaluation.task import ProblemType, Task
+
+
+def evaluate(
+    prepared: Prepared,
+    batches: Sequence[Batch],
+    *,
+    task: Task,
+    problem_type: ProblemType | None,
+    num_labels: int | None,
+    advance: Callable[[], None],
+) -> dict[str, float | None]:
+    """Compute the metrics of a model over all batches.
+
+    Args:
+        prepared: the model in its runtime.
+        batches: with ``labels``.
+        task: what the model does.
+        problem_type: what kind of labels a classifier predicts; None for language models.
+        num_labels: how many classes a classifier knows.
+        advance: called after every batch.
+
+    Returns:
+        The value of every metric; None where it is not finite.
+    """
+    metrics = metrics_for(task, problem_type, num_labels)
+    for batch in batches:
+        logits = prepared(prepared.load(batch))
+        if task == "sequence-classification":
+            logits = logits.cpu()  # few; those of a language model stay where they are
+        metrics = metrics.to(logits.device)
+        labels = batch["labels"].to(logits.device)
+        metrics.update(*predictions_and_targets(task, problem_type, logits, labels))
+        advance()
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

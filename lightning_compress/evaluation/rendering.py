@@ -1,0 +1,179 @@
+"""The report for people: Markdown, and a table for the terminal. Figures are rounded."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_compress.evaluation.report import Report, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_UNKNOWN = "-"
+_KEY = ("model", "runtime", "device", "precision")
+
+
+def markdown(report: Report) -> str:
+    """The whole report as Markdown."""
+    run, task = report.run, report.task
+    host = run.host
+    machine = f"{host.cpu}, {host.threads} threads, {_bytes(host.memory_bytes)}"
+    used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    facts = [
+        f"Task: {task.name}, {task.split} split, {task.examples:,} examples of "
+        f"{task.tokens['p50']} tokens in the median, {task.tokens['p95']} at the 95th percentile, "
+        f"{task.tokens['max']} at most.",
+        f"Metric: {task.metric}.",
+        f"Machine: {'; '.join([machine, *host.accelerators])}.",
+        f"Versions: {used}.",
+        f"Started: {run.started}.",
+    ]
+    sections = [
+        f"# {run.name}",
+        "\n".join(f"- {fact}" for fact in facts),
+        "## Quality and size",
+        _markdown_table(_quality(report)),
+        "## Speed and memory",
+        _markdown_table(_speed(report)),
+    ]
+    notes = [f"- {note} ({'; '.join(rows)})" for note, rows in _notes(report).items()]
+    if notes:
+        sections += ["## Notes", "\n".join(notes)]
+    sections += ["## How it was measured", "\n".join(f"- {line}" for line in report.protocol)]
+    return "\n\n".join(sections) + "\n"
+
+
+def rich_table(report: Report) -> "Table":
+    """The report's main figures as a table for the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    task = report.task
+    title = f"{task.name}: {task.examples:,} examples of the {task.split} split"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    table.add_column("model")
+    table.add_column("runs in")
+    heads = (task.metric, "non-zero", "MACs", "on disk", "p50", "samples/s", "speed")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    one_device = len({row.device for row in report.rows}) == 1
+    for row in report.rows:
+        table.add_row(
+            row.model,
+            f"{row.runtime} {row.precision}" + ("" if one_device else f" {row.device}"),
+            _score(report, row),
+            _count(row.nonzero_parameters),
+            _count(row.macs),
+            _bytes(row.size_bytes),
+            _latency(row)[0],
+            _throughput(row)[0],
+            _times(row.speedup),
+            style="bold" if row.model == "compressed" else None,
+        )
+    table.caption = "\n".join(_notes(report))
+    return table
+
+
+def _notes(report: Report) -> dict[str, list[str]]:
+    """Each note once, with the rows that it is about."""
+    notes: dict[str, list[str]] = {}
+    for row in report.rows:
+        for note in row.notes:
+            notes.setdefault(note, []).append(" ".join(_key(row)))
+    return notes
+
+
+def _quality(report: Report) -> list[list[str]]:
+    """The table of quality and size, head first."""
+    metric = report.task.metric
+    others = [name for row in report.rows[:1] for name in row.metrics if name != metric]
+    head = [metric, "retention", *others, "parameters", "non-zero", "MACs", "on disk"]
+    return [
+        [*_KEY, *head],
+        *(
+            [
+                *_key(row),
+                _score(report, row),
+                _percent(row.retention),
+                *(_number(row.metrics.get(name)) for name in others),
+                _count(row.parameters),
+                _count(row.nonzero_parameters),
+                _count(row.macs),
+                _bytes(row.size_bytes),
+            ]
+            for row in report.rows
+        ),
+    ]
+
+
+def _speed(report: Report) -> list[list[str]]:
+    """The table of speed and memory, head first."""
+    head = ["p50", "p95", "p99", "samples/s", "spread", "speedup", "peak memory"]
+    return [
+        [*_KEY, *head],
+        *(
+            [
+                *_key(row),
+                *_latency(row),
+                *_throughput(row),
+                _times(row.speedup),
+                _bytes(row.peak_memory_bytes),
+            ]
+            for row in report.rows
+        ),
+    ]
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    rule = ["---"] * len(_KEY) + ["---:"] * (len(head) - len(_KEY))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *body))
+
+
+def _key(row: Row) -> tuple[str, str, str, str]:
+    return row.model, row.runtime, row.device, row.precision
+
+
+def _score(report: Report, row: Row) -> str:
+    value, error = row.metrics.get(report.task.metric), report.standard_error(row)
+    return _number(value) + ("" if error is None else f" ± {error:.4f}")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return _UNKNOWN
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def _times(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.2f}x"
+
+
+def _latency(row: Row) -> tuple[str, str, str]:
+    if row.latency is None:
+        return _UNKNOWN, _UNKNOWN, _UNKNOWN
+    p50, p95, p99 = (f"{v:.2f} ms" for v in (row.latency.p50, row.latency.p95, row.latency.p99))
+    return p50, p95, p99
+
+
+def _throughput(row: Row) -> tuple[str, str]:
+    """The rate and its spread."""
+    if row.throughput is None:
+        return _UNKNOWN, _UNKNOWN
+    return f"{row.throughput.samples_per_second:,.1f}", _percent(row.throughput.spread)
+
+
+def _count(value: int) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.2f}{unit}"
+    return str(value)
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return _UNKNOWN
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"

@@ -1,0 +1,62 @@
+"""The choices of a benchmark."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.runtimes import Precision, RuntimeName, torch_devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured and for how long.
+
+    Args:
+        runtimes: what runs the models.
+        precisions: what the models are cast to.
+        devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
+        batch_size: of the batches for quality and throughput.
+        latency_examples: how many real examples are timed alone.
+        seconds: how long each row is timed for latency, and again for throughput.
+        threads: that torch computes with on the CPU; None for as many as it is set to.
+
+    Raises:
+        InputError: a choice is out of range, or the machine has no such device.
+    """
+
+    runtimes: Sequence[RuntimeName] = ("eager", "compile")
+    precisions: Sequence[Precision] = ("fp32", "bf16")
+    devices: Sequence[str] | None = None
+    batch_size: int = 32
+    latency_examples: int = 100
+    seconds: float = 1.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("runtimes", "precisions"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty: name at least one")
+        for name in ("batch_size", "latency_examples", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        if self.seconds <= 0:
+            raise InputError(f"seconds must be positive, not {self.seconds}")
+        there = torch_devices()
+        for device in self.devices or ():
+            if device not in there:
+                raise InputError(f"devices: there is no {device} here, only {', '.join(there)}")
+
+
+@contextmanager
+def fixed_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with ``count`` threads on the CPU meanwhile; None leaves it alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,231 @@
+"""The protocol on tiny models; no test looks at how fast something is."""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation import benchmark as protocol
+from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.examples import Batch, Example, examples_of
+from lightning_compress.evaluation.report import MASKS_ONLY, Report, write_report
+from lightning_compress.evaluation.runtimes import Copies, EagerRuntime, Prepared
+from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.task import next_token_labels
+from lightning_compress.models import set_masks_
+
+QUICK = Settings(
+    runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_size=4
+)
+measured = partial(benchmark, run_name="test/version_0", task_name="toy")
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 40, (21,), generator=generator).tolist()
+    return [
+        Example(
+            {"input_ids": torch.randint(1, 100, (length,), generator=generator)},
+            torch.tensor(number % 2),
+            number,
+        )
+        for number, length in enumerate(lengths)
+    ]
+
+
+def pruned(model: PreTrainedModel) -> PreTrainedModel:
+    model = copy.deepcopy(model)
+    weights = {n: p for n, p in model.named_parameters() if "encoder" in n and p.dim() == 2}
+    set_masks_(model, {n: p.abs() > p.abs().median() for n, p in weights.items()})
+    return model
+
+
+@torch.no_grad()
+def slow_accuracy(model: PreTrainedModel, examples: Sequence[Example]) -> float:
+    hits = 0
+    for example in examples:
+        logits = model(input_ids=example.tokens["input_ids"][None]).logits
+        hits += int(logits.argmax()) == int(example.labels)  # type: ignore[arg-type]
+    return hits / len(examples)
+
+
+def check_types(row: dict[str, Any]) -> None:
+    """Every figure of a measured row is there and plausible."""
+    for name in ("parameters", "nonzero_parameters", "macs", "size_bytes", "peak_memory_bytes"):
+        assert isinstance(row[name], int), name
+        assert row[name] > 0, name
+    assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
+    assert row["throughput"]["samples_per_second"] > 0
+
+
+def test_dense_and_compressed_are_measured_in_every_precision(
+    tiny_bert: PreTrainedModel, examples: list[Example]
+) -> None:
+    models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
+    tiny_bert.train()
+    before = {label: copy.deepcopy(model.state_dict()) for label, model in models.items()}
+    settings = Settings(runtimes=["eager"], devices=["cpu"], seconds=0.001, batch_size=4, threads=1)
+    threads = torch.get_num_threads()
+    report = measured(models, examples, settings)  # type: ignore[arg-type]
+    data = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    keys = [(row["model"], row["precision"]) for row in data["rows"]]
+    assert keys == [
+        ("dense", "fp32"), ("compressed", "fp32"), ("dense", "bf16"), ("compressed", "bf16"),
+    ]  # fmt: skip
+    for row in data["rows"]:
+        check_types(row)
+    dense, compressed, dense_bf16, _ = data["rows"]
+    assert compressed["techniques"] == ["mask_weights"]
+    assert compressed["note"] == MASKS_ONLY
+    assert dense["techniques"] == []
+    assert compressed["nonzero_parameters"] < dense["nonzero_parameters"]
+    assert dense_bf16["size_bytes"] < 0.6 * dense["size_bytes"]
+    assert dense_bf16["peak_memory_bytes"] < 0.7 * dense["peak_memory_bytes"]
+    assert data["run"]["host"]["threads"] == 1
+    assert torch.get_num_threads() == threads
+    for label, model in models.items():
+        assert model.training is (label == "dense")
+        for name, value in model.state_dict().items():
+            assert value.dtype == before[label][name].dtype
+            assert torch.equal(value, before[label][name])
+
+
+def test_quality_is_that_of_a_slow_loop_whatever_the_batch_size(
+    tiny_bert: PreTrainedModel, examples: list[Example]
+) -> None:
+    expected = slow_accuracy(tiny_bert, examples)
+    for batch_size in (1, 4, 32):
+        settings = Settings(
+            runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
+            batch_size=batch_size,
+        )  # fmt: skip
+        report = measured({"dense": tiny_bert}, examples, settings)
+        assert report.rows[0].metrics["accuracy"] == pytest.approx(expected)
+        assert report.task.examples == 21
+
+
+def test_a_language_model_is_judged_by_perplexity() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(config).eval()
+    rows = [torch.randint(1, 50, (length,)) for length in (9, 5, 12)]
+    examples = [Example({"input_ids": row}, row, None) for row in rows]
+    total, count = 0.0, 0
+    for row in rows:
+        chances = model(input_ids=row[None]).logits[0].log_softmax(-1)
+        for place, token in enumerate(row[1:].tolist()):
+            total -= chances[place, token].item()
+            count += 1
+    report = measured({"dense": model}, examples, QUICK)
+    assert report.task.metric == "perplexity"
+    found = report.rows[0].metrics["perplexity"]
+    assert found == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert next_token_labels(rows[0]).shape == rows[0].shape
+
+
+def test_without_labels_quality_is_unknown_and_the_rest_is_measured(
+    tiny_bert: PreTrainedModel,
+) -> None:
+    examples = examples_of([{"input_ids": torch.ones(5, 6, dtype=torch.int64)}])
+    report = measured({"dense": tiny_bert}, examples, QUICK)
+    assert report.rows[0].metrics == {"accuracy": None, "f1": None, "mcc": None}
+    assert report.rows[0].throughput is not None
+
+
+def test_what_cannot_be_compiled_gets_a_row_with_the_reason(
+    tiny_bert: PreTrainedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nsecond line")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001)
+    report = measured({"dense": tiny_bert}, examples, settings)
+    eager, compiled = report.as_json()["rows"]
+    check_types(eager)
+    assert compiled["note"] == "torch.compile failed: No working C++ compiler found"
+    assert compiled["metrics"] == {"accuracy": None, "f1": None, "mcc": None}
+    assert compiled["latency_ms"]["p50"] is None
+    assert compiled["size_bytes"] is None
+
+
+class Interrupted(EagerRuntime):
+    """Somebody presses Ctrl-C while the second model is prepared."""
+
+    def __init__(self) -> None:
+        super().__init__(Copies())
+        self.prepared = 0
+
+    def prepare(
+        self, model: PreTrainedModel, precision: str, device: str, trials: Sequence[Batch]
+    ) -> Prepared:
+        self.prepared += 1
+        if self.prepared == 2:
+            raise KeyboardInterrupt
+        return super().prepare(model, precision, device, trials)
+
+
+def test_finished_rows_survive_an_interruption(
+    tiny_bert: PreTrainedModel,
+    examples: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    runtime = Interrupted()
+    monkeypatch.setattr(protocol, "runtimes_named", lambda names: [runtime])
+    tiny_bert.train()
+    models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
+
+    def write(report: Report) -> None:
+        write_report(report, tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(models, examples, QUICK, on_update=write)  # type: ignore[arg-type]
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["model"] == "dense"
+    assert row["metrics"]["accuracy"] is not None
+    assert row["latency_ms"]["p50"] is None
+    assert "| dense | eager | cpu | fp32 |" in (tmp_path / "report.md").read_text()
+    assert tiny_bert.training
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"devices": ["cuda:77"]}, "there is no cuda:77 here, only cpu"),
+        ({"seconds": 0}, "seconds must be positive"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"threads": -1}, "threads must be at least 1"),
+        ({"runtimes": []}, "runtimes is empty"),
+    ],
+)
+def test_settings_out_of_range_are_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Settings(**choice)
+
+
+@pytest.mark.slow
+def test_compiled_models_give_what_eager_ones_give(
+    tiny_model: Callable[..., PreTrainedModel], examples: list[Example], tmp_path: Path
+) -> None:
+    model = tiny_model("bert")
+    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_size=4)
+    models = {"dense": model, "compressed": pruned(model)}
+    report = measured(models, examples, settings)  # type: ignore[arg-type]
+    rows = report.as_json()["rows"]
+    assert [row["runtime"] for row in rows] == ["eager", "eager", "compile", "compile"]
+    for row in rows:
+        check_types(row)
+    assert rows[2]["metrics"] == pytest.approx(rows[0]["metrics"])
+    assert rows[3]["metrics"] == pytest.approx(rows[1]["metrics"])

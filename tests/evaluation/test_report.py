@@ -1,0 +1,143 @@
+"""The report's data, its files and its looks."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_compress.evaluation.host import Host
+from lightning_compress.evaluation.latency import Latency, Throughput
+from lightning_compress.evaluation.rendering import markdown, rich_table
+from lightning_compress.evaluation.report import (
+    MASKS_ONLY,
+    Label,
+    Report,
+    Row,
+    Run,
+    TaskFacts,
+    token_lengths,
+    write_report,
+)
+
+
+def row(model: Label, runtime: str = "eager", **changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "techniques": [], "runtime": runtime, "device": "cpu", "precision": "fp32",
+        "metrics": {"accuracy": 0.8, "f1": 0.7}, "parameters": 11_000_000,
+        "nonzero_parameters": 9_000_000, "macs": 80_000_000, "size_bytes": 44_000_000,
+        "latency": Latency(1, 3.0, 4.0, 5.0), "throughput": Throughput(32, 900.0, 0.02),
+        "peak_memory_bytes": 60_000_000, **changes,
+    }  # fmt: skip
+    return Row(model=model, **values)
+
+
+def report(*rows: Row, metric: str = "accuracy") -> Report:
+    return Report(
+        run=Run("mine/version_3", "2026-01-02T03:04:05+00:00", Host("CPU", 2, 8, ["GPU"]), {}),
+        task=TaskFacts("sst2", metric, "test", 400, {"p50": 20, "p95": 40, "max": 60}),
+        throughput_batch_size=32,
+        protocol=["measured so"],
+        rows=list(rows),
+    )
+
+
+def test_retention_and_speedup_are_over_the_dense_eager_fp32_row_of_the_device() -> None:
+    dense, other = row("dense"), row("dense", device="cuda:0")
+    other.throughput = Throughput(32, 9000.0, 0.0)
+    quick = row("compressed", "compile", metrics={"accuracy": 0.6})
+    quick.throughput = Throughput(32, 1800.0, 0.0)
+    there = row("compressed", device="cuda:0")
+    full = report(dense, quick, other, there)
+    full.relate()
+    assert (dense.retention, dense.speedup) == (1, 1)
+    assert quick.retention == pytest.approx(0.75)
+    assert quick.speedup == pytest.approx(2.0)
+    assert there.speedup == pytest.approx(0.1)
+
+
+def test_nothing_is_related_to_what_was_not_measured() -> None:
+    alone = row("compressed")
+    report(alone).relate()
+    assert (alone.retention, alone.speedup) == (None, None)
+    lost = row("dense", metrics={"accuracy": None}, throughput=None)
+    found = row("compressed")
+    report(lost, found).relate()
+    assert (found.retention, found.speedup) == (None, None)
+
+
+def test_standard_error_is_that_of_a_share() -> None:
+    full = report(row("dense"))
+    assert full.standard_error(full.rows[0]) == pytest.approx(math.sqrt(0.8 * 0.2 / 400))
+    assert report(metric="perplexity").standard_error(row("dense")) is None
+
+
+def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
+    failed = row(
+        "compressed", "compile", metrics={"accuracy": None}, size_bytes=None, latency=None,
+        throughput=None, peak_memory_bytes=None, notes=["torch.compile failed: no compiler"],
+    )  # fmt: skip
+    full = report(row("dense"), failed)
+    full.relate()
+    data = full.as_json()
+    assert list(data) == ["schema", "run", "task", "rows"]
+    assert data["schema"] == 1
+    assert data["run"] == {
+        "name": "mine/version_3",
+        "started": "2026-01-02T03:04:05+00:00",
+        "host": {"cpu": "CPU", "threads": 2, "memory_bytes": 8, "accelerators": ["GPU"]},
+        "versions": {},
+    }
+    assert data["task"] == {
+        "name": "sst2", "metric": "accuracy", "split": "test", "examples": 400,
+        "tokens": {"p50": 20, "p95": 40, "max": 60},
+    }  # fmt: skip
+    assert data["rows"][0] == {
+        "model": "dense", "techniques": [], "runtime": "eager", "device": "cpu",
+        "precision": "fp32", "metrics": {"accuracy": 0.8, "f1": 0.7}, "retention": 1.0,
+        "parameters": 11_000_000, "nonzero_parameters": 9_000_000, "macs": 80_000_000,
+        "size_bytes": 44_000_000,
+        "latency_ms": {"batch_size": 1, "p50": 3.0, "p95": 4.0, "p99": 5.0},
+        "throughput": {"batch_size": 32, "samples_per_second": 900.0},
+        "peak_memory_bytes": 60_000_000, "speedup": 1.0, "note": None,
+    }  # fmt: skip
+    assert data["rows"][1]["latency_ms"] == dict.fromkeys(("p50", "p95", "p99")) | {"batch_size": 1}
+    assert data["rows"][1]["throughput"] == {"batch_size": 32, "samples_per_second": None}
+    assert data["rows"][1]["note"] == "torch.compile failed: no compiler"
+    for name in ("retention", "size_bytes", "peak_memory_bytes", "speedup"):
+        assert data["rows"][1][name] is None
+
+
+def test_markdown_and_table_show_every_row_its_error_and_its_notes() -> None:
+    full = report(
+        row("dense"),
+        row("compressed", notes=[MASKS_ONLY]),
+        row("compressed", "compile", metrics={"accuracy": None, "f1": None}, latency=None,
+            throughput=None, notes=[MASKS_ONLY, "torch.compile failed: no compiler"]),
+    )  # fmt: skip
+    full.relate()
+    text = markdown(full)
+    assert text.count("| dense | eager | cpu | fp32 | 0.8000 ± 0.0200 | 100.0 % |") == 1
+    assert "| compressed | compile | cpu | fp32 | - | - | - |" in text
+    assert "400 examples" in text
+    assert f"- {MASKS_ONLY} (compressed eager cpu fp32; compressed compile cpu fp32)" in text
+    assert "- measured so" in text
+    table = rich_table(full)
+    assert table.row_count == 3
+    assert table.caption == f"{MASKS_ONLY}\ntorch.compile failed: no compiler"
+
+
+def test_files_appear_whole_and_the_old_ones_stay_when_writing_fails(tmp_path: Path) -> None:
+    write_report(report(row("dense")), tmp_path / "run")
+    before = (tmp_path / "run" / "report.json").read_text()
+    assert json.loads(before)["rows"][0]["model"] == "dense"
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_report(report(row("dense", metrics={"accuracy": math.nan})), tmp_path / "run")
+    assert (tmp_path / "run" / "report.json").read_text() == before
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.json", "report.md"]
+
+
+def test_token_lengths_are_lengths_that_occur() -> None:
+    assert token_lengths([5]) == {"p50": 5, "p95": 5, "max": 5}
+    assert token_lengths(range(1, 101)) == {"p50": 50, "p95": 96, "max": 100}
