@@ -29,6 +29,7 @@ _DEFAULTS = {
 # What Lightning says on a run that is as it should be, and nobody could act on.
 _NOISE = (
     ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     # Lightning 2.6 on torch 2.13.
     r".*isinstance\(treespec, LeafSpec\).*",
