@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
@@ -25,18 +24,22 @@ from lightning_compress.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# An example's id is its row (or block) number in its source, plus this for each further source:
-# training rows (also those carved out for validation) count from 0, rows of a validation file
-# from 2**40, of the test split from 2**41.
-ID_STRIDE = 2**40
-
 _STAGES: dict[str, tuple[SplitName, ...]] = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
     "test": ("test",),
     "predict": ("predict",),
 }
-_ORDER: tuple[SplitName, ...] = ("train", "validation", "test", "predict")
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test", "predict")
+
+
+def first_id(origin: SplitName) -> int:
+    """The ``example_id`` of a source's first row; further rows count up.
+
+    Rows of training files count from 0, also where they are carved out for validation; those of a
+    validation file from 2**40, those of the test split from 2**41.
+    """
+    return SPLITS.index(origin) * 2**40
 
 
 def splits_of(stage: str) -> tuple[SplitName, ...]:
@@ -165,8 +168,9 @@ class TextDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Open the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
         if self.tokenizer is None:
-            self.tokenizer = tokenizer_for(self.path, self.tokenizer_name)
-            check_length(self.tokenizer, self.max_length, texts=len(self.columns))
+            tokenizer = tokenizer_for(self.path, self.tokenizer_name)
+            check_length(tokenizer, self.max_length, texts=len(self.columns))
+            self.tokenizer = tokenizer
         self._check_sources(stage)
         self._learn(stage)
         for split in splits_of(stage):
@@ -194,7 +198,7 @@ class TextDataModule(LightningDataModule, ABC):
         """How texts become tokens."""
 
     @abstractmethod
-    def _sequences(self, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+    def _sequences(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
         """Some rows of a source as examples."""
 
     @abstractmethod
@@ -238,9 +242,6 @@ class TextDataModule(LightningDataModule, ABC):
             )
         return self._stores[origin]
 
-    def _first_id(self, origin: SplitName) -> int:
-        return _ORDER.index(origin) * ID_STRIDE
-
     def _origin(self, split: SplitName) -> SplitName:
         """The source that a split's rows come from."""
         stand_in: dict[SplitName, SplitName] = {"validation": "train", "predict": "test"}
@@ -265,7 +266,7 @@ class TextDataModule(LightningDataModule, ABC):
             )
             rows = train if split == "train" else validation
         return TokenBatches(
-            self._sequences(origin, rows),
+            self._sequences(split, origin, rows),
             pad_token_id=self.pad_token_id,
             max_length=self.max_length,
             padding=self.padding,
@@ -274,7 +275,8 @@ class TextDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: SplitName, batch_size: int, training: bool = False) -> ResumableLoader:
         batches = self._batches[split]
-        share = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        trainer = self.trainer
+        share = trainer.distributed_sampler_kwargs if trainer is not None else None
         order = LengthBucketedBatches(
             batches.padded,
             batch_size=batch_size,
@@ -286,10 +288,10 @@ class TextDataModule(LightningDataModule, ABC):
         return ResumableLoader(
             batches,
             order=order,
-            trained=self._batches_trained if training and self.trainer is not None else None,
+            trained=self._batches_trained if training and trainer is not None else None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 
     def _batches_trained(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.data.collation import AddTargets, Sequences
-from lightning_compress.data.datamodule import TextDataModule
+from lightning_compress.data.datamodule import TextDataModule, first_id
 from lightning_compress.data.masking import MaskedTokens, next_tokens
 from lightning_compress.data.packing import PackedBlocks
 from lightning_compress.data.sources import SplitName
@@ -24,7 +24,8 @@ class LanguageModelingDataModule(TextDataModule):
     for; nothing is shifted here, the loss of a causal model does that.
 
     Packed, the texts are joined by the tokenizer's end-of-text (or separator) token and cut into
-    blocks of ``max_length``, across the texts' borders; ``example_id`` then counts blocks. Else
+    blocks of ``max_length``, across the texts' borders; ``example_id`` then counts blocks, and
+    validation blocks carved from the training rows like those of a validation file. Else
     each text is one sequence, cut at ``max_length``.
 
     Args:
@@ -79,9 +80,9 @@ class LanguageModelingDataModule(TextDataModule):
             "add eos_token to its tokenizer_config.json"
         )
 
-    def _sequences(self, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+    def _sequences(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
         assert self.tokenizer is not None
-        store, first_id = self._tokens(origin), self._first_id(origin)
+        store = self._tokens(origin)
         causal = self.objective == "causal"
         prefix, suffix = ((), ()) if causal else frame_of(self.tokenizer)
         least = 2 if causal else 1  # a single token has no next one
@@ -90,7 +91,7 @@ class LanguageModelingDataModule(TextDataModule):
             sequences = PackedBlocks(
                 store,
                 rows,
-                first_id=first_id,
+                first_id=first_id(split),  # blocks are not rows: each split counts its own
                 block=self.max_length,
                 prefix=prefix,
                 suffix=suffix,
@@ -101,7 +102,7 @@ class LanguageModelingDataModule(TextDataModule):
             sequences = StoredTexts(
                 store,
                 rows,
-                first_id + rows,
+                first_id(origin) + rows,
                 max_length=self.max_length,
                 prefix=prefix,
                 suffix=suffix,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.batching import BatchRequest
 from lightning_compress.data.collation import AddTargets, Batch, Sequences
-from lightning_compress.data.datamodule import TextDataModule, splits_of
+from lightning_compress.data.datamodule import SPLITS, TextDataModule, first_id, splits_of
 from lightning_compress.data.labels import LabelScheme, label_scheme
 from lightning_compress.data.sources import SplitName
 from lightning_compress.data.stored_texts import StoredTexts
@@ -42,8 +42,8 @@ class TextClassificationDataModule(TextDataModule):
     def _encoding(self) -> Encoding:
         return Encoding(max_length=self.max_length)
 
-    def _sequences(self, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
-        ids = self._first_id(origin) + rows
+    def _sequences(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+        ids = first_id(origin) + rows
         return StoredTexts(self._tokens(origin), rows, ids, max_length=self.max_length)
 
     def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
@@ -51,7 +51,9 @@ class TextClassificationDataModule(TextDataModule):
 
     def _learn(self, stage: str) -> None:
         """Learn what the labels mean, and look at all those of the stage."""
-        scheme = self._label_scheme()
+        scheme = self._scheme = self._scheme or self._find_scheme()
+        if scheme is None:
+            return
         self.problem_type = scheme.problem_type
         self.num_labels = scheme.num_labels
         self.label_names = None if scheme.names is None else list(scheme.names)
@@ -61,14 +63,14 @@ class TextClassificationDataModule(TextDataModule):
                 labels = scheme.encode(self._raw_labels(origin), self.sources[origin].name)
                 self._labels[origin] = labels
 
-    def _label_scheme(self) -> LabelScheme:
-        if self._scheme is None:
-            # Without training rows, as for a benchmark, the rows at hand have to do.
-            origin: SplitName = "train" if "train" in self.sources else next(iter(self.sources))
-            source = self.sources[origin]
-            names = source.class_names(self.label)
-            self._scheme = label_scheme(self._raw_labels(origin), names, source.name)
-        return self._scheme
+    def _find_scheme(self) -> LabelScheme | None:
+        """Read it off the training rows; where there are none, as for a benchmark, off others."""
+        for origin in SPLITS:
+            source = self.sources.get(origin)
+            if source is not None and self.label in source.columns():
+                names = source.class_names(self.label)
+                return label_scheme(self._raw_labels(origin), names, source.name)
+        return None
 
     def _raw_labels(self, origin: SplitName) -> "pa.ChunkedArray":
         limit = self.limits.get(origin)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_compress.data import LanguageModelingDataModule
-from lightning_compress.data.datamodule import ID_STRIDE
+from lightning_compress.data.datamodule import first_id
 from lightning_compress.errors import InputError
 
 from .conftest import words
@@ -38,10 +38,18 @@ def test_packed_blocks_hold_all_texts(language_modeling: Build) -> None:
     end = data.tokenizer.eos_token_id
     texts = ([*data.tokenizer(text)["input_ids"], end] for text in words(9))
     blocks = rows_of(data.test_dataloader())
-    assert sorted(blocks) == [2 * ID_STRIDE + i for i in range(len(blocks))]
+    assert sorted(blocks) == [first_id("test") + i for i in range(len(blocks))]
     joined = chain(*(blocks[i]["input_ids"] for i in sorted(blocks)))
     assert list(joined) == list(chain(*texts))
     assert all(block["labels"] == block["input_ids"] for block in blocks.values())
+
+
+def test_blocks_of_different_splits_have_different_ids(language_modeling: Build) -> None:
+    data = language_modeling()
+    data.setup("fit")
+    train, validation = rows_of(data.train_dataloader()), rows_of(data.val_dataloader())
+    assert min(train) == 0
+    assert min(validation) == first_id("validation") > max(train)
 
 
 def test_no_text_is_in_training_and_validation(language_modeling: Build) -> None:

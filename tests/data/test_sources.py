@@ -1,5 +1,7 @@
 """Finding the splits of a file, a folder, the Hub and the built-in corpus."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -142,6 +144,22 @@ def test_hub_datasets_come_through_datasets(
     assert set(find("nyu-mll/glue")) == {"train", "validation", "test"}
     with pytest.raises(InputError, match=r"data\.splits\.test: .* no split dev; it has train"):
         find("nyu-mll/glue", splits={"test": "dev"})
+
+
+@pytest.mark.usefixtures("offline")
+def test_hub_dataset_out_of_the_cache(reviews: datasets.DatasetDict, tmp_path: Path) -> None:
+    """What ``datasets`` itself finds under a Hub name, once it has been downloaded."""
+    file = tmp_path / "train.parquet"
+    reviews["train"].to_parquet(str(file))
+    made = datasets.load_dataset("parquet", "mrpc", data_files=str(file), cache_dir=str(tmp_path))
+    folder = tmp_path / "cache" / "datasets" / "nyu-mll___glue" / "mrpc" / "0.0.0" / "hash"
+    shutil.copytree(Path(made["train"].cache_files[0]["filename"]).parent, folder)
+    (folder / "parquet-train.arrow").rename(folder / "glue-train.arrow")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "dataset_name": "glue"}))
+    source = find("nyu-mll/glue", config="mrpc", cache_dir=tmp_path / "cache")["train"]
+    assert source.class_names("label") == ["no", "yes"]
+    assert source.read(["text"]).column("text").to_pylist() == ["a", "b", "c"]
 
 
 def test_dataset_fingerprints_follow_the_contents(reviews: datasets.DatasetDict) -> None:

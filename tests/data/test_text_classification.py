@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_compress.data import TextClassificationDataModule, sources, tokenization
-from lightning_compress.data.datamodule import ID_STRIDE
+from lightning_compress.data.datamodule import first_id
 from lightning_compress.data.local_files import read_rows
 from lightning_compress.errors import InputError
 
@@ -50,8 +50,8 @@ def test_ids_tell_the_splits_apart(classification: Build, write_rows: Write) -> 
             data.predict_dataloader(),
         )
     ]
-    test = [2 * ID_STRIDE + row for row in range(20)]
-    assert found == [list(range(7)), [ID_STRIDE, ID_STRIDE + 1], test, test]
+    test = [first_id("test") + row for row in range(20)]
+    assert found == [list(range(7)), [2**40, 2**40 + 1], test, test]
 
 
 def test_training_does_not_touch_the_test_rows(
@@ -138,6 +138,15 @@ def test_evaluation_alone_learns_the_classes_from_training(
     assert data.label_names == ["x", "y"]
     (batch,) = data.test_dataloader()
     assert batch["labels"].tolist() == [1, 1]
+
+
+def test_prediction_needs_no_labels(classification: Build, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("good\nbad a\n")
+    data = classification(path=str(tmp_path), splits={"predict": "new.txt"})
+    data.setup("predict")
+    assert data.num_labels is None
+    (batch,) = data.predict_dataloader()
+    assert len(batch["input_ids"]) == 2
 
 
 def test_task_name(classification: Build, tmp_path: Path) -> None:
