@@ -1,1 +1,7 @@
-"""How to prune: one technique a file."""
+"""How to prune: which weights, how many, when; tensors in, masks out."""
+
+from lightning_compress.pruning.magnitude import magnitude_masks
+from lightning_compress.pruning.n_m import NM
+from lightning_compress.pruning.schedule import Phases, PruningSchedule
+
+__all__ = ["NM", "Phases", "PruningSchedule", "magnitude_masks"]
