@@ -28,9 +28,19 @@ def main() -> None:
             run_trainer()
         else:
             _overview().parse_args()
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except ValueError as error:
+        mistake = _mistake_behind(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
+
+
+def _mistake_behind(error: BaseException | None) -> InputError | None:
+    """The user's mistake that led to an error: the parser wraps what a class says of its options."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _overview() -> argparse.ArgumentParser:

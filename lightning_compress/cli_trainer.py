@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.run_folder import run_folder
+from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.errors import InputError
 from lightning_compress.modules import NonFiniteLossError
 
@@ -31,6 +32,7 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The dirpath has changed.*",
     # Lightning 2.6 on torch 2.13.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
@@ -58,18 +60,18 @@ class CompressCLI(LightningCLI):
         if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
             data.init_args.tokenizer = model.init_args.get("pretrained")
         logger = self._of_command("trainer").logger
-        if getattr(logger, "init_args", None) is not None and logger.init_args.name is None:
-            self._name_run(logger.init_args)
+        if getattr(logger, "init_args", None) is not None:
+            self._place_run(logger.init_args)
 
-    def _name_run(self, logger: Any) -> None:
+    def _place_run(self, logger: Any) -> None:
         """Name the run after its recipe; a resumed run goes on in the folder it came from."""
-        recipes = self._of_command("config") or []
-        logger.name = Path(str(recipes[0])).stem if recipes else self.subcommand
-        checkpoint = Path(self._of_command("ckpt_path") or "")
-        version = checkpoint.parent.parent
-        if self.subcommand == "fit" and version.name.startswith("version_"):
-            logger.save_dir = str(version.parent.parent)
-            logger.name, logger.version = version.parent.name, version.name
+        if logger.name is None:
+            recipes = self._of_command("config") or []
+            logger.name = Path(str(recipes[0])).stem if recipes else self.subcommand
+        run = Path(self._of_command("ckpt_path") or "").parent.parent
+        if self.subcommand == "fit" and run.name.startswith("version_"):
+            logger.save_dir = str(run.parent.parent)
+            logger.name, logger.version = run.parent.name, run.name
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, with the benchmark that ends every run and what keeps it safe."""
@@ -86,6 +88,10 @@ class CompressCLI(LightningCLI):
             callbacks.append(CompressionBenchmark())
         callbacks.append(RunSafety())
         return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """See that the run's folder can be written, before anything goes there."""
+        check_writable(run_folder(self.trainer))
 
     def after_fit(self) -> None:
         """End the run with the test loop on the best checkpoint; the benchmark reports."""

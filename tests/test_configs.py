@@ -13,10 +13,10 @@ LOCAL = sorted((ROOT / "benchmarks" / "local").glob("*.yaml"))
 
 
 def parse(monkeypatch, *files):
-    parsed = {}
+    parsed = []
 
     def stop(cli):
-        parsed.update(cli.config["fit"])
+        parsed.append(cli.config.fit)
         raise SystemExit(0)
 
     monkeypatch.setattr(CompressCLI, "before_instantiate_classes", stop)
@@ -24,14 +24,14 @@ def parse(monkeypatch, *files):
     monkeypatch.setattr(sys, "argv", ["lightning-compress", "fit", *options])
     with pytest.raises(SystemExit, match="0"):
         command_line()
-    return parsed
+    return parsed[0]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_recipes_parse(recipe, monkeypatch):
     parsed = parse(monkeypatch, recipe)
-    assert parsed["model"].class_path.startswith("lightning_compress.modules.")
-    assert parsed["data"].class_path.startswith("lightning_compress.data.")
+    assert parsed.model.class_path.startswith("lightning_compress.modules.")
+    assert parsed.data.class_path.startswith("lightning_compress.data.")
     assert recipe.read_text().startswith("# ")
 
 
@@ -40,7 +40,7 @@ def test_local_overlays_parse_with_each_recipe_they_are_for(overlay, monkeypatch
     recipes = [recipe for recipe in RECIPES if overlay.stem.split("_")[-1] in recipe.stem]
     assert recipes
     for recipe in recipes:
-        path = parse(monkeypatch, recipe, overlay)["data"].init_args.path
+        path = parse(monkeypatch, recipe, overlay).data.init_args.path
         assert path.startswith("../shared")
 
 
