@@ -69,8 +69,9 @@ def interleaved_times(
     """
     chosen = _affordable(candidates, seconds)
     for calls in chosen:
-        for call in calls:
-            call()
+        if len(calls) > 1:  # the only one has just been run
+            for call in calls:
+                call()
     times: list[list[list[float]]] = [[] for _ in chosen]
     with _no_garbage_collection():
         start, done = time.perf_counter(), 0
@@ -85,7 +86,10 @@ def interleaved_times(
 def _affordable(
     candidates: Sequence[Sequence[Callable[[], object]]], seconds: float
 ) -> list[list[Callable[[], object]]]:
-    """So many of the calls that the slowest candidate gets through its rounds in time."""
+    """So many of the calls that the slowest candidate gets through its rounds in time.
+
+    The middle one is among them if they are an odd number, and is run here in any case.
+    """
     typical = [_mean_seconds(calls[len(calls) // 2], seconds * _LOOKING) for calls in candidates]
     count = max(1, int(seconds / (ROUNDS * max(*typical, _CLOCK_STEP))))
     return [spread_evenly(calls, count) for calls in candidates]
@@ -93,7 +97,6 @@ def _affordable(
 
 def _mean_seconds(call: Callable[[], object], seconds: float) -> float:
     """How long a call takes, over about so many seconds; a busy machine makes one call deceive."""
-    call()
     start, done = time.perf_counter(), 0
     while done == 0 or time.perf_counter() - start < seconds:
         call()
@@ -121,15 +124,20 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def latency_of(times: Tensor, batch_size: int) -> Latency:
     """Percentiles over all calls and rounds of ``times`` [rounds, calls] in seconds."""
-    p50, p95, p99 = (1e3 * torch.quantile(times, times.new_tensor([0.5, 0.95, 0.99]))).tolist()
+    p50, p95, p99 = (1e3 * times.quantile(times.new_tensor([0.5, 0.95, 0.99]))).tolist()
     return Latency(batch_size, p50, p95, p99)
 
 
 def throughput_of(times: Tensor, batch_size: int) -> Throughput:
-    """The rate of the median round of ``times`` [rounds, calls] in seconds, and its spread."""
-    rates = batch_size * times.shape[1] / times.sum(1)
-    low, middle, high = torch.quantile(rates, rates.new_tensor([0.25, 0.5, 0.75])).tolist()
-    return Throughput(batch_size, middle, (high - low) / middle)
+    """The rate at which ``times`` [rounds, calls] in seconds, in the median of each call, add up.
+
+    Its spread is that of the rates of the rounds.
+    """
+    samples = batch_size * times.shape[1]
+    rate = samples / float(times.quantile(0.5, dim=0).sum())
+    rates = samples / times.sum(1)
+    low, middle, high = rates.quantile(rates.new_tensor([0.25, 0.5, 0.75])).tolist()
+    return Throughput(batch_size, rate, (high - low) / middle)
 
 
 def measure_latency(

@@ -22,9 +22,9 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         "real examples at their own lengths, evenly chosen from all lengths, each timed several "
         "times.",
         f"Samples/s: {len(work.full)} batches of {size} real examples of like length, evenly "
-        "chosen from all lengths, padded to a multiple of 8; the median round. Spread is the "
-        "interquartile range over the rounds by the median. Speedup is over the dense eager fp32 "
-        "row on the same device.",
+        "chosen from all lengths, padded to a multiple of 8, each in its median time. Spread is "
+        "the interquartile range of the rounds' rates by their median. Speedup is over the dense "
+        "eager fp32 row on the same device.",
         f"All rows of a device are timed in turn in one process, after an untimed round, at least "
         f"{ROUNDS} rounds and about {settings.seconds:g} s each for latency and for throughput; "
         "where a model is too slow for that, on fewer of the examples.",

@@ -32,6 +32,9 @@ def evaluate(
         The value of every metric; None where it is not finite.
     """
     metrics = metrics_for(task, problem_type, num_labels)
+    for metric in metrics.values():
+        # Of several processes only one measures: there is nothing to wait for from the others.
+        metric.distributed_available_fn = lambda: False
     for batch in batches:
         logits = prepared(prepared.load(batch))
         if task == "sequence-classification":

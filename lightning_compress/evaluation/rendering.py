@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _UNKNOWN = "-"
+_LEFT_OUT = ("on", "MACs", "nonzero")
 _KEY = ("model", "runtime", "device", "precision")
 
 
@@ -43,33 +44,43 @@ def markdown(report: Report) -> str:
 
 
 def rich_table(report: Report) -> "Table":
-    """The report's main figures as a table for the terminal."""
+    """The report's main figures as a table for the terminal, narrow enough for 80 columns.
+
+    What is the same in all rows is left out.
+    """
     from rich import box
     from rich.table import Table
 
-    task = report.task
-    title = f"{task.name}: {task.examples:,} examples of the {task.split} split"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    table.add_column("model")
-    table.add_column("runs in")
-    heads = (task.metric, "non-zero", "MACs", "on disk", "p50", "samples/s", "speed")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    one_device = len({row.device for row in report.rows}) == 1
-    for row in report.rows:
-        table.add_row(
-            row.model,
-            f"{row.runtime} {row.precision}" + ("" if one_device else f" {row.device}"),
-            _score(report, row),
-            _count(row.nonzero_parameters),
-            _count(row.macs),
-            _bytes(row.size_bytes),
-            _latency(row)[0],
-            _throughput(row)[0],
-            _times(row.speedup),
-            style="bold" if row.model == "compressed" else None,
-        )
-    table.caption = "\n".join(_notes(report))
+    rows, task = report.rows, report.task
+    device = "" if len({row.device for row in rows}) > 1 else f" on {rows[0].device}"
+    table = Table(
+        title=f"{task.name}: {task.examples:,} examples of the {task.split} split{device}",
+        caption="\n".join(_notes(report)),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    columns: dict[str, list[str]] = {
+        "model": [row.model for row in rows],
+        "runs in": [f"{row.runtime} {row.precision}" for row in rows],
+        "on": [row.device for row in rows],
+        task.metric: [_score(report, row, digits=3) for row in rows],
+        "MACs": [_count(row.macs) for row in rows],
+        "nonzero": [_count(row.nonzero_parameters) for row in rows],
+        "disk MB": [_megabytes(row.size_bytes) for row in rows],
+        "p50 ms": [_latency(row)[0] for row in rows],
+        "per s": [_throughput(row)[0] for row in rows],
+        "speed": [_times(row.speedup) for row in rows],
+    }
+    told = {
+        head: cells
+        for head, cells in columns.items()
+        if head not in _LEFT_OUT or len(set(cells)) > 1
+    }
+    for head in told:
+        left = head in ("model", "runs in", "on")
+        table.add_column(head, justify="left" if left else "right", no_wrap=left)
+    for cells in zip(*told.values(), strict=True):
+        table.add_row(*cells, style="bold" if cells[0] == "compressed" else None)
     return table
 
 
@@ -107,7 +118,7 @@ def _quality(report: Report) -> list[list[str]]:
 
 def _speed(report: Report) -> list[list[str]]:
     """The table of speed and memory, head first."""
-    head = ["p50", "p95", "p99", "samples/s", "spread", "speedup", "peak memory"]
+    head = ["p50 ms", "p95 ms", "p99 ms", "samples/s", "spread", "speedup", "peak memory"]
     return [
         [*_KEY, *head],
         *(
@@ -133,15 +144,15 @@ def _key(row: Row) -> tuple[str, str, str, str]:
     return row.model, row.runtime, row.device, row.precision
 
 
-def _score(report: Report, row: Row) -> str:
+def _score(report: Report, row: Row, digits: int = 4) -> str:
     value, error = row.metrics.get(report.task.metric), report.standard_error(row)
-    return _number(value) + ("" if error is None else f" ± {error:.4f}")
+    return _number(value, digits) + ("" if error is None else f" ± {error:.{digits}f}")
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return _UNKNOWN
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def _percent(value: float | None) -> str:
@@ -155,7 +166,7 @@ def _times(value: float | None) -> str:
 def _latency(row: Row) -> tuple[str, str, str]:
     if row.latency is None:
         return _UNKNOWN, _UNKNOWN, _UNKNOWN
-    p50, p95, p99 = (f"{v:.2f} ms" for v in (row.latency.p50, row.latency.p95, row.latency.p99))
+    p50, p95, p99 = (f"{v:.3g}" for v in (row.latency.p50, row.latency.p95, row.latency.p99))
     return p50, p95, p99
 
 
@@ -169,11 +180,15 @@ def _throughput(row: Row) -> tuple[str, str]:
 def _count(value: int) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
-            return f"{value / size:.2f}{unit}"
+            return f"{value / size:.1f}{unit}"
     return str(value)
+
+
+def _megabytes(value: int | None) -> str:
+    return _UNKNOWN if value is None else f"{value / 1e6:,.1f}"
 
 
 def _bytes(value: int | None) -> str:
     if value is None:
         return _UNKNOWN
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{_megabytes(value)} MB"

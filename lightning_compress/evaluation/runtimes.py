@@ -168,7 +168,6 @@ class CompileRuntime(EagerRuntime):
         from torch.fx.experimental import _config as symbolic_shapes
 
         try:
-            prepared = PreparedModule(self._copies.of(model, precision, device), compiled=True)
             with (
                 warnings.catch_warnings(),
                 symbolic_shapes.patch(  # type: ignore[attr-defined]  # put there at run time
@@ -179,6 +178,7 @@ class CompileRuntime(EagerRuntime):
             ):
                 # What the compiler warns of concerns its own code or how to tune it.
                 warnings.simplefilter("ignore")
+                prepared = PreparedModule(self._copies.of(model, precision, device), compiled=True)
                 for batch in trials:
                     prepared(prepared.load(batch))
         except (RuntimeError, TypeError, OSError, ImportError) as error:

@@ -1,0 +1,181 @@
+"""When to measure: once, after the test loop."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.examples import Example, distinct, examples_of
+from lightning_compress.evaluation.metrics import primary_metric
+from lightning_compress.evaluation.report import Label, Report, write_report
+from lightning_compress.evaluation.runtimes import Precision, RuntimeName
+from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.task import problem_type_of, task_of
+from lightning_compress.models import (
+    load_compressed,
+    manifest_of,
+    save_compressed,
+    transformer_in,
+)
+
+from .run_folder import run_folder
+from .tensorboard_pages import log_final, log_layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class CompressionBenchmark(L.Callback):
+    """Compare the model with the dense one that it came from, on the whole test split.
+
+    Runs after the test loop, keeps the tested model in ``model/`` of the run's folder, writes
+    ``report.json`` and ``report.md`` beside it, prints the main figures and logs them to
+    TensorBoard. The dense model is the one that the editing callbacks keep in the run's
+    ``dense/``; where there was no edit the model is measured alone. Works on any LightningModule
+    around a Hugging Face model, whose test batches are dictionaries with ``input_ids``. Under
+    several processes the first one measures.
+
+    Args:
+        baseline: folder of another model to compare with.
+        runtimes: what runs the models.
+        precisions: what they are cast to.
+        devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
+        batch_size: of the batches for quality and throughput.
+        latency_examples: how many real examples are timed alone.
+        seconds: how long each row is timed for latency, and again for throughput.
+        threads: that torch computes with on the CPU; default: as many as it is set to.
+
+    Raises:
+        InputError: a choice is out of range, or the machine has no such device.
+    """
+
+    def __init__(
+        self,
+        *,
+        baseline: str | None = None,
+        runtimes: Sequence[RuntimeName] = ("eager", "compile"),
+        precisions: Sequence[Precision] = ("fp32", "bf16"),
+        devices: Sequence[str] | None = None,
+        batch_size: int = 32,
+        latency_examples: int = 100,
+        seconds: float = 1.0,
+        threads: int | None = None,
+    ) -> None:
+        self.baseline = baseline
+        self.settings = Settings(
+            runtimes=runtimes,
+            precisions=precisions,
+            devices=devices,
+            batch_size=batch_size,
+            latency_examples=latency_examples,
+            seconds=seconds,
+            threads=threads,
+        )
+        self._started: datetime | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """See before anything is trained that the baseline is there."""
+        self._started = self._started or datetime.now().astimezone()
+        if self.baseline is not None and not (Path(self.baseline) / "config.json").is_file():
+            raise InputError(
+                f"baseline: {self.baseline} is no saved model, it has no config.json: give the "
+                "folder of one"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lay out the page that puts sparsity over the validation metric."""
+        model = transformer_in(pl_module)
+        if model is not None:
+            metric, _ = primary_metric(task_of(model), problem_type_of(model))
+            log_layout(trainer, f"val_{metric}")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and report."""
+        model = transformer_in(pl_module)
+        if model is None:
+            rank_zero_warn(
+                f"CompressionBenchmark measures nothing: {type(pl_module).__name__} holds no "
+                "Hugging Face model"
+            )
+            return
+        examples, folder = _test_examples(trainer), run_folder(trainer)
+        if trainer.is_global_zero:
+            tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+            save_compressed(model, folder / "model", tokenizer)
+            # Lightning's test loop is in inference mode, which new parameters would remember.
+            with torch.inference_mode(False):
+                report = self._measure(trainer, model, examples, folder)
+            _show(report, folder)
+            log_final(trainer, pl_module, report)
+        trainer.strategy.barrier("CompressionBenchmark")
+
+    def _measure(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        examples: Sequence[Example],
+        folder: Path,
+    ) -> Report:
+        data = getattr(trainer, "datamodule", None)
+        return benchmark(
+            self._models(model, folder),
+            examples,
+            self.settings,
+            run_name="/".join(folder.absolute().parts[-2:]),
+            task_name=getattr(data, "task_name", None) or type(data or model).__name__,
+            started=self._started,
+            on_update=lambda report: write_report(report, folder),
+            progress=trainer.progress_bar_callback is not None,
+        )
+
+    def _models(self, model: "PreTrainedModel", folder: Path) -> "dict[Label, PreTrainedModel]":
+        """The models to measure, by their part in the comparison."""
+        if self.baseline is not None:
+            return {"dense": load_compressed(self.baseline), "compressed": model}
+        if not manifest_of(model):
+            return {"dense": model}
+        if (folder / "dense").is_dir():
+            return {"dense": load_compressed(folder / "dense"), "compressed": model}
+        rank_zero_info(
+            "There is no dense model to compare with: name the folder of one as baseline."
+        )
+        return {"compressed": model}
+
+
+def _test_examples(trainer: L.Trainer) -> list[Example]:
+    """The examples of the whole test split, on the first process; elsewhere those of its share."""
+    mine = examples_of(_test_batches(trainer))
+    if trainer.world_size == 1:
+        return mine
+    shares: list[list[Example]] | None = (
+        [[]] * trainer.world_size if trainer.is_global_zero else None
+    )
+    torch.distributed.gather_object(mine, shares)
+    return distinct(example for share in shares for example in share) if shares else mine
+
+
+def _test_batches(trainer: L.Trainer) -> Iterator[object]:
+    """The batches of the test loop once more."""
+    loaders = trainer.test_dataloaders
+    for loader, limit in zip(
+        loaders if isinstance(loaders, list) else [loaders], trainer.num_test_batches, strict=True
+    ):
+        yield from islice(loader, None if limit == float("inf") else int(limit))
+
+
+def _show(report: Report, folder: Path) -> None:
+    from rich import get_console
+
+    from lightning_compress.evaluation.rendering import rich_table
+
+    console = get_console()
+    # A log file has no width; the table needs some.
+    console.print(rich_table(report), width=None if console.is_terminal else 110)
+    rank_zero_info(f"Report: {folder / 'report.md'}")
