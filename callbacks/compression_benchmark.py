@@ -98,6 +98,8 @@ class CompressionBenchmark(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+            return
         model = transformer_in(pl_module)
         if model is None:
             rank_zero_warn(
@@ -175,7 +177,8 @@ def _show(report: Report, folder: Path) -> None:
 
     from lightning_compress.evaluation.rendering import rich_table
 
+    # The console that Lightning's progress bar draws on, so that the two do not mix.
     console = get_console()
     # A log file has no width; the table needs some.
     console.print(rich_table(report), width=None if console.is_terminal else 110)
-    rank_zero_info(f"Report: {folder / 'report.md'}")
+    console.print(f"Report: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)

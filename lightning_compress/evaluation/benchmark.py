@@ -135,6 +135,7 @@ class _Measurement:
         for runtime, precision in _plan(device, self.settings):
             for subject in self.subjects:
                 row = subject.row(runtime.name, device, precision)
+                self.advance(f"Preparing {row.title}", 0)
                 try:
                     prepared = runtime.prepare(subject.model, precision, device, self.work.trials)
                 except UnavailableError as error:
@@ -150,7 +151,6 @@ class _Measurement:
 
     def _untimed(self, row: Row, prepared: Prepared, subject: Subject) -> None:
         """Quality, bytes on disk and in memory."""
-        name = f"{row.model} {row.runtime} {row.device} {row.precision}"
         if "labels" in self.work.whole[0]:
             row.metrics = evaluate(
                 prepared,
@@ -158,7 +158,7 @@ class _Measurement:
                 task=subject.task,
                 problem_type=subject.problem_type,
                 num_labels=subject.num_labels,
-                advance=partial(self.advance, name),
+                advance=partial(self.advance, f"Testing {row.title}", 1),
             )
         row.size_bytes = prepared.size_bytes()
         row.peak_memory_bytes = prepared.peak_memory_bytes(prepared.load(self.work.longest))
@@ -166,6 +166,7 @@ class _Measurement:
     def _timed(self, ready: Sequence[tuple[Row, Prepared]]) -> None:
         """Latency and throughput."""
         candidates = [prepared for _, prepared in ready]
+        self.advance("Timing all rows in turn", 0)
         single = self._times(candidates, self.work.single)
         full = self._times(candidates, self.work.full)
         for (row, _), alone, together in zip(ready, single, full, strict=True):

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[str], None]
-"""Called after each step with what is being done."""
+Advance = Callable[[str, int], None]
+"""Told what is being done and how many steps of it have been done since the last time."""
 
 
 @contextmanager
@@ -22,9 +22,10 @@ def progress_bar(steps: int, *, shown: bool) -> Iterator[Advance]:
         disable=not (shown and console.is_terminal),
     )
     with bar:
-        task = bar.add_task("Measuring", total=steps)
+        task = bar.add_task("", total=steps)
 
-        def advance(what: str) -> None:
-            bar.update(task, advance=1, description=f"Measuring {what}", refresh=True)
+        def advance(what: str, steps: int) -> None:
+            bar.update(task, advance=steps, description=what, refresh=True)
 
         yield advance
+        bar.update(task, visible=False, refresh=True)

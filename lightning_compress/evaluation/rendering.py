@@ -89,7 +89,7 @@ def _notes(report: Report) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for row in report.rows:
         for note in row.notes:
-            notes.setdefault(note, []).append(" ".join(_key(row)))
+            notes.setdefault(note, []).append(row.title)
     return notes
 
 

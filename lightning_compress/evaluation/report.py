@@ -61,6 +61,11 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        """What tells the row from others."""
+        return f"{self.model} {self.runtime} {self.device} {self.precision}"
+
+    @property
     def note(self) -> str | None:
         """All that is to be said about the row, in one line."""
         return "; ".join(self.notes) or None

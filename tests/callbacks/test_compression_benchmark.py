@@ -186,6 +186,12 @@ def test_limited_test_batches_limit_the_benchmark(
     assert report_in(tmp_path)["task"]["examples"] == 6
 
 
+def test_a_fast_dev_run_leaves_nothing(tiny_bert: PreTrainedModel, tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, quick(), fast_dev_run=True, default_root_dir=tmp_path)
+    trainer.test(Theirs(tiny_bert), batches(), verbose=False)
+    assert not list(tmp_path.rglob("report.*"))
+
+
 # Two processes test nine examples, each its share; the first one measures all of them.
 SCRIPT = """
 import sys, warnings
