@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_compress.data.sources import Source, SplitName
+from lightning_compress.data.sources import Source
+from lightning_compress.data.splits import SplitName
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,41 +10,20 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
 from lightning_compress.data.batching import LengthBucketedBatches
+from lightning_compress.data.carving import carve_validation
 from lightning_compress.data.checking import check_columns, check_length, check_options
 from lightning_compress.data.collation import AddTargets, Padding, Sequences, TokenBatches
 from lightning_compress.data.labels import ProblemType
 from lightning_compress.data.loading import ResumableLoader
 from lightning_compress.data.local_files import FileFormat
-from lightning_compress.data.sources import Source, SplitName, find_sources
-from lightning_compress.data.splitting import carve_validation
+from lightning_compress.data.sources import Source, find_sources
+from lightning_compress.data.splits import SplitName, splits_of
 from lightning_compress.data.token_store import TokenStore
 from lightning_compress.data.tokenization import Encoding, tokenized, tokenizer_for
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_STAGES: dict[str, tuple[SplitName, ...]] = {
-    "fit": ("train", "validation"),
-    "validate": ("validation",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test", "predict")
-
-
-def first_id(origin: SplitName) -> int:
-    """The ``example_id`` of a source's first row; further rows count up.
-
-    Rows of training files count from 0, also where they are carved out for validation; those of a
-    validation file from 2**40, those of the test split from 2**41.
-    """
-    return SPLITS.index(origin) * 2**40
-
-
-def splits_of(stage: str) -> tuple[SplitName, ...]:
-    """The splits that a stage of Lightning's (``fit``, ``test``, ...) reads."""
-    return _STAGES[stage]
 
 
 class TextDataModule(LightningDataModule, ABC):
@@ -129,6 +108,8 @@ class TextDataModule(LightningDataModule, ABC):
         self.label_names: list[str] | None = None
         self.problem_type: ProblemType | None = None
         self._sources: dict[SplitName, Source] | None = None
+        self._order: LengthBucketedBatches | None = None
+        self._resumed_order: str | None = None
         self._stores: dict[SplitName, TokenStore] = {}
         self._batches: dict[SplitName, TokenBatches] = {}
 
@@ -137,8 +118,7 @@ class TextDataModule(LightningDataModule, ABC):
         """Short name of the data, for reports."""
         if self.path is None:
             return "built-in"
-        parts = Path(self.path).expanduser().absolute().parts if Path(self.path).exists() else ()
-        name = parts[-1].split(".")[0] if parts else self.path.split("/")[-1]
+        name = Path(self.path).expanduser().absolute().name.split(".")[0]
         return f"{name}/{self.config}" if self.config else name
 
     @property
@@ -176,6 +156,14 @@ class TextDataModule(LightningDataModule, ABC):
         for split in splits_of(stage):
             if split not in self._batches:
                 self._batches[split] = self._open(split)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: which batches an epoch has."""
+        return {} if self._order is None else {"order": self._order.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the checkpoint's batches; resuming in the middle of an epoch needs the same."""
+        self._resumed_order = state_dict.get("order")
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of the training rows, shuffled by (seed, epoch)."""
@@ -254,7 +242,6 @@ class TextDataModule(LightningDataModule, ABC):
         return origin
 
     def _open(self, split: SplitName) -> TokenBatches:
-        assert self.tokenizer is not None
         origin = self._origin(split)
         rows = np.arange(len(self._tokens(origin)))
         if origin == "train" and "validation" not in self.sources:
@@ -285,16 +272,28 @@ class TextDataModule(LightningDataModule, ABC):
             bucketed=self.padding == "longest",
             **(share or {}),
         )
+        if training:
+            self._order = order
         return ResumableLoader(
             batches,
             order=order,
-            trained=self._batches_trained if training and trainer is not None else None,
+            done=self._batches_done if training else None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 
-    def _batches_trained(self) -> int:
-        assert self.trainer is not None
+    def _batches_done(self) -> int:
+        """Batches of the epoch that have been trained on; more than 0 only after a resume."""
+        if self.trainer is None:
+            return 0
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.processed)
+        done = int(progress.processed)
+        assert self._order is not None
+        if done and self._resumed_order not in (None, self._order.fingerprint):
+            raise InputError(
+                "the checkpoint was written in the middle of an epoch with other data, "
+                "data.batch_size, data.seed, data.max_length, data.padding or number of processes: "
+                "resume with the same, or from a checkpoint of an epoch's end"
+            )
+        return done

@@ -8,14 +8,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from lightning_compress.data.batching import LengthBucketedBatches
-from lightning_compress.errors import InputError
 
 
 class ResumableLoader(DataLoader[dict[str, Tensor]]):
-    """Loads whole batches, and knows how many of the epoch are done.
-
-    Lightning keeps ``state_dict`` in its checkpoints. What counts there is batches that were
-    trained on, not those that workers fetched ahead nor one that an interrupt found in flight.
+    """Loads whole batches, and can pass over those of the epoch that are done.
 
     The loader's random numbers are its own, so that a resumed run finds torch's global generator
     as it would be without the resume.
@@ -23,8 +19,8 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
     Args:
         dataset: answers a ``BatchRequest`` with a batch.
         order: makes the requests.
-        trained: how many batches of the epoch have been trained on; None: as many as were asked
-            for.
+        done: how many batches of the epoch to pass over; asked when the first one is taken;
+            None: start at the beginning.
         options: as of ``DataLoader``.
     """
 
@@ -33,7 +29,7 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         dataset: Dataset[dict[str, Tensor]],
         *,
         order: LengthBucketedBatches,
-        trained: Callable[[], int] | None = None,
+        done: Callable[[], int] | None = None,
         **options: Any,
     ) -> None:
         # Lightning makes the loader anew with a sequential sampler for `overfit_batches`, and with
@@ -43,39 +39,24 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         options |= {"batch_size": None, "generator": torch.Generator().manual_seed(order.seed)}
         super().__init__(dataset, sampler=order, **options)
         self.order = order
-        self.trained = trained
-        self._given = (order.epoch, 0)  # epoch, batches of it given out
-        self._resume_at: tuple[int, int] | None = None
+        self.done = done
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
-        """Batches of the sampler's epoch; a generator, for Lightning sets the epoch afterwards."""
-        epoch, start = self._resume_at or (self.order.epoch, 0)
-        self._resume_at = None
-        self.order.start = start if epoch == self.order.epoch else 0
-        self._given = (self.order.epoch, self.order.start)
-        for batch in super().__iter__():
-            epoch, given = self._given
-            self._given = (epoch, given + 1)
-            yield batch
+        """Batches of the sampler's epoch.
+
+        A generator, for Lightning asks for the iterator before it sets the epoch.
+        """
+        self.order.start = 0 if self.done is None else self.done()
+        yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: epoch, batches of it that are done, and a fingerprint of the order."""
-        epoch, done = self._given
-        if self.trained is not None:
-            done = min(done, self.trained())
-        return {"epoch": epoch, "batches": done, "order": self.order.fingerprint}
+        """Empty: tells Lightning that the loader can resume, which ``done`` then says where.
+
+        Lightning's own way to give a loader its state back is not taken, since it forgets to when
+        the steps were counted beforehand (``estimated_stepping_batches``), and since it counts a
+        batch that an interrupt found in flight.
+        """
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration of that epoch go on behind the batches that are done.
-
-        Raises:
-            InputError: the checkpoint stands in the middle of an epoch whose batches were others.
-        """
-        midway = 0 < state["batches"] < len(self.order)
-        if midway and state["order"] != self.order.fingerprint:
-            raise InputError(
-                "the checkpoint was written in the middle of an epoch with other data, "
-                "data.batch_size, data.seed, data.max_length, data.padding or number of processes: "
-                "resume with the same, or from a checkpoint of an epoch's end"
-            )
-        self._given = self._resume_at = (state["epoch"], state["batches"])
+        """Nothing to do, see ``state_dict``."""

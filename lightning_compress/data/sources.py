@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning_compress.data.local_files import (
     FileFormat,
@@ -14,12 +14,11 @@ from lightning_compress.data.local_files import (
     format_of,
     read_rows,
 )
+from lightning_compress.data.splits import SplitName
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SplitName = Literal["train", "validation", "test", "predict"]
 
 # Words in a file's name that tell its split, as `datasets` has them.
 _SPLIT_WORDS: dict[SplitName, str] = {

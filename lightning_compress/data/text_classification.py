@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.batching import BatchRequest
 from lightning_compress.data.collation import AddTargets, Batch, Sequences
-from lightning_compress.data.datamodule import SPLITS, TextDataModule, first_id, splits_of
+from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.labels import LabelScheme, label_scheme
-from lightning_compress.data.sources import SplitName
+from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
 from lightning_compress.data.stored_texts import StoredTexts
 from lightning_compress.data.tokenization import Encoding
 

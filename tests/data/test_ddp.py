@@ -31,7 +31,9 @@ class Recorder(L.LightningModule):
     def training_step(self, batch, batch_idx): return self.step(batch, "train")
     def validation_step(self, batch, batch_idx): self.step(batch, "val")
     def test_step(self, batch, batch_idx): self.step(batch, "test")
-    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), lr=0.1)
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 14
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 def trainer():
     return L.Trainer(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_compress.data import LanguageModelingDataModule
-from lightning_compress.data.datamodule import first_id
+from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
 
 from .conftest import words

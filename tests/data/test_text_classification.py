@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lightning_compress.data import TextClassificationDataModule, sources, tokenization
-from lightning_compress.data.datamodule import first_id
 from lightning_compress.data.local_files import read_rows
+from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
 
 from .conftest import words
