@@ -45,7 +45,8 @@ class CompressionBenchmark(L.Callback):
     Args:
         baseline: folder of another model to compare with.
         runtimes: what runs the models.
-        precisions: what they are cast to.
+        precisions: what they are cast to; default: fp32 and, on devices that have instructions for
+            it, bf16.
         devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
@@ -61,7 +62,7 @@ class CompressionBenchmark(L.Callback):
         *,
         baseline: str | None = None,
         runtimes: Sequence[RuntimeName] = ("eager", "compile"),
-        precisions: Sequence[Precision] = ("fp32", "bf16"),
+        precisions: Sequence[Precision] | None = None,
         devices: Sequence[str] | None = None,
         batch_size: int = 32,
         latency_examples: int = 100,

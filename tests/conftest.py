@@ -5,6 +5,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+# Tests never reach for the network; the libraries look at this when they are imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
 import lightning as L
 import pytest
 import torch
@@ -15,10 +19,6 @@ from transformers import (
     BertTokenizer,
     PreTrainedModel,
 )
-
-# Tests never reach for the network.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 TINY = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,10 @@ def test_dense_and_compressed_are_measured_in_every_precision(
     models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
     tiny_bert.train()
     before = {label: copy.deepcopy(model.state_dict()) for label, model in models.items()}
-    settings = Settings(runtimes=["eager"], devices=["cpu"], seconds=0.001, batch_size=4, threads=1)
+    settings = Settings(
+        runtimes=["eager"], precisions=["fp32", "bf16"], devices=["cpu"], seconds=0.001,
+        batch_size=4, threads=1,
+    )  # fmt: skip
     threads = torch.get_num_threads()
     report = measured(models, examples, settings)  # type: ignore[arg-type]
     data = json.loads(json.dumps(report.as_json(), allow_nan=False))
@@ -213,6 +217,20 @@ def test_finished_rows_survive_an_interruption(
 def test_settings_out_of_range_are_refused(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Settings(**choice)
+
+
+def test_bf16_is_left_out_where_it_is_slow_unless_asked_for(
+    tiny_bert: PreTrainedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(runtimes=["eager"], devices=["cpu"], seconds=0.001)
+    for capable, expected in ((False, ["fp32"]), (True, ["fp32", "bf16"])):
+        capabilities = {"avx512_bf16": capable, "amx_bf16": False}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capabilities: has)
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        report = measured({"dense": tiny_bert}, examples, settings)
+        assert [row.precision for row in report.rows] == expected
+        assert any("No bf16 on cpu" in line for line in report.protocol) is not capable
+        assert all(row.note is None for row in report.rows)
 
 
 @pytest.mark.slow
