@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _mistake_behind(error: BaseException | None) -> InputError | None:
-    """The user's mistake that led to an error: the parser wraps what a class says of its options."""
+    """The user's mistake that led to an error: the parser wraps what classes say of options."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error

@@ -87,4 +87,5 @@ def _load(name: str, task: Task) -> "PreTrainedModel":
     model = build_model(
         pretrained=name, config=None, task=task, labels={}, vocabulary={}, new_head=False
     )
-    return model.eval()
+    model.eval()
+    return model

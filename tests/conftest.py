@@ -43,7 +43,8 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-        return model.eval()
+        model.eval()
+        return model
 
     return build
 

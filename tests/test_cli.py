@@ -56,7 +56,7 @@ def run(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["lightning-compress", *map(str, arguments)])
-        code = 0
+        code: object = 0
         try:
             cli.main()
         except SystemExit as stop:

@@ -21,14 +21,16 @@ class PressCtrlC(L.Callback):
     """Sends this process what Ctrl-C sends, in the middle of a batch of the training."""
 
     def __init__(self, batch, times=1):
-        self.batch, self.times, self.finished = batch, times, False
+        self.batch: int = batch
+        self.times: int = times
+        self.finished = False
 
     def on_before_optimizer_step(self, trainer, *_):
         if trainer.global_step == self.batch:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    def on_train_batch_end(self, trainer, *_):
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self.finished = trainer.global_step > self.batch
 
 

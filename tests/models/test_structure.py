@@ -57,6 +57,7 @@ def test_an_unknown_family_names_the_known_ones():
 
 
 def test_the_transformer_is_found_inside_another_module(tiny_bert):
-    assert transformer_in(tiny_bert) is tiny_bert
-    assert transformer_in(nn.ModuleList([nn.Linear(2, 2), tiny_bert])) is tiny_bert
+    outer = nn.ModuleList([nn.Linear(2, 2), tiny_bert])
+    assert transformer_in(outer) is tiny_bert
+    assert transformer_in(outer[1]) is tiny_bert
     assert transformer_in(nn.Linear(2, 2)) is None
