@@ -29,7 +29,6 @@ from lightning_compress.evaluation.runtimes import (
     Runtime,
     UnavailableError,
     runtimes_named,
-    torch_devices,
 )
 from lightning_compress.evaluation.settings import Settings, fixed_threads
 from lightning_compress.evaluation.subject import Subject, subject_of
@@ -79,7 +78,7 @@ def benchmark(
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
     )
-    devices = settings.devices or torch_devices()
+    devices = settings.devices_here()
     rows = sum(len(_plan(device, settings)) for device in devices) * len(models)
     with (
         fixed_threads(settings.threads),
@@ -115,7 +114,7 @@ def _plan(device: str, settings: Settings) -> list[tuple[Runtime, str]]:
         (runtime, precision)
         for runtime in runtimes_named(settings.runtimes)
         if device in runtime.devices()
-        for precision in settings.precisions
+        for precision in settings.precisions_on(device)
         if precision in runtime.precisions()
     ]
 

@@ -57,11 +57,20 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def bf16_note(device: str) -> str | None:
-    """Why bf16 may be slow on a device; None where nothing is known against it."""
-    if torch.device(device).type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
-    capabilities = torch.cpu.get_capabilities()
-    if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
-        return None
-    return "this CPU has no bf16 instructions (AVX512-BF16, AMX): bf16 saves memory, not time"
+def against_bf16(device: str) -> str | None:
+    """Why bf16 is slow on a device; None where nothing is known against it."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not _bf16_on_cuda(device):
+        return "this GPU has no bf16 instructions: bf16 saves memory, not time"
+    if kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        has = torch.cpu.get_capabilities()
+        if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+            return (
+                "this CPU has no bf16 instructions (AVX512-BF16, AMX): bf16 saves memory, not time"
+            )
+    return None
+
+
+def _bf16_on_cuda(device: str) -> bool:
+    """NVIDIA's from Ampere on; AMD's all."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8

@@ -1,5 +1,6 @@
 """How the figures of a report were measured, in words."""
 
+from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.latency import ROUNDS
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.workload import Workload
@@ -9,6 +10,11 @@ def legend(settings: Settings, work: Workload) -> list[str]:
     """Say what each figure means; one item for each group of columns."""
     typical, longest = (batch["input_ids"].shape[1] for batch in (work.typical, work.longest))
     size = settings.batch_size
+    left_out = [
+        f"No bf16 on {device} unless asked for: {reason}."
+        for device in settings.devices_here()
+        if settings.precisions is None and (reason := against_bf16(device)) is not None
+    ]
     return [
         "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
         "error of an accuracy on so many examples. Retention is the metric divided by that of the "
@@ -30,4 +36,5 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         "where a model is too slow for that, on fewer of the examples.",
         f"Peak memory: weights plus all that a batch of {size} with {longest} tokens each holds at "
         "one time, by torch's allocator.",
+        *left_out,
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.runtimes import Precision, RuntimeName, torch_devices
 
 
@@ -16,7 +17,8 @@ class Settings:
 
     Args:
         runtimes: what runs the models.
-        precisions: what the models are cast to.
+        precisions: what the models are cast to; None for fp32 and, on devices that have
+            instructions for it, bf16.
         devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
@@ -28,7 +30,7 @@ class Settings:
     """
 
     runtimes: Sequence[RuntimeName] = ("eager", "compile")
-    precisions: Sequence[Precision] = ("fp32", "bf16")
+    precisions: Sequence[Precision] | None = None
     devices: Sequence[str] | None = None
     batch_size: int = 32
     latency_examples: int = 100
@@ -36,8 +38,9 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("runtimes", "precisions"):
-            if not getattr(self, name):
+        for name in ("runtimes", "precisions", "devices"):
+            value = getattr(self, name)
+            if value is not None and len(value) == 0:
                 raise InputError(f"{name} is empty: name at least one")
         for name in ("batch_size", "latency_examples", "threads"):
             value = getattr(self, name)
@@ -49,6 +52,16 @@ class Settings:
         for device in self.devices or ():
             if device not in there:
                 raise InputError(f"devices: there is no {device} here, only {', '.join(there)}")
+
+    def devices_here(self) -> Sequence[str]:
+        """The devices to measure on."""
+        return torch_devices() if self.devices is None else self.devices
+
+    def precisions_on(self, device: str) -> Sequence[Precision]:
+        """The precisions to measure on a device."""
+        if self.precisions is not None:
+            return self.precisions
+        return ("fp32", "bf16") if against_bf16(device) is None else ("fp32",)
 
 
 @contextmanager

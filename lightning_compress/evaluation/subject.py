@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
-from lightning_compress.evaluation.host import bf16_note
+from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.metrics import metrics_for
 from lightning_compress.evaluation.report import MASKS_ONLY, Label, Row
 from lightning_compress.evaluation.task import ProblemType, Task, problem_type_of, task_of
@@ -33,7 +33,7 @@ class Subject:
 
     def row(self, runtime: str, device: str, precision: str) -> Row:
         """A row of the report with nothing measured yet."""
-        bf16 = bf16_note(device) if precision == "bf16" else None
+        bf16 = against_bf16(device) if precision == "bf16" else None
         metrics = metrics_for(self.task, self.problem_type, self.num_labels)
         return Row(
             model=self.label,
