@@ -25,7 +25,7 @@ class PressCtrlC(L.Callback):
         self.times: int = times
         self.finished = False
 
-    def on_before_optimizer_step(self, trainer, *_):
+    def on_before_optimizer_step(self, trainer, *args):
         if trainer.global_step == self.batch:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
