@@ -14,6 +14,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, distinct, examples_of
 from lightning_compress.evaluation.metrics import primary_metric
+from lightning_compress.evaluation.rendering import show_report
 from lightning_compress.evaluation.report import Label, Report, write_report
 from lightning_compress.evaluation.runtimes import Precision, RuntimeName
 from lightning_compress.evaluation.settings import Settings
@@ -115,7 +116,7 @@ class CompressionBenchmark(L.Callback):
             # Lightning's test loop is in inference mode, which new parameters would remember.
             with torch.inference_mode(False):
                 report = self._measure(trainer, model, examples, folder)
-            _show(report, folder)
+            show_report(report, folder)
             log_final(trainer, pl_module, report)
         trainer.strategy.barrier("CompressionBenchmark")
 
@@ -171,15 +172,3 @@ def _test_batches(trainer: L.Trainer) -> Iterator[object]:
         loaders if isinstance(loaders, list) else [loaders], trainer.num_test_batches, strict=True
     ):
         yield from islice(loader, None if limit == float("inf") else int(limit))
-
-
-def _show(report: Report, folder: Path) -> None:
-    from rich import get_console
-
-    from lightning_compress.evaluation.rendering import rich_table
-
-    # The console that Lightning's progress bar draws on, so that the two do not mix.
-    console = get_console()
-    # A log file has no width; the table needs some.
-    console.print(rich_table(report), width=None if console.is_terminal else 110)
-    console.print(f"Report: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """The report for people: Markdown, and a table for the terminal. Figures are rounded."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_compress.evaluation.report import Report, Row
@@ -41,6 +42,17 @@ def markdown(report: Report) -> str:
         sections += ["## Notes", "\n".join(notes)]
     sections += ["## How it was measured", "\n".join(f"- {line}" for line in report.protocol)]
     return "\n\n".join(sections) + "\n"
+
+
+def show_report(report: Report, folder: Path) -> None:
+    """Show the main figures on the terminal, and the folder where the rest has been written."""
+    from rich import get_console
+
+    # The console that Lightning's progress bar draws on, so that the two do not mix.
+    console = get_console()
+    # A log file has no width; the table needs some.
+    console.print(rich_table(report), width=None if console.is_terminal else 110)
+    console.print(f"Report: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def rich_table(report: Report) -> "Table":
