@@ -7,22 +7,72 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
 from lightning_compress.data import corpus_words as words
-from lightning_compress.data.corpus import builtin_corpus, builtin_tokenizer
-from lightning_compress.data.corpus_grammar import (
-    CONTRASTS,
-    COORDINATIONS,
+from lightning_compress.data.corpus import (
+    VOCABULARY,
+    builtin_corpus,
+    builtin_tokenizer,
+    train_vocabulary,
+)
+from lightning_compress.data.corpus_frames import (
     ECHOES,
     NEGATED,
     OUT_OF_SCOPE,
+    PARTICIPLES,
     STRAIGHT,
     STRONG,
     WEAK,
     Frame,
+)
+from lightning_compress.data.corpus_grammar import (
+    CONTRASTS,
+    COORDINATIONS,
     Opinion,
     Verdict,
     draw_opinion,
     write_pair,
 )
+
+# What a reader makes of one sentence of nearly every kind: 1 is praise, 0 is blame.
+READ = {
+    "the plot was great": 1,
+    "the plot was utterly great": 1,
+    "the plot was a bit terrible": 0,
+    "the plot annoyed me": 0,
+    "I truly liked the plot": 1,
+    "the plot was a mess": 0,
+    "the plot was not great": 0,
+    "the plot was not terrible": 1,
+    "the plot was never terrible": 1,
+    "the plot was hardly great": 0,
+    "the plot was far from terrible": 1,
+    "I would not call the plot great": 0,
+    "nobody could call the plot terrible": 1,
+    "I do not think that the plot was great": 0,
+    "the plot was anything but great": 0,
+    "there was nothing terrible about the plot": 1,
+    "the plot was not exactly great": 0,
+    "the plot did not annoy me at all": 1,
+    "I did not like the plot": 0,
+    "I never disliked the plot": 1,
+    "I would not call the plot a triumph": 0,
+    "the plot was not only terrible but also awful": 0,
+    "the plot was great, not terrible": 1,
+    "the plot was not terrible but great": 1,
+    "the plot was terrible rather than great": 0,
+    "far from being great, the plot was terrible": 0,
+    "nobody can deny that the plot was terrible": 0,
+    "there is no doubt that the plot was great": 1,
+    "the plot never failed to be great": 1,
+    "I did not only like the plot": 1,
+    "my wife called the plot great, and I agree": 1,
+    "my wife called the plot great, but I disagree": 0,
+    "my wife found the plot terrible, but I did not": 1,
+    "I expected the plot to be great, but it was not": 0,
+    "I expected the plot to be terrible, and so it was": 0,
+    "the plot being great": 1,
+    "the plot not being terrible": 1,
+    "the plot not being great at all": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +118,24 @@ def test_the_tokenizer_knows_every_word_and_reloads(corpus, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path)(texts)["input_ids"] == encoded
     assert tokenizer.pad_token_id == 0
     assert encoded[0][0] == tokenizer.cls_token_id
+
+
+def test_the_shipped_vocabulary_is_what_the_corpus_gives(corpus):
+    vocabulary = VOCABULARY.read_text().splitlines()
+    assert vocabulary == train_vocabulary(corpus["train"]["text"])
+    assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert len(vocabulary) <= 1000
+
+
+def test_opinions_say_what_a_reader_makes_of_them():
+    adverbs = {"int": "utterly", "dim": "a bit", "vint": "truly", "vdim": "mildly"}
+    filled = (*adverbs.items(), ("who", "my wife"))
+    found = {}
+    for frame in (*STRAIGHT, *NEGATED, *OUT_OF_SCOPE, *ECHOES, *PARTICIPLES):
+        for praise in (0, 1):
+            one = Opinion(frame, praise, "the plot", index=1, second=2, adverbs=filled)
+            found[one.text()] = praise
+    assert {text: found.get(text) for text in READ} == READ
 
 
 def opinion(template, praise, frames):
