@@ -28,6 +28,8 @@ from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
 
+_TECHNIQUE = "magnitude_pruning"
+
 
 class IterativeMagnitudePruning(L.Callback):
     """Prune the smallest weights of any LightningModule step by step while it trains.
@@ -187,6 +189,7 @@ class IterativeMagnitudePruning(L.Callback):
             set_masks_(
                 model,
                 {name: unpack_mask(m, shapes[name]) for name, m in state_dict["masks"].items()},
+                technique=_TECHNIQUE,
             )
         self._step = state_dict["step"]
         self._begun = state_dict["begun"]
@@ -237,7 +240,7 @@ class IterativeMagnitudePruning(L.Callback):
         if not self._edited:
             keep_dense(trainer, pl_module)
             self._edited = True
-        set_masks_(model, {**before, **after})
+        set_masks_(model, {**before, **after}, technique=_TECHNIQUE)
         forget_pruned_(model, trainer.optimizers)
         self._log_sparsity(trainer, pl_module)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import Task
@@ -26,7 +25,7 @@ def run_benchmark(arguments: list[str]) -> None:
     data_options = options.data.init_args
     if "tokenizer" in data_options and data_options.tokenizer is None:
         data_options.tokenizer = options.model
-    ready = _parser().instantiate_classes(options)
+    ready = _parser().instantiate(options)
     _measure(ready.model, ready.baseline, ready.task, ready.data, ready.measure, Path(ready.output))
 
 
@@ -56,17 +55,17 @@ def _parser() -> ArgumentParser:
 def _measure(
     model: str, baseline: str | None, task: Task, data: Any, settings: Settings, output: Path
 ) -> None:
-    from rich import get_console
-
     from lightning_compress.evaluation.benchmark import benchmark
     from lightning_compress.evaluation.examples import examples_of
-    from lightning_compress.evaluation.rendering import rich_table
+    from lightning_compress.evaluation.rendering import show_report
     from lightning_compress.evaluation.report import Label, write_report
+    from lightning_compress.models import manifest_of
 
-    names: dict[Label, str] = {"dense": model}
+    measured = _load(model, task)
+    own: Label = "compressed" if baseline is not None or manifest_of(measured) else "dense"
+    models: dict[Label, PreTrainedModel] = {own: measured}
     if baseline is not None:
-        names = {"dense": baseline, "compressed": model}
-    models = {label: _load(name, task) for label, name in names.items()}
+        models = {"dense": _load(baseline, task), **models}
     data.setup("test")
     report = benchmark(
         models,
@@ -77,8 +76,7 @@ def _measure(
         on_update=lambda report: write_report(report, output),
         progress=True,
     )
-    get_console().print(rich_table(report))
-    rank_zero_info(f"Report: {output / 'report.md'}")
+    show_report(report, output)
 
 
 def _load(name: str, task: Task) -> "PreTrainedModel":

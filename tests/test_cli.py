@@ -94,6 +94,26 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
     weights = dict(model.named_parameters())
     assert all((weights[name][~mask] == 0).all() for name, mask in masks_of(model).items())
 
+    again = text_files / "again"
+    options = {
+        "--baseline": folder / "dense",
+        "--data.path": text_files,
+        "--data.max_length": 32,
+        "--data.cache_dir": text_files / "cache",
+        "--measure.runtimes": "[eager]",
+        "--measure.precisions": "[fp32]",
+        "--measure.seconds": 0.05,
+        "--output": again,
+    }
+    pairs = [part for pair in options.items() for part in pair]
+    code, printed = run("benchmark", folder / "model", *pairs)
+    assert code == 0, printed
+    rows = json.loads((again / "report.json").read_text())["rows"]
+    for one, other in zip(rows, report["rows"], strict=True):
+        same = ("model", "techniques", "metrics", "nonzero_parameters", "macs", "size_bytes")
+        assert [one[key] for key in same] == [other[key] for key in same]
+    assert rows[1]["techniques"] == ["magnitude_pruning"]
+
     checkpoint = max((folder / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
     for command in ("validate", "test", "predict"):
         code, printed = run(command, "--config", recipe, "--ckpt_path", checkpoint)

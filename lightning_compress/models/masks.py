@@ -22,13 +22,14 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def set_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
+def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str = MASK_EDIT) -> None:
     """Zero the pruned weights in place, remember the masks and record the edit.
 
     Args:
         model: any module.
         masks: boolean, by parameter name relative to ``model``, each shaped like its parameter;
             True is kept. They replace the masks set before.
+        technique: what chose them; the report names it.
 
     Raises:
         InputError: a name or a shape does not fit the model.
@@ -44,6 +45,7 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
     apply_masks_(model)
     edit = {
         "edit": MASK_EDIT,
+        "technique": technique,
         "weights": {
             name: {"pruned": mask.numel() - int(torch.count_nonzero(mask)), "of": mask.numel()}
             for name, mask in masks.items()

@@ -49,7 +49,6 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
             f"the manifest has format {state['format']}, this version reads {_FORMAT}: "
             "update lightning_compress"
         )
-    set_manifest_(model, list(state["edits"]))
     if state["masks"]:
         shapes = {name: weight.shape for name, weight in model.named_parameters()}
         missing = sorted(set(state["masks"]) - set(shapes))
@@ -59,6 +58,7 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
             model,
             {name: unpack_mask(mask, shapes[name]) for name, mask in state["masks"].items()},
         )
+    set_manifest_(model, list(state["edits"]))
 
 
 @contextmanager
