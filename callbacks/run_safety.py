@@ -30,6 +30,7 @@ class RunSafety(L.Callback):
 
     def __init__(self) -> None:
         self._asked_to_stop = False
+        self._training = False
         self._handler: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,7 +48,10 @@ class RunSafety(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on Ctrl-C waits for the end of the batch."""
-        self._handler = signal.signal(signal.SIGINT, self._on_signal)
+        self._training = True
+        # Whoever started the run in the background does not want Ctrl-C to reach it.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._handler = signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked_to_stop:
@@ -69,9 +73,8 @@ class RunSafety(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Leave a checkpoint and say how to go on from it."""
-        if self._handler is None:  # it had not begun to train
+        if not self._training:
             return
-        self._release()
         path = run_folder(trainer) / "checkpoints" / CHECKPOINT
         trainer.save_checkpoint(path)
         config = path.parent.parent / "config.yaml"
@@ -81,14 +84,17 @@ class RunSafety(L.Callback):
             else f"trainer.fit(model, data, ckpt_path={str(path)!r})"
         )
         rank_zero_info(f"Stopped at step {trainer.global_step}. Resume with:\n  {command}")
+        self._release()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give Ctrl-C back."""
         self._release()
 
     def _release(self) -> None:
-        signal.signal(signal.SIGINT, self._handler)
-        self._handler = None
+        self._training = False
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
 
 
 def check_writable(folder: Path) -> None:

@@ -130,7 +130,14 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
 def test_the_command_printed_after_ctrl_c_resumes_in_the_same_folder(recipe, text_files, run):
     command = [sys.executable, "-c", "from lightning_compress.cli import main; main()"]
     command += ["fit", "--config", str(recipe), "--trainer.max_epochs", "2000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that run in the background start with Ctrl-C ignored, and so would the run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     folder = text_files / "logs" / "recipe" / "version_0"
     deadline = time.monotonic() + 180
     while not list(folder.glob("checkpoints/*")) and time.monotonic() < deadline:

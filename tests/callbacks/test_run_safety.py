@@ -17,6 +17,14 @@ CONFIG = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal():
+    """Tests that run in the background start with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class PressCtrlC(L.Callback):
     """Sends this process what Ctrl-C sends, in the middle of a batch of the training."""
 
@@ -67,6 +75,14 @@ def test_ctrl_c_ends_the_batch_and_the_resumed_run_equals_the_uninterrupted(
         whole.state_dict().items(), resumed.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), name
+
+
+def test_a_run_in_the_background_goes_on_ignoring_ctrl_c(text_files, quiet_trainer):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = quiet_trainer(max_steps=4, callbacks=[PressCtrlC(batch=2), RunSafety()])
+    trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
+    assert trainer.global_step == 4
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_does_not_wait(text_files, quiet_trainer):
