@@ -12,6 +12,7 @@ from lightning_compress.models.manifest import manifest_of, set_manifest_
 
 MASK_EDIT = "mask_weights"
 _ATTRIBUTE = "_lightning_compress_masks"
+_PIECE = 1 << 18  # entries multiplied at a time
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -75,7 +76,13 @@ def zero_pruned_(tensor: Tensor, mask: Tensor) -> None:
     It multiplies the bits, read as integers: as quick as arithmetic, and, unlike a product of
     floats, plain zero also where there was infinity, NaN or a negative number.
     """
-    tensor.view(_SAME_SIZE[tensor.element_size()]).mul_(mask)
+    bits = tensor.view(_SAME_SIZE[tensor.element_size()])
+    if mask.dim() == 0:
+        bits, mask = bits.view(1), mask.view(1)
+    # Piece by piece, because torch makes an integer copy of what it multiplies of the mask.
+    rows = max(1, _PIECE * len(mask) // max(1, mask.numel()))
+    for piece, kept in zip(torch.split(bits, rows), torch.split(mask, rows), strict=True):
+        piece.mul_(kept)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

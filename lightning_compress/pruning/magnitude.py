@@ -49,33 +49,32 @@ def magnitude_masks(
     """
     if not 0 <= sparsity <= 1:
         raise InputError(f"sparsity: {sparsity} is not a fraction of zeros in [0, 1]")
-    before = {
-        name: masks[name].to(weight.device)
-        if masks and name in masks
-        else torch.ones_like(weight, dtype=torch.bool, memory_format=torch.contiguous_format)
-        for name, weight in weights.items()
-    }
+    masks = masks or {}
     dims = input_dims or {}
-    after = {name: mask.clone() for name, mask in before.items()}
+    after = {name: _mask(weight, masks.get(name)) for name, weight in weights.items()}
+    pruned = {name: mask.numel() - int(torch.count_nonzero(mask)) for name, mask in after.items()}
     if pattern is not None:
         for name, mask in after.items():
-            mask &= pattern.outside(weights[name], before[name], dims.get(name, -1))
+            mask &= pattern.outside(weights[name], mask, dims.get(name, -1))
     everything = sparsity >= pattern.sparsity if pattern is not None else sparsity == 1
     for group in [list(weights)] if scope == "global" else [[name] for name in weights]:
         candidates = {name: after[name] for name in group}
-        kept = _count(candidates)
-        total = sum(mask.numel() for mask in candidates.values())
-        pruned = total - _count({name: before[name] for name in group})
-        missing = round(sparsity * total) - pruned
-        count = kept if everything else min(max(missing, 0), kept)
+        count = sum(int(torch.count_nonzero(mask)) for mask in candidates.values())
+        if not everything:
+            due = round(sparsity * sum(mask.numel() for mask in candidates.values()))
+            count = min(max(due - sum(pruned[name] for name in group), 0), count)
         drop_smallest_(candidates, {name: weights[name] for name in group}, count)
     if pattern is not None:
-        # The n largest were no candidates. Finding them again costs less than keeping them.
-        for name, mask in after.items():
-            outside = pattern.outside(weights[name], before[name], dims.get(name, -1))
-            mask |= outside.logical_not_().logical_and_(before[name])
+        # The n largest were no candidates. To find them again takes less memory than to keep them.
+        for name, weight in weights.items():
+            before = _mask(weight, masks.get(name))
+            outside = pattern.outside(weight, before, dims.get(name, -1))
+            after[name] |= outside.logical_not_().logical_and_(before)
     return after
 
 
-def _count(masks: Mapping[str, Tensor]) -> int:
-    return sum(int(torch.count_nonzero(mask)) for mask in masks.values())
+def _mask(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """A copy of a mask, where its weight is; everything is kept if there is none."""
+    if mask is None:
+        return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    return mask.to(weight.device, copy=True)

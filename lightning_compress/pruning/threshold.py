@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_compress.errors import InputError
 
-_CHUNK = 1 << 19  # weights handled at a time
+_CHUNK = 1 << 18  # weights handled at a time
 _SAMPLE = 1 << 20  # about how many weights the guess looks at
 _DIGIT = 15  # the upper digit is what is left of a key shifted right by this
 _WINDOW = 17  # the window holds two to this power keys; several times the error of the guess
@@ -51,29 +51,35 @@ def drop_smallest_(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], c
     # Entries that take no part have key 0, below all others: they only shift the rank.
     threshold, ties_kept = _threshold(masks, weights, count + total - candidates)
     for _, keys, mask in _chunks(masks, weights):
-        below = keys.sub_(threshold)
+        distance = threshold - keys  # negative above the threshold
         if ties_kept:
-            ties = _zeros(below)[:ties_kept]
+            ties = _zeros(distance)[:ties_kept]
             ties_kept -= len(ties)
-            below[ties] = 1
-        mask.copy_((-below).bitwise_right_shift_(31))
+            distance[ties] = -1
+        mask.copy_(distance.bitwise_right_shift_(31))
 
 
-def magnitude_keys(weight: Tensor, mask: Tensor) -> Tensor:
+def magnitude_keys(weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
     """Integers (int32) that order like ``|weight|``: 1 for zero, 0 where ``mask`` is False."""
-    bits = weight.float().view(torch.int32) & 0x7FFFFFFF
+    bits = torch.bitwise_and(weight.float().view(torch.int32), 0x7FFFFFFF, out=out)
     return bits.add_(1).mul_(mask)
 
 
 def _chunks(
     masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The name, the keys and the piece of the mask of every chunk, in order."""
+    """The name, the keys and the piece of the mask of every chunk, in order.
+
+    The keys are good until the next chunk, which is written over them.
+    """
+    keys = torch.empty(0)
     for name, mask in masks.items():
         flat = weights[name].detach().reshape(-1)
+        if not len(keys) or keys.device != flat.device:
+            keys = torch.empty(_CHUNK, dtype=torch.int32, device=flat.device)
         pieces = torch.split(mask.view(-1), _CHUNK)
         for values, piece in zip(torch.split(flat, _CHUNK), pieces, strict=True):
-            yield name, magnitude_keys(values, piece), piece
+            yield name, magnitude_keys(values, piece, keys[: len(values)]), piece
 
 
 def _threshold(

@@ -5,7 +5,7 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_, manifest_of, masks_of, set_masks_, structure_of
-from lightning_compress.models.masks import pack_mask, unpack_mask
+from lightning_compress.models.masks import pack_mask, unpack_mask, zero_pruned_
 
 
 def random_masks(model):
@@ -70,3 +70,16 @@ def test_packing_is_eight_a_byte_and_loses_nothing(shape):
     assert packed.dtype == torch.uint8
     assert packed.numel() == -(-mask.numel() // 8)
     assert torch.equal(unpack_mask(packed, mask.shape), mask)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (700, 900), (2, 300_000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_zeroing_takes_any_shape_and_precision(shape, dtype):
+    torch.manual_seed(0)
+    tensor = torch.randn(shape, dtype=dtype)
+    mask = torch.rand(shape) > 0.5
+    expected = torch.where(mask, tensor, torch.zeros((), dtype=dtype))
+    for order in (list(range(len(shape))), list(range(len(shape)))[::-1]):  # also transposed
+        copy = tensor.clone()
+        zero_pruned_(copy.permute(order), mask.permute(order))
+        assert torch.equal(copy, expected)
