@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_compress.evaluation import measure_footprint, measure_latency
-    from lightning_compress.models import load_compressed, save_compressed, structure_of
+    from lightning_compress.models import (
+        load_compressed,
+        remove_heads_,
+        remove_layers_,
+        remove_neurons_,
+        save_compressed,
+        structure_of,
+    )
 
 # Looked up when first used: the command line starts without importing torch.
 _HOMES = {
     "load_compressed": "models",
     "measure_footprint": "evaluation",
     "measure_latency": "evaluation",
+    "remove_heads_": "models",
+    "remove_layers_": "models",
+    "remove_neurons_": "models",
     "save_compressed": "models",
     "structure_of": "models",
 }
@@ -20,6 +30,9 @@ __all__ = [
     "load_compressed",
     "measure_footprint",
     "measure_latency",
+    "remove_heads_",
+    "remove_layers_",
+    "remove_neurons_",
     "save_compressed",
     "structure_of",
 ]

@@ -21,15 +21,17 @@ from transformers import (
 )
 
 TINY = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 64, "max_position_embeddings": 64},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64,
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
                    "max_position_embeddings": 64},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64,
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 64,
              "bos_token_id": 1, "eos_token_id": 1},
 }  # fmt: skip
 TINY["roberta"] = {**TINY["bert"], "max_position_embeddings": 66}
 TINY["electra"] = {**TINY["bert"], "embedding_size": 16}
+TINY["albert"] = {**TINY["bert"], "embedding_size": 16}
+TINY["llama"] = {**TINY["bert"], "num_attention_heads": 8, "num_key_value_heads": 4}
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str = MASK_EDIT) -> None:
+def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str | None = None) -> None:
     """Zero the pruned weights in place, remember the masks and record the edit.
 
     Args:
         model: any module.
         masks: boolean, by parameter name relative to ``model``, each shaped like its parameter;
             True is kept. They replace the masks set before.
-        technique: what chose them; the report names it.
+        technique: what chose them; the report names it. None: what chose the masks before.
 
     Raises:
         InputError: a name or a shape does not fit the model.
@@ -44,9 +44,10 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str = M
             )
     object.__setattr__(model, _ATTRIBUTE, dict(masks))
     apply_masks_(model)
+    before = [edit for edit in manifest_of(model) if edit["edit"] == MASK_EDIT]
     edit = {
         "edit": MASK_EDIT,
-        "technique": technique,
+        "technique": technique or (before[0]["technique"] if before else MASK_EDIT),
         "weights": {
             name: {"pruned": mask.numel() - int(torch.count_nonzero(mask)), "of": mask.numel()}
             for name, mask in masks.items()

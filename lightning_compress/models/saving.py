@@ -1,14 +1,16 @@
 """Saving and loading a compressed model: a Hugging Face folder with the manifest beside it.
 
 ``config.json`` and ``model.safetensors`` are what transformers writes; ``manifest.json`` lists
-the edits and ``masks.safetensors`` holds the masks, eight weights a byte. There is no pickle.
+the edits and ``masks.safetensors`` holds the masks, eight weights a byte. There is no pickle. Where
+layers differ in size, ``config.json`` says how and ``modeling_compressed.py`` lies beside it, so
+that transformers loads the folder without this package.
 """
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,47 +20,70 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.manifest import manifest_of, set_manifest_
+from lightning_compress.models import modeling_compressed
+from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
+from lightning_compress.models.modeling_compressed import resize_
+from lightning_compress.models.surgery import layer_count, resizing, set_layer_count_, sizes_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
 MASKS = "masks.safetensors"
+_CODE = "modeling_compressed"
 _FORMAT = 1
 
 
 def compression_state(model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint keeps of a compressed model beside its weights: manifest, packed masks."""
+    """What a checkpoint keeps of a compressed model beside its weights, as plain data.
+
+    The manifest, the number of layers, the sizes of what is in them, and the packed masks.
+    """
     return {
         "format": _FORMAT,
         "edits": manifest_of(model),
+        "layers": layer_count(model),
+        "sizes": sizes_of(model),
         "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
     }
 
 
 def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Bring manifest and masks back from :func:`compression_state`, in place.
+    """Give a model the shapes, manifest and masks of :func:`compression_state`, in place.
+
+    Where shapes change, the weights are unset: they have to be loaded afterwards.
 
     Raises:
         InputError: the state was written by a newer version, or belongs to another model.
     """
+    _require_format(state)
+    try:
+        if state["layers"] is not None:
+            set_layer_count_(model, state["layers"])
+        if resizing([*state["edits"], *manifest_of(model)]):
+            resize_(model, state["sizes"])
+    except AttributeError as error:
+        raise InputError(f"the manifest belongs to another model: {error}") from error
+    _restore_edits_(model, state["edits"], state["masks"])
+
+
+def _require_format(state: Mapping[str, Any]) -> None:
     if state["format"] != _FORMAT:
         raise InputError(
             f"the manifest has format {state['format']}, this version reads {_FORMAT}: "
             "update lightning_compress"
         )
-    if state["masks"]:
-        shapes = {name: weight.shape for name, weight in model.named_parameters()}
-        missing = sorted(set(state["masks"]) - set(shapes))
-        if missing:
-            raise InputError(f"the masks belong to another model: it has no weight {missing[0]!r}")
-        set_masks_(
-            model,
-            {name: unpack_mask(mask, shapes[name]) for name, mask in state["masks"].items()},
-        )
-    set_manifest_(model, list(state["edits"]))
+
+
+def _restore_edits_(model: nn.Module, edits: Sequence[Edit], masks: Mapping[str, Tensor]) -> None:
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    missing = sorted(set(masks) - set(shapes))
+    if missing:
+        raise InputError(f"the masks belong to another model: it has no weight {missing[0]!r}")
+    if masks:
+        set_masks_(model, {name: unpack_mask(mask, shapes[name]) for name, mask in masks.items()})
+    set_manifest_(model, list(edits))
 
 
 @contextmanager
@@ -111,15 +136,51 @@ def save_compressed(
 def _write(
     model: "PreTrainedModel", folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> None:
-    with quiet_transformers():
+    with quiet_transformers(), _described(model, folder):
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-    state = compression_state(model)
-    masks: dict[str, Tensor] = state.pop("masks")
-    (folder / MANIFEST).write_text(json.dumps(state, indent=2) + "\n")
+    manifest = {"format": _FORMAT, "edits": manifest_of(model)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    masks = {name: pack_mask(mask) for name, mask in masks_of(model).items()}
     if masks:
         save_file(masks, folder / MASKS)
+
+
+@contextmanager
+def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
+    """Where a configuration alone does not give the sizes: name them in it, and add the code."""
+    if not resizing(manifest_of(model)):
+        yield
+        return
+    shutil.copyfile(str(modeling_compressed.__file__), folder / f"{_CODE}.py")
+    config = model.config
+    config.compressed_sizes = sizes_of(model)
+    name = type(model).__name__
+    config.auto_map = dict.fromkeys(_auto_classes(config, name), f"{_CODE}.{name}")
+    try:
+        yield
+    finally:
+        _forget_description_(config)
+
+
+def _forget_description_(config: "PreTrainedConfig") -> None:
+    """It is true of the folder only: edits would make it stale."""
+    for field in ("compressed_sizes", "auto_map"):
+        vars(config).pop(field, None)
+
+
+def _auto_classes(config: "PreTrainedConfig", name: str) -> list[str]:
+    """Those of transformers' classes, such as ``AutoModelForMaskedLM``, that give the class."""
+    import transformers
+
+    autos = [auto for auto in dir(transformers) if auto.startswith("AutoModel")]
+    mappings = {auto: getattr(transformers, auto)._model_mapping for auto in autos}
+    return [
+        auto
+        for auto, mapping in mappings.items()
+        if getattr(mapping.get(type(config), None), "__name__", None) == name
+    ]
 
 
 def _umask() -> int:
@@ -151,14 +212,26 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
         architecture = getattr(transformers, name, None)
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
+        if hasattr(known, "compressed_sizes"):
+            architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)
+        _forget_description_(model.config)
         if (folder / MANIFEST).is_file():
             state = json.loads((folder / MANIFEST).read_text())
+            _require_format(state)
             masks = load_file(folder / MASKS) if (folder / MASKS).is_file() else {}
-            restore_compression_(model, {**state, "masks": masks})
+            _restore_edits_(model, state["edits"], masks)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise InputError(f"{folder} cannot be loaded, a file in it is damaged: {error}") from error
     return model

@@ -1,41 +1,66 @@
-"""Where the blocks of a Hugging Face transformer are, and which linear layers they hold.
+"""Where the blocks of a Hugging Face transformer are, and what can be taken out of them.
 
-A family is one entry of ``FAMILIES``: module names, nothing else.
+A family is one entry of ``FAMILIES``: names of modules and attributes, nothing else.
 """
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.linear import linear_at, outputs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+UnitKind = Literal["heads", "neurons"]
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Linear layers of a block between which its heads, or its neurons, lie.
+
+    The outputs of each of ``inputs`` and the inputs of ``output`` belong to the units in order,
+    the same number to each. Outputs come in ``parts`` that are laid out so one after another: a
+    fused query, key and value has three. The last of ``inputs`` computes the values.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    parts: int = 1
+
 
 @dataclass(frozen=True)
 class Family:
-    """Module names of one architecture: ``blocks`` inside its base model, ``linear`` in a block.
+    """Names in one architecture: ``blocks`` inside its base model, the others inside a block.
 
-    A ``*`` in ``blocks`` stands for one index.
+    A ``*`` in ``blocks`` stands for one index. ``attention`` is the module that has the attribute
+    ``head_size`` and keeps ``counts``, by attribute: the number of query ``heads``, or their
+    ``width`` together. ``shared``: the layers of the model are one block, used again and again.
     """
 
     blocks: str
-    linear: tuple[str, ...]
+    heads: Projections
+    neurons: Projections
+    attention: str
+    head_size: str
+    counts: Mapping[str, Literal["heads", "width"]] = field(default_factory=dict)
+    shared: bool = False
 
 
 _BERT = Family(
     blocks="encoder.layer.*",
-    linear=(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
+    heads=Projections(
+        inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+        output="attention.output.dense",
     ),
+    neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
+    attention="attention.self",
+    head_size="attention_head_size",
+    counts={"num_attention_heads": "heads", "all_head_size": "width"},
 )
 
 FAMILIES = {
@@ -44,43 +69,63 @@ FAMILIES = {
     "electra": _BERT,
     "distilbert": Family(
         blocks="transformer.layer.*",
-        linear=(
-            "attention.q_lin",
-            "attention.k_lin",
-            "attention.v_lin",
-            "attention.out_lin",
-            "ffn.lin1",
-            "ffn.lin2",
+        heads=Projections(
+            inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            output="attention.out_lin",
         ),
+        neurons=Projections(inputs=("ffn.lin1",), output="ffn.lin2"),
+        attention="attention",
+        head_size="attention_head_size",
+        counts={"n_heads": "heads"},
     ),
     "albert": Family(
         blocks="encoder.albert_layer_groups.*.albert_layers.*",
-        linear=(
-            "attention.query",
-            "attention.key",
-            "attention.value",
-            "attention.dense",
-            "ffn",
-            "ffn_output",
+        heads=Projections(
+            inputs=("attention.query", "attention.key", "attention.value"),
+            output="attention.dense",
         ),
+        neurons=Projections(inputs=("ffn",), output="ffn_output"),
+        attention="attention",
+        head_size="attention_head_size",
+        counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        shared=True,
     ),
     "gpt2": Family(
         blocks="h.*",
-        linear=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+        heads=Projections(inputs=("attn.c_attn",), output="attn.c_proj", parts=3),
+        neurons=Projections(inputs=("mlp.c_fc",), output="mlp.c_proj"),
+        attention="attn",
+        head_size="head_dim",
+        counts={"num_heads": "heads", "split_size": "width"},
     ),
+    # A head is a key-value head here, with all the query heads that share it.
     "llama": Family(
         blocks="layers.*",
-        linear=(
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
+        heads=Projections(
+            inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output="self_attn.o_proj",
         ),
+        neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
+        attention="self_attn",
+        head_size="head_dim",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Units:
+    """The heads, or the feed-forward neurons, of one block, as they are now.
+
+    Names of linear layers are relative to the model; the meaning of ``inputs``, ``output`` and
+    ``parts`` is that of :class:`Projections`.
+    """
+
+    kind: UnitKind
+    layer: int
+    inputs: tuple[str, ...]
+    output: str
+    parts: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +140,12 @@ class Structure:
 
     def linear_names(self) -> list[str]:
         """Names of the linear layers (``nn.Linear`` or ``Conv1D``) inside the blocks."""
-        return [f"{block}.{name}" for block in self.blocks for name in FAMILIES[self.family].linear]
+        entry = FAMILIES[self.family]
+        names = [
+            *(*entry.heads.inputs, entry.heads.output),
+            *(*entry.neurons.inputs, entry.neurons.output),
+        ]
+        return [f"{block}.{name}" for block in self.blocks for name in names]
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -115,6 +165,35 @@ def structure_of(model: nn.Module) -> Structure:
         r"(.+\.)?" + FAMILIES[family].blocks.replace(".", r"\.").replace("*", r"\d+")
     )
     return Structure(family, [name for name, _ in model.named_modules() if pattern.fullmatch(name)])
+
+
+def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:
+    """The heads or the neurons of every block of a Hugging Face transformer, first to last.
+
+    In a model with grouped-query attention a head is a key-value head with its query heads.
+
+    Raises:
+        InputError: the model is of no known family.
+    """
+    structure = structure_of(model)
+    entry = FAMILIES[structure.family]
+    projections = entry.heads if kind == "heads" else entry.neurons
+    found = []
+    for layer, block in enumerate(structure.blocks):
+        rows = outputs_of(linear_at(model, f"{block}.{projections.inputs[-1]}"))
+        attention = model.get_submodule(f"{block}.{entry.attention}")
+        size = int(getattr(attention, entry.head_size)) if kind == "heads" else 1
+        found.append(
+            Units(
+                kind=kind,
+                layer=layer,
+                inputs=tuple(f"{block}.{name}" for name in projections.inputs),
+                output=f"{block}.{projections.output}",
+                parts=projections.parts,
+                count=rows // projections.parts // size,
+            )
+        )
+    return found
 
 
 def transformer_in(module: nn.Module) -> "PreTrainedModel | None":

@@ -254,14 +254,14 @@ class FineTuningModule(L.LightningModule):
         checkpoint["seed"] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Replay the manifest, before the weights arrive.
+        """Give the model the checkpoint's shapes, before the weights arrive.
 
         Raises:
             InputError: the checkpoint is of another model.
         """
         self._seed = checkpoint["seed"]
-        self._check_weights(checkpoint["state_dict"])
         restore_compression_(self.model, checkpoint["compression"])
+        self._check_weights(checkpoint["state_dict"])
 
     def _check_weights(self, state: Mapping[str, Tensor]) -> None:
         own = {name: value.shape for name, value in self.state_dict().items()}

@@ -1,0 +1,297 @@
+"""The edits that make a transformer smaller: heads, neurons and layers leave it for good.
+
+An edit is checked whole before anything is touched: one that is refused leaves the model as it was.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.linear import inputs_of, linear_at, output_dim, outputs_of
+from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
+from lightning_compress.models.masks import masks_of, set_masks_
+from lightning_compress.models.slicing import Cut, cut_, forget_
+from lightning_compress.models.structure import (
+    FAMILIES,
+    Family,
+    UnitKind,
+    Units,
+    structure_of,
+    units_of,
+)
+
+HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
+
+
+def remove_heads_(
+    model: nn.Module,
+    heads: Mapping[int, Sequence[int]],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = HEADS_EDIT,
+) -> None:
+    """Remove attention heads from a Hugging Face transformer, in place.
+
+    With grouped-query attention a head is a key-value head and takes its query heads with it; in
+    ALBERT, whose layers are one block, it leaves all layers.
+
+    Args:
+        model: a transformer of a known family.
+        heads: which heads go, counted from 0 among those there are, by layer.
+        optimizers: that train the model; their moments are cut alike.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown, a layer or a head is not there or given twice, or a
+            layer would be left without heads. The model is then unchanged.
+    """
+    _remove_units_(model, "heads", heads, optimizers, HEADS_EDIT, technique)
+
+
+def remove_neurons_(
+    model: nn.Module,
+    neurons: Mapping[int, Sequence[int]],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = NEURONS_EDIT,
+) -> None:
+    """Remove neurons of the feed-forward layers of a Hugging Face transformer, in place.
+
+    Args:
+        model: a transformer of a known family.
+        neurons: which neurons go, counted from 0 among those there are, by layer.
+        optimizers: that train the model; their moments are cut alike.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown, a layer or a neuron is not there or given twice, or a
+            layer would be left without neurons. The model is then unchanged.
+    """
+    _remove_units_(model, "neurons", neurons, optimizers, NEURONS_EDIT, technique)
+
+
+def remove_layers_(
+    model: nn.Module,
+    layers: Sequence[int],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = LAYERS_EDIT,
+) -> None:
+    """Remove whole layers (blocks) of a Hugging Face transformer, in place.
+
+    Args:
+        model: a transformer of a known family.
+        layers: which layers go, counted from 0 among those there are.
+        optimizers: that train the model; they forget the parameters that go.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown or shares one block among its layers, a layer is not
+            there or given twice, or none would be left. The model is then unchanged.
+    """
+    structure, what = structure_of(model), type(model).__name__
+    if FAMILIES[structure.family].shared:
+        raise InputError(
+            f"no layer can be removed from {what}: its layers are one block, used again and again; "
+            "set config.num_hidden_layers to use it fewer times"
+        )
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        raise InputError(
+            f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
+            "each layer depend on its position"
+        )
+    gone = _in_order(layers, len(structure.blocks), what, "layer")
+    _require_rest(gone, len(structure.blocks), what, "layers")
+    if not gone:
+        return
+    kept = [layer for layer in range(len(structure.blocks)) if layer not in gone]
+    for optimizer in optimizers:
+        for layer in gone:
+            forget_(optimizer, model.get_submodule(structure.blocks[layer]).parameters())
+    names = {structure.blocks[old]: structure.blocks[new] for new, old in enumerate(kept)}
+    masks = _renamed(masks_of(model), names, structure.blocks)
+    _keep_blocks_(model, kept)
+    if masks_of(model):
+        set_masks_(model, masks)
+    _record_(model, {"edit": LAYERS_EDIT, "technique": technique, "layers": gone})
+
+
+def resizing(edits: Iterable[Edit]) -> bool:
+    """Whether edits give layers sizes that the configuration cannot express: units were removed."""
+    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT) for edit in edits)
+
+
+def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Sizes of the blocks' linear layers and attention; empty if the family is unknown.
+
+    Attributes of modules by the name of the module, as ``modeling_compressed.resize_`` takes them.
+    """
+    if _family(model) is None:
+        return {}
+    structure = structure_of(model)
+    entry = FAMILIES[structure.family]
+    names = [
+        *structure.linear_names(),
+        *(f"{block}.{entry.attention}" for block in structure.blocks if entry.counts),
+    ]
+    attributes = ("in_features", "out_features", "nx", "nf", *entry.counts)
+    modules = {name: model.get_submodule(name) for name in names}
+    return {
+        name: {a: getattr(module, a) for a in attributes if a in vars(module)}
+        for name, module in modules.items()
+    }
+
+
+def set_layer_count_(model: nn.Module, count: int) -> None:
+    """Give the model that many layers: the first ones, and copies of the last if it has fewer.
+
+    For a model that is about to get other weights.
+    """
+    there = len(structure_of(model).blocks)
+    if there != count:
+        _keep_blocks_(model, [min(layer, there - 1) for layer in range(count)])
+
+
+def layer_count(model: nn.Module) -> int | None:
+    """How many layers the model has; None where they share one block, or the family is unknown."""
+    family = _family(model)
+    if family is None or family.shared:
+        return None
+    return len(structure_of(model).blocks)
+
+
+def _family(model: nn.Module) -> Family | None:
+    return FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
+
+
+def _remove_units_(
+    model: nn.Module,
+    kind: UnitKind,
+    removed: Mapping[int, Sequence[int]],
+    optimizers: Iterable[Optimizer],
+    edit: str,
+    technique: str,
+) -> None:
+    units, what = units_of(model, kind), type(model).__name__
+    gone = {}
+    for layer in _in_order(list(removed), len(units), what, "layer"):
+        where, count = f"layer {layer} of {what}", units[layer].count
+        gone[layer] = _in_order(removed[layer], count, where, kind[:-1])
+        _require_rest(gone[layer], count, where, kind)
+    gone = {layer: positions for layer, positions in gone.items() if positions}
+    if not gone:
+        return
+    cuts = [cut for layer in gone for cut in _cuts(model, units[layer], gone[layer])]
+    cut_(model, cuts, optimizers)
+    for layer in gone:
+        _count_again_(model, units[layer])
+    _record_(
+        model,
+        {"edit": edit, "technique": technique, "layers": {str(k): v for k, v in gone.items()}},
+    )
+
+
+def positions_of(units: Sequence[int] | Tensor, size: int, parts: int, count: int) -> Tensor:
+    """Positions of some units along a dimension of ``size`` that holds ``count`` in order.
+
+    The dimension may hold several ``parts`` one after another, each of which all units share.
+    """
+    width = size // parts // count
+    chosen = torch.as_tensor(units, dtype=torch.int64)
+    within = (chosen[:, None] * width + torch.arange(width)).flatten()
+    return (torch.arange(parts)[:, None] * (size // parts) + within).flatten()
+
+
+def _cuts(model: nn.Module, units: Units, gone: Sequence[int]) -> list[Cut]:
+    kept = [unit for unit in range(units.count) if unit not in set(gone)]
+    cuts = []
+    for name in units.inputs:
+        module = linear_at(model, name)
+        rows = positions_of(kept, outputs_of(module), units.parts, units.count)
+        cuts.append(Cut(f"{name}.weight", output_dim(module), rows))
+        if module.bias is not None:
+            cuts.append(Cut(f"{name}.bias", 0, rows))
+    module = linear_at(model, units.output)
+    columns = positions_of(kept, inputs_of(module), 1, units.count)
+    cuts.append(Cut(f"{units.output}.weight", 1 - output_dim(module), columns))
+    return cuts
+
+
+def _count_again_(model: nn.Module, units: Units) -> None:
+    """Bring the numbers that modules keep of their own sizes up to date."""
+    for name in (*units.inputs, units.output):
+        module = linear_at(model, name)
+        sizes = {"in_features": inputs_of(module), "out_features": outputs_of(module)}
+        if not isinstance(module, nn.Linear):
+            sizes = {"nx": sizes["in_features"], "nf": sizes["out_features"]}
+        for attribute, size in sizes.items():
+            setattr(module, attribute, size)
+    if units.kind == "neurons":
+        return
+    structure = structure_of(model)
+    entry = FAMILIES[structure.family]
+    attention = model.get_submodule(f"{structure.blocks[units.layer]}.{entry.attention}")
+    width = outputs_of(linear_at(model, units.inputs[0])) // units.parts
+    sizes = {"width": width, "heads": width // int(getattr(attention, entry.head_size))}
+    for attribute, what in entry.counts.items():
+        setattr(attention, attribute, sizes[what])
+
+
+def _keep_blocks_(model: nn.Module, kept: Sequence[int]) -> None:
+    """Let the model consist of these of its blocks; one that is named again is copied."""
+    config: Any = model.config
+    old = structure_of(model).blocks
+    blocks = nn.ModuleList()
+    for index, layer in enumerate(kept):
+        block = model.get_submodule(old[layer])
+        blocks.append(copy.deepcopy(block) if layer in kept[:index] else block)
+        for module in blocks[index].modules():
+            if "layer_idx" in vars(module):
+                setattr(module, "layer_idx", index)  # noqa: B010  # mypy knows no such attribute
+    owner, _, leaf = old[0].rpartition(".")[0].rpartition(".")
+    setattr(model.get_submodule(owner), leaf, blocks)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [config.layer_types[layer] for layer in kept]
+    config.num_hidden_layers = len(kept)
+
+
+def _renamed(
+    masks: Mapping[str, Tensor], new_names: Mapping[str, str], blocks: Sequence[str]
+) -> dict[str, Tensor]:
+    """Masks by the names that their parameters have once blocks are gone, without those gone."""
+    renamed = {}
+    for name, mask in masks.items():
+        block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+        if block is None:
+            renamed[name] = mask
+        elif block in new_names:
+            renamed[new_names[block] + name.removeprefix(block)] = mask
+    return renamed
+
+
+def _in_order(indices: Sequence[int], count: int, where: str, what: str) -> list[int]:
+    """The indices, ascending; all must be there, and given once."""
+    wrong = [index for index in indices if not 0 <= index < count]
+    if wrong:
+        raise InputError(
+            f"{where} has no {what} {wrong[0]}: they are counted from 0 to {count - 1}"
+        )
+    ordered = sorted(set(indices))
+    if len(ordered) < len(indices):
+        twice = next(index for index in ordered if list(indices).count(index) > 1)
+        raise InputError(f"{what} {twice} of {where} is given twice")
+    return ordered
+
+
+def _require_rest(gone: Sequence[int], count: int, where: str, what: str) -> None:
+    if len(gone) == count:
+        raise InputError(f"{where} would lose all its {count} {what}: keep at least one")
+
+
+def _record_(model: nn.Module, edit: Edit) -> None:
+    set_manifest_(model, [*manifest_of(model), edit])
