@@ -9,11 +9,11 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
+from lightning_compress.conventions import ProblemType
 from lightning_compress.data.batching import LengthBucketedBatches
 from lightning_compress.data.carving import carve_validation
 from lightning_compress.data.checking import check_columns, check_length, check_options
 from lightning_compress.data.collation import AddTargets, Padding, Sequences, TokenBatches
-from lightning_compress.data.labels import ProblemType
 from lightning_compress.data.loading import ResumableLoader
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sources import Source, find_sources

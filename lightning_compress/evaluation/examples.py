@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_compress.conventions import IGNORED
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.task import IGNORED
 
 Batch = dict[str, Tensor]
 T = TypeVar("T")

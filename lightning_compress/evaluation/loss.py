@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.evaluation.task import IGNORED, ProblemType, Task, next_token_labels
+from lightning_compress.conventions import IGNORED, ProblemType
+from lightning_compress.evaluation.task import Task, next_token_labels
 
 
 def task_loss(

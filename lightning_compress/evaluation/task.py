@@ -5,13 +5,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_compress.conventions import IGNORED, ProblemType
 from lightning_compress.errors import InputError
 
-Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+__all__ = ["ProblemType", "Task", "next_token_labels", "problem_type_of", "task_of"]
 
-IGNORED = -100
-"""The label of a token that nobody is asked to predict."""
+Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
 
 
 def task_of(model: nn.Module) -> Task:
