@@ -18,22 +18,9 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
+from lightning_compress.conventions import IGNORED, ProblemType
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.task import (
-    IGNORED,
-    ProblemType,
-    Task,
-    next_token_labels,
-    task_of,
-)
-
-__all__ = [
-    "Perplexity",
-    "metrics_for",
-    "predictions_and_targets",
-    "primary_metric",
-    "task_of",
-]
+from lightning_compress.evaluation.task import Task, next_token_labels
 
 
 class Perplexity(Metric):
@@ -65,6 +52,20 @@ class Perplexity(Metric):
     def compute(self) -> Tensor:
         """Return the perplexity over all batches; nan when there was nothing to predict."""
         return torch.exp(self.total / self.count)
+
+
+class MatthewsCorrCoef(BinaryMatthewsCorrCoef):
+    """Of two classes; zero where only one of them is predicted or asked for, as in scikit-learn.
+
+    torchmetrics' own class returns the limit of another term there, some hundredths off zero.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the coefficient over all batches, in [-1, 1]."""
+        counts = self.confmat
+        if bool((counts.sum(0) == 0).any() | (counts.sum(1) == 0).any()):
+            return torch.zeros((), device=counts.device)
+        return super().compute()
 
 
 def primary_metric(
@@ -122,9 +123,7 @@ def metrics_for(
         )
     accuracy = MulticlassAccuracy(num_labels, average="micro")
     f1: Metric = MulticlassF1Score(num_labels) if num_labels != 2 else BinaryF1Score()
-    mcc: Metric = (
-        MulticlassMatthewsCorrCoef(num_labels) if num_labels != 2 else BinaryMatthewsCorrCoef()
-    )
+    mcc: Metric = MulticlassMatthewsCorrCoef(num_labels) if num_labels != 2 else MatthewsCorrCoef()
     return MetricCollection({"accuracy": accuracy, "f1": f1, "mcc": mcc})
 
 

@@ -10,13 +10,14 @@ from scipy import stats  # type: ignore[import-untyped]
 from sklearn import metrics as reference
 from torch import Tensor
 
+from lightning_compress.conventions import ProblemType
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.metrics import (
     metrics_for,
     predictions_and_targets,
     primary_metric,
 )
-from lightning_compress.evaluation.task import ProblemType, Task
+from lightning_compress.evaluation.task import Task
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,17 @@ def test_single_label_agrees_with_scikit_learn(classes: int) -> None:
         },
         abs=1e-6,
     )
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("always", [0, 1])
+def test_a_constant_answer_correlates_with_nothing(classes: int, always: int) -> None:
+    labels = torch.arange(90) % classes
+    logits = torch.nn.functional.one_hot(torch.full((90,), always), classes).float()
+    found = computed(
+        "sequence-classification", "single_label_classification", classes, logits, labels
+    )
+    assert found["mcc"] == reference.matthews_corrcoef(labels, logits.argmax(-1)) == 0
 
 
 def test_multi_label_agrees_with_scikit_learn() -> None:
