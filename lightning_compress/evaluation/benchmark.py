@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lightning_compress.evaluation.examples import Batch, Example
+from lightning_compress.evaluation.fitting import check_examples
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.latency import interleaved_times, latency_of, throughput_of
@@ -69,7 +70,12 @@ def benchmark(
 
     Returns:
         The report, its rows in the order dense, compressed for each device, runtime, precision.
+
+    Raises:
+        InputError: an example does not fit a model.
     """
+    for label, model in models.items():
+        check_examples(label, model, examples)
     settings = settings or Settings()
     pad = next(iter(models.values())).config.pad_token_id
     work = workload_of(

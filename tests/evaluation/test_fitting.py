@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.examples import Example
+from lightning_compress.evaluation.fitting import check_examples, most_tokens
+
+
+def example(tokens=(5, 6), label=1):
+    return Example({"input_ids": torch.tensor(tokens)}, torch.tensor(label), None)
+
+
+@pytest.mark.parametrize(
+    ("misfit", "message"),
+    [
+        (example(tokens=(5, 100)), r"token 100 and the dense model knows 100: .*data\.tokenizer"),
+        (example(tokens=[5] * 65), r"65 tokens .* at most 64: lower data\.max_length"),
+        (example(label=2), r"label 2, counted from 0, .* knows 2 labels"),
+    ],
+)
+def test_what_does_not_fit_is_named(tiny_bert, misfit, message):
+    with pytest.raises(InputError, match=message):
+        benchmark({"dense": tiny_bert}, [example(), misfit], run_name="", task_name="")
+
+
+def test_the_most_that_a_model_takes_fits(tiny_model):
+    for family, limit in (("bert", 64), ("roberta", 65), ("gpt2", 64)):
+        model = tiny_model(family)
+        assert most_tokens(model.config) == limit
+        check_examples("dense", model, [example(tokens=[99] * limit), example(label=0)])
+    check_examples("dense", tiny_model("bert", num_labels=1), [example(label=4)])  # a number
+    several = example(label=[1.0, 0.0])
+    many = tiny_model("bert", problem_type="multi_label_classification")
+    check_examples("dense", many, [several])
