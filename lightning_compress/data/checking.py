@@ -74,9 +74,14 @@ def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -
         wanted: column names, and the option that names each.
 
     Raises:
-        InputError: a column is missing.
+        InputError: a column is missing, or all are.
     """
     present = source.columns()
+    if not present:
+        raise InputError(
+            f"{source.name}: no column, it is empty or its files have none in common: data.path "
+            "needs files with rows in them"
+        )
     for column, option in wanted.items():
         if column not in present:
             raise InputError(

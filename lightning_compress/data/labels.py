@@ -1,17 +1,16 @@
 """What the labels mean: which problem they pose and which number stands for which label."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_compress.conventions import ProblemType
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,8 @@ def label_scheme(
     import pyarrow as pa
     from pyarrow import compute
 
+    if not len(labels):
+        raise InputError(f"{where} has no rows: data.path needs a file with rows in it")
     _refuse_missing(labels, where)
     if pa.types.is_floating(labels.type):
         return LabelScheme("regression", (), None)

@@ -64,6 +64,8 @@ def test_lists_make_a_multi_label_problem() -> None:
 
 
 def test_mistakes() -> None:
+    with pytest.raises(InputError, match=r"rows has no rows: data\.path"):
+        label_scheme(column([]), None, "rows")
     with pytest.raises(InputError, match="one and the same label, 1"):
         label_scheme(column([1, 1]), None, "rows")
     with pytest.raises(InputError, match="2 of 3 rows have no label, the first of them row 2"):

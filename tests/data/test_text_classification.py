@@ -197,6 +197,27 @@ def test_mistakes_found_before_training(
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, r"data\.path: there is no file or folder .*none\.csv"),
+        ("empty.csv", "", r"empty\.csv is empty: data\.path"),
+        ("head.csv", "text,label\n", r"head\.csv has no rows: data\.path"),
+        ("empty.jsonl", "", r"empty\.jsonl: no column, it is empty .*data\.path"),
+        ("blank.jsonl", "\n\n", r"blank\.jsonl: no column"),
+        ("one.csv", "text,label\na,1\nb,1\n", r"one\.csv: .*same label, 1.*data\.label"),
+        ("null.csv", "text,label\na,1\n,0\n", r"null\.csv: row 2 has no text in column text"),
+    ],
+)
+def test_bad_training_files_are_named(
+    classification: Build, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        classification(path=str(tmp_path / name)).setup("fit")
+
+
+@pytest.mark.parametrize(
     ("validation", "message"),
     [
         ((["a"], ["z"]), "'z', and training knows only 'x', 'y'"),
