@@ -18,7 +18,8 @@ def markdown(report: Report) -> str:
     """The whole report as Markdown."""
     run, task = report.run, report.task
     host = run.host
-    machine = f"{host.cpu}, {host.threads} threads, {_bytes(host.memory_bytes)}"
+    threads = f"{host.threads} thread{'s' if host.threads > 1 else ''}"
+    machine = f"{host.cpu}, {threads}, {_bytes(host.memory_bytes)}"
     used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     facts = [
         f"Task: {task.name}, {task.split} split, {task.examples:,} examples of "
