@@ -24,7 +24,13 @@ from lightning_compress.models import modeling_compressed
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
 from lightning_compress.models.modeling_compressed import resize_
-from lightning_compress.models.surgery import layer_count, resizing, set_layer_count_, sizes_of
+from lightning_compress.models.surgery import (
+    layer_count,
+    reshaping,
+    resizing,
+    set_layer_count_,
+    sizes_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -58,13 +64,14 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
         InputError: the state was written by a newer version, or belongs to another model.
     """
     _require_format(state)
-    try:
-        if state["layers"] is not None:
-            set_layer_count_(model, state["layers"])
-        if resizing([*state["edits"], *manifest_of(model)]):
+    # Otherwise a model of another shape is another model.
+    if reshaping([*state["edits"], *manifest_of(model)]):
+        try:
+            if state["layers"] is not None:
+                set_layer_count_(model, state["layers"])
             resize_(model, state["sizes"])
-    except AttributeError as error:
-        raise InputError(f"the manifest belongs to another model: {error}") from error
+        except AttributeError as error:
+            raise InputError(f"the manifest belongs to another model: {error}") from error
     _restore_edits_(model, state["edits"], state["masks"])
 
 

@@ -126,6 +126,11 @@ def resizing(edits: Iterable[Edit]) -> bool:
     return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT) for edit in edits)
 
 
+def reshaping(edits: Iterable[Edit]) -> bool:
+    """Whether edits change the model's shape at all."""
+    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT) for edit in edits)
+
+
 def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
     """Sizes of the blocks' linear layers and attention; empty if the family is unknown.
 
