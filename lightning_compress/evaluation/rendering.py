@@ -48,11 +48,13 @@ def markdown(report: Report) -> str:
 def show_report(report: Report, folder: Path) -> None:
     """Show the main figures on the terminal, and the folder where the rest has been written."""
     from rich import get_console
+    from rich.console import Console
 
     # The console that Lightning's progress bar draws on, so that the two do not mix.
     console = get_console()
-    # A log file has no width; the table needs some.
-    console.print(rich_table(report), width=None if console.is_terminal else 110)
+    if not console.is_terminal:
+        console = Console(width=110)  # a log file has no width; the table needs some
+    console.print(rich_table(report))
     console.print(f"Report: {folder / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -71,6 +73,8 @@ def rich_table(report: Report) -> "Table":
         caption="\n".join(_notes(report)),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
     )
     columns: dict[str, list[str]] = {
         "model": [row.model for row in rows],
@@ -81,7 +85,7 @@ def rich_table(report: Report) -> "Table":
         "nonzero": [_count(row.nonzero_parameters) for row in rows],
         "disk MB": [_megabytes(row.size_bytes) for row in rows],
         "p50 ms": [_latency(row)[0] for row in rows],
-        "per s": [_throughput(row)[0] for row in rows],
+        "per s": [_rate(row) for row in rows],
         "speed": [_times(row.speedup) for row in rows],
     }
     told = {
@@ -160,6 +164,14 @@ def _key(row: Row) -> tuple[str, str, str, str]:
 def _score(report: Report, row: Row, digits: int = 4) -> str:
     value, error = row.metrics.get(report.task.metric), report.standard_error(row)
     return _number(value, digits) + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _rate(row: Row) -> str:
+    """The rate in as many digits as its spread leaves any sense."""
+    if row.throughput is None:
+        return _UNKNOWN
+    rate = row.throughput.samples_per_second
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lightning_compress.evaluation.host import Host
 from lightning_compress.evaluation.latency import Latency, Throughput
@@ -126,6 +127,21 @@ def test_markdown_and_table_show_every_row_its_error_and_its_notes() -> None:
     table = rich_table(full)
     assert table.row_count == 3
     assert table.caption == f"{MASKS_ONLY}\ntorch.compile failed: no compiler"
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    dense = row("dense", nonzero_parameters=110_000_000, throughput=Throughput(32, 24131.8, 0.02))
+    rows = [dense, row("compressed", "compile", throughput=Throughput(32, 32.84, 0.02))]
+    full = report(*rows)
+    full.relate()
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(rich_table(full))
+    lines = [line.split() for line in printed.get().splitlines()]
+    for title, rate in (("dense", "24,132"), ("compressed", "32.8")):
+        (line,) = (line for line in lines if line[:1] == [title])
+        assert {"0.800", "±", "0.020", rate} < set(line)
+    assert max(map(len, printed.get().splitlines())) <= 80
 
 
 def test_files_appear_whole_and_the_old_ones_stay_when_writing_fails(tmp_path: Path) -> None:
