@@ -34,7 +34,9 @@ class RunSafety(L.Callback):
         self._handler: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the run's folder takes what the run will write."""
+        """Check that the run's folder takes what the run will write; a dev run writes nothing."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+            return
         folder = run_folder(trainer)
         check_writable(folder)
         needed = _FILES * _BYTES_A_PARAMETER * sum(p.numel() for p in pl_module.parameters())
@@ -73,17 +75,8 @@ class RunSafety(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Leave a checkpoint and say how to go on from it."""
-        if not self._training:
-            return
-        path = run_folder(trainer) / "checkpoints" / CHECKPOINT
-        trainer.save_checkpoint(path)
-        config = path.parent.parent / "config.yaml"
-        command = (
-            f"lightning-compress fit --config {config} --ckpt_path {path}"
-            if config.is_file()
-            else f"trainer.fit(model, data, ckpt_path={str(path)!r})"
-        )
-        rank_zero_info(f"Stopped at step {trainer.global_step}. Resume with:\n  {command}")
+        if self._training and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _leave_checkpoint(trainer)
         self._release()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,6 +88,18 @@ class RunSafety(L.Callback):
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
+
+
+def _leave_checkpoint(trainer: L.Trainer) -> None:
+    path = run_folder(trainer) / "checkpoints" / CHECKPOINT
+    trainer.save_checkpoint(path)
+    config = path.parent.parent / "config.yaml"
+    command = (
+        f"lightning-compress fit --config {config} --ckpt_path {path}"
+        if config.is_file()
+        else f"trainer.fit(model, data, ckpt_path={str(path)!r})"
+    )
+    rank_zero_info(f"Stopped at step {trainer.global_step}. Resume with:\n  {command}")
 
 
 def check_writable(folder: Path) -> None:
