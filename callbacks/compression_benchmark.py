@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import lightning as L
 import torch
@@ -26,7 +26,7 @@ from lightning_compress.models import (
     transformer_in,
 )
 
-from .run_folder import run_folder
+from .run_folder import keeps_dense, run_folder
 from .tensorboard_pages import log_final, log_layout
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class CompressionBenchmark(L.Callback):
             threads=threads,
         )
         self._started: datetime | None = None
+        self._training: Literal["begun", "resumed"] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """See before anything is trained that the baseline is there."""
@@ -93,10 +94,11 @@ class CompressionBenchmark(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay out the page that puts sparsity over the validation metric."""
+        self._training = "begun" if trainer.ckpt_path is None else "resumed"
         model = transformer_in(pl_module)
         if model is not None:
-            metric, _ = primary_metric(task_of(model), problem_type_of(model))
-            log_layout(trainer, f"val_{metric}")
+            metric, better = primary_metric(task_of(model), problem_type_of(model))
+            log_layout(trainer, f"val_{metric}", share=better == "max")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""
@@ -145,12 +147,24 @@ class CompressionBenchmark(L.Callback):
             return {"dense": load_compressed(self.baseline), "compressed": model}
         if not manifest_of(model):
             return {"dense": model}
-        if (folder / "dense").is_dir():
-            return {"dense": load_compressed(folder / "dense"), "compressed": model}
-        rank_zero_info(
-            "There is no dense model to compare with: name the folder of one as baseline."
-        )
-        return {"compressed": model}
+        dense = folder / "dense"
+        if not self._belongs(dense, model):
+            rank_zero_info(
+                "There is no dense model to compare with: name the folder of one as baseline."
+            )
+            return {"compressed": model}
+        return {"dense": load_compressed(dense), "compressed": model}
+
+    def _belongs(self, dense: Path, model: "PreTrainedModel") -> bool:
+        """Whether the dense model in the run's folder is the one that this model came from."""
+        if not dense.is_dir():
+            return False
+        if keeps_dense(dense, model) or self._training == "resumed":
+            return True
+        if self._training == "begun":  # without an edit, so it is from an earlier run
+            return False
+        rank_zero_info(f"Comparing with {dense}, from an earlier run; another one: baseline.")
+        return True
 
 
 def _test_examples(trainer: L.Trainer) -> list[Example]:

@@ -1,6 +1,7 @@
 """What a run leaves in TensorBoard beside its curves."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -9,14 +10,26 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_compress.evaluation.rendering import markdown
 from lightning_compress.evaluation.report import Report
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str)
 
 
-def log_layout(trainer: L.Trainer, metric: str) -> None:
-    """Make a page with one chart of the total sparsity and the validation metric."""
-    chart = ["Multiline", ["^sparsity/total$", f"^{metric}$"]]
+def log_layout(trainer: L.Trainer, metric: str, *, share: bool) -> None:
+    """Make a page with the total sparsity over the validation metric, and that of each layer.
+
+    Args:
+        trainer: of the run; one that compresses nothing gets no page.
+        metric: what is drawn with the sparsity.
+        share: it lies between 0 and 1 like the sparsity, so the two go in one chart.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
+    if not any(hasattr(callback, "target_reached") for callback in callbacks):
+        return
+    total = {"sparsity": ["^sparsity/total$"], metric: [f"^{metric}$"]}
+    together = {f"sparsity and {metric}": [*total["sparsity"], *total[metric]]}
+    charts = {**(together if share else total), "sparsity of each layer": ["^sparsity/(?!total$)"]}
+    page = {"Compression": {title: ["Multiline", tags] for title, tags in charts.items()}}
     for logger in _loggers(trainer):
-        logger.experiment.add_custom_scalars({"Compression": {f"sparsity and {metric}": chart}})
+        logger.experiment.add_custom_scalars(page)
 
 
 def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) -> None:
@@ -27,6 +40,8 @@ def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) 
         **row.metrics,
         "retention": row.retention,
         "speedup": row.speedup,
+        "nonzero_parameters": row.nonzero_parameters,
+        "macs": row.macs,
         "size_bytes": row.size_bytes,
     }
     for logger in _loggers(trainer):
@@ -45,12 +60,15 @@ def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
 
 
 def _hyperparameters(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-    """Options of the module, the data module and this project's callbacks, nested."""
+    """Options of the module, the data module and this project's callbacks, nested.
+
+    Those that were left out are not there: TensorBoard makes a column of each, and shows the first.
+    """
     data = getattr(trainer, "datamodule", None)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
     return {
-        **pl_module.hparams,
-        **({"data": dict(data.hparams)} if data is not None else {}),
+        **_given(pl_module.hparams),
+        **({"data": _given(data.hparams)} if data is not None else {}),
         **{
             type(callback).__name__: _options(callback)
             for callback in callbacks
@@ -60,7 +78,12 @@ def _hyperparameters(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[s
 
 
 def _options(callback: L.Callback) -> dict[str, Any]:
-    """The constructor's arguments that are plain values and kept under their own names."""
+    """What a callback was told: its ``hparams``, or the arguments kept under their own names."""
     names = inspect.signature(type(callback).__init__).parameters
-    options = {name: getattr(callback, name, ...) for name in names if name != "self"}
+    attributes = {name: getattr(callback, name, None) for name in names if name != "self"}
+    options = _given(getattr(callback, "hparams", attributes))
     return {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

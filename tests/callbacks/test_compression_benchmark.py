@@ -1,6 +1,7 @@
 """The benchmark after the test loop, on a LightningModule that is nobody's in particular."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lightning_compress.callbacks import CompressionBenchmark
 from lightning_compress.callbacks.run_folder import keep_dense
+from lightning_compress.callbacks.tensorboard_pages import log_layout
 from lightning_compress.errors import InputError
 from lightning_compress.models import save_compressed, set_masks_
 
@@ -80,6 +82,15 @@ def batches(size: int = 4, count: int = 10) -> DataLoader[Batch]:
     return DataLoader(rows, batch_size=size)  # type: ignore[arg-type]
 
 
+class Compressing(L.Callback):
+    """By its attribute a technique, which does nothing."""
+
+    target_reached = True
+
+    def __init__(self, sparsity: float, scope: str | None = None) -> None:
+        self.hparams = {"sparsity": sparsity, "scope": scope}
+
+
 def trainer_in(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     logger = TensorBoardLogger(folder, name="toy", default_hp_metric=False)
     return L.Trainer(
@@ -93,6 +104,18 @@ def quick(**options: Any) -> CompressionBenchmark:
     return CompressionBenchmark(
         runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, **options
     )
+
+
+def events_in(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "toy/version_0"), {"tensors": 0}).Reload()
+
+
+def charts_in(events: EventAccumulator) -> list[list[str]]:
+    """The tags in each chart of the page."""
+    layout = layout_pb2.Layout.FromString(
+        events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    return [list(chart.multiline.tag) for chart in layout.category[0].chart]
 
 
 def report_in(folder: Path) -> dict[str, Any]:
@@ -128,27 +151,44 @@ def test_fit_prune_test_reports_dense_and_compressed(
 
 
 def test_tensorboard_has_the_report_the_hyperparameters_and_the_page(
-    tiny_bert: PreTrainedModel, tmp_path: Path
+    tiny_bert: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = Theirs(tiny_bert, rate=0.05)
-    trainer = trainer_in(tmp_path, quick(batch_size=2))
+    monkeypatch.setattr(Compressing, "__module__", "lightning_compress.callbacks.some")
+    trainer = trainer_in(tmp_path, Compressing(0.8), quick(batch_size=2))
     trainer.fit(module, batches())
     trainer.test(module, batches())
-    events = EventAccumulator(str(tmp_path / "toy/version_0"), {"tensors": 0}).Reload()
+    events = events_in(tmp_path)
     text = events.Tensors("report/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| dense | eager | cpu | fp32 |" in text
     accuracy = report_in(tmp_path)["rows"][0]["metrics"]["accuracy"]
     assert events.Scalars("final/accuracy")[0].value == pytest.approx(accuracy)
     assert events.Scalars("final/size_bytes")[0].value > 0
-    layout = layout_pb2.Layout.FromString(
-        events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    )
-    (chart,) = layout.category[0].chart
-    assert list(chart.multiline.tag) == ["^sparsity/total$", "^val_accuracy$"]
+    together, layers = charts_in(events)
+    assert together == ["^sparsity/total$", "^val_accuracy$"]
+    (tag,) = layers
+    assert re.match(tag, "sparsity/bert.encoder.layer.0.output.dense")
+    assert not re.match(tag, "sparsity/total")
     start = plugin_data_pb2.HParamsPluginData.FromString(
         events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     ).session_start_info
     assert start.hparams["rate"].number_value == 0.05
+    assert start.hparams["Compressing/sparsity"].number_value == 0.8
+    # A column of nothing for what was left out would hide what was not.
+    assert not {"CompressionBenchmark/baseline", "Compressing/scope"} & set(start.hparams)
+
+
+def test_a_perplexity_is_not_drawn_in_one_chart_with_the_sparsity(tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, Compressing(0.5))
+    log_layout(trainer, "val_perplexity", share=False)
+    trainer.logger.finalize("success")  # type: ignore[union-attr]
+    total, metric, _ = charts_in(events_in(tmp_path))
+    assert (total, metric) == (["^sparsity/total$"], ["^val_perplexity$"])
+
+
+def test_a_run_that_compresses_nothing_gets_no_page(tmp_path: Path) -> None:
+    log_layout(trainer_in(tmp_path), "val_accuracy", share=True)
+    assert not list(tmp_path.rglob("events.*"))
 
 
 def test_without_an_edit_the_model_is_measured_alone(
