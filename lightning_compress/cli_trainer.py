@@ -36,6 +36,7 @@ _NOISE = (
     # Lightning 2.6 on torch 2.13.
     r".*isinstance\(treespec, LeafSpec\).*",
 )
+_CHATTER = ("Tip: ", "Loading `train_dataloader` to estimate")
 
 
 class CompressCLI(LightningCLI):
@@ -59,15 +60,22 @@ class CompressCLI(LightningCLI):
         data, model = self._of_command("data"), self._of_command("model")
         if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
             data.init_args.tokenizer = model.init_args.get("pretrained")
-        logger = self._of_command("trainer").logger
-        if getattr(logger, "init_args", None) is not None:
-            self._place_run(logger.init_args)
+        trainer = self._of_command("trainer")
+        if getattr(trainer.logger, "init_args", None) is not None:
+            self._place_run(trainer.logger.init_args)
+        elif trainer.logger is False and trainer.default_root_dir is None:
+            # Lightning would take the working directory.
+            trainer.default_root_dir = str(Path("logs", self._recipe()))
+
+    def _recipe(self) -> str:
+        """What the run is called after."""
+        recipes = self._of_command("config") or []
+        return Path(str(recipes[0])).stem if recipes else str(self.subcommand)
 
     def _place_run(self, logger: Any) -> None:
         """Name the run after its recipe; a resumed run goes on in the folder it came from."""
         if logger.name is None:
-            recipes = self._of_command("config") or []
-            logger.name = Path(str(recipes[0])).stem if recipes else self.subcommand
+            logger.name = self._recipe()
         run = Path(self._of_command("ckpt_path") or "").parent.parent
         if self.subcommand == "fit" and run.name.startswith("version_"):
             logger.save_dir = str(run.parent.parent)
@@ -91,7 +99,8 @@ class CompressCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """See that the run's folder can be written, before anything goes there."""
-        check_writable(run_folder(self.trainer))
+        if not self._of_command("trainer").fast_dev_run:
+            check_writable(run_folder(self.trainer))
 
     def after_fit(self) -> None:
         """End the run with the test loop on the best checkpoint; the benchmark reports."""
@@ -135,7 +144,7 @@ def run_trainer() -> None:
         InputError: what was given does not work.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip: " not in record.getMessage()
+        lambda record: not record.getMessage().lstrip("💡 ").startswith(_CHATTER)
     )
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)

@@ -225,6 +225,40 @@ def test_a_wrong_option_is_one_clear_line(recipe, run, option, value, named):
     assert "Traceback" not in printed
 
 
+def test_a_loss_that_is_not_a_number_is_one_line_and_the_state_before_it(recipe, run, text_files):
+    options = {"--model.learning_rate": 1e38, "--trainer.gradient_clip_val": "null"}
+    code, printed = run("fit", "--config", recipe, *[part for o in options.items() for part in o])
+    assert code == 2
+    assert re.search(r"error: the loss is \w+ at step 1 .*model\.learning_rate", printed)
+    (path,) = text_files.glob("logs/recipe/version_0/checkpoints/interrupted.ckpt")
+    assert torch.load(path)["global_step"] == 1
+
+
+def test_without_a_logger_the_run_still_has_its_folder(recipe, run, text_files, monkeypatch):
+    monkeypatch.chdir(text_files)
+    before = {path.name for path in text_files.iterdir()}
+    options = ["--trainer.logger", "false", "--trainer.max_steps", "1"]
+    code, printed = run("fit", "--config", recipe, "--trainer.fast_dev_run", "true", *options)
+    assert code == 0, printed
+    assert {path.name for path in text_files.iterdir()} - before <= {"cache"}
+
+
+def test_benchmark_names_a_tokenizer_that_does_not_fit(tiny_model, text_files, run):
+    tiny_model("bert", vocab_size=50).save_pretrained(text_files / "model")
+    options = {
+        "--data.path": text_files,
+        "--data.tokenizer": text_files / "tokenizer",
+        "--data.max_length": 32,
+        "--data.cache_dir": text_files / "cache",
+        "--output": text_files / "out",
+    }
+    pairs = [part for pair in options.items() for part in pair]
+    code, printed = run("benchmark", text_files / "model", *pairs)
+    assert code == 2
+    assert "data.tokenizer" in printed
+    assert "Traceback" not in printed
+
+
 def test_there_is_one_copy_of_the_callbacks():
     code = (
         "import sys; sys.path.insert(0, ''); "
