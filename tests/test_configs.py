@@ -37,11 +37,13 @@ def test_recipes_parse(recipe, monkeypatch):
 
 @pytest.mark.parametrize("overlay", LOCAL, ids=lambda path: path.name)
 def test_local_overlays_parse_with_each_recipe_they_are_for(overlay, monkeypatch):
-    recipes = [recipe for recipe in RECIPES if overlay.stem.split("_")[-1] in recipe.stem]
+    words = overlay.stem.split("_")
+    recipes = [recipe for recipe in RECIPES if all(word in recipe.stem for word in words)]
     assert recipes
     for recipe in recipes:
-        path = parse(monkeypatch, recipe, overlay).data.init_args.path
-        assert path.startswith("../shared")
+        data = parse(monkeypatch, recipe, overlay).data.init_args
+        assert data.path.startswith("../shared")
+        assert data.config is None, "only a dataset on the Hub has one"
 
 
 def test_the_recipes_of_the_first_release_are_there():
