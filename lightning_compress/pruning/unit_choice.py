@@ -1,0 +1,93 @@
+"""Which heads and neurons go, given their scores and how much may stay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.structure import UnitKind, Units
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a layer keeps of one kind of unit: at least ``minimum``, in multiples of ``multiple``.
+
+    A layer whose number is no multiple to begin with is brought to one by the first that go.
+    """
+
+    minimum: int = 1
+    multiple: int = 1
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Units of one layer that go together, after those of the chunks before."""
+
+    price: float  # score lost for each unit of cost saved
+    saved: float
+    units: Units
+    chosen: list[int]
+
+
+def choose_units(
+    units: Sequence[Units],
+    scores: Mapping[str, Tensor],
+    costs: Mapping[UnitKind, float],
+    budget: float,
+    limits: Mapping[UnitKind, Limits],
+) -> dict[UnitKind, dict[int, list[int]]]:
+    """Give up the units with the lowest score for what they cost, until the rest is in the budget.
+
+    Args:
+        units: heads, neurons or both, of all layers.
+        scores: [U] by name of the projection (``Units.output``); higher is more important. Those
+            of heads and neurons have to be comparable if both are given.
+        costs: of one unit of each kind.
+        budget: what all units may cost in the end.
+        limits: for each kind.
+
+    Returns:
+        Units to remove, by layer, of each kind; empty if all is in the budget already.
+
+    Raises:
+        InputError: the limits keep more than the budget allows.
+    """
+    spent = sum(costs[one.kind] * one.count for one in units)
+    chunks = [chunk for one in units for chunk in _chunks(one, scores, costs, limits)]
+    gone: dict[UnitKind, dict[int, list[int]]] = {one.kind: {} for one in units}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.price):
+        # Costs are sums of floats; a budget met up to rounding is met.
+        if spent <= budget * (1 + 1e-9):
+            break
+        spent -= chunk.saved
+        gone[chunk.units.kind].setdefault(chunk.units.layer, []).extend(chunk.chosen)
+    if spent > budget * (1 + 1e-9):
+        total = sum(costs[one.kind] * one.count for one in units)
+        raise InputError(
+            f"the budget cannot be met: what every layer keeps at least costs {spent / total:.1%} "
+            f"of what there is, more than the {budget / total:.1%} asked for; lower the minimum, "
+            "or ask for less"
+        )
+    return gone
+
+
+def _chunks(
+    one: Units,
+    scores: Mapping[str, Tensor],
+    costs: Mapping[UnitKind, float],
+    limits: Mapping[UnitKind, Limits],
+) -> list[_Chunk]:
+    """The units of a layer that may go, cheapest first, in the portions in which they go."""
+    limit = limits[one.kind]
+    values, order = scores[one.output].sort(stable=True)
+    smallest = -(-limit.minimum // limit.multiple) * limit.multiple
+    first = one.count % limit.multiple or limit.multiple
+    ends = [0, *range(first, one.count - smallest + 1, limit.multiple)]
+    chunks: list[_Chunk] = []
+    for start, end in pairwise(ends):
+        saved = costs[one.kind] * (end - start)
+        price = float(values[start:end].sum()) / saved
+        chunks.append(_Chunk(price, saved, one, order[start:end].tolist()))
+    return chunks
