@@ -147,7 +147,7 @@ def test_the_command_printed_after_ctrl_c_resumes_in_the_same_folder(recipe, tex
     found = re.search(r"lightning-compress (fit --config \S+ --ckpt_path \S+)", printed)
     assert found, printed
     state = torch.load(folder / "checkpoints" / "interrupted.ckpt")
-    epochs = state["epoch"] + 1
+    epochs = state["epoch"] + 2  # it may have stopped in the last batch of an epoch
     code, printed = run(*found[1].split(), "--trainer.max_epochs", epochs)
     assert code == 0, printed
     assert (folder / "report.json").is_file()
