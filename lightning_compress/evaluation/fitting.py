@@ -40,10 +40,10 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
         )
     labels = [example.labels for example in examples if example.labels is not None]
     if labels and problem_type_of(model) == "single_label_classification":
-        label, known = max(int(label.max()) for label in labels), model.config.num_labels
-        if label >= known:
+        largest, known = max(int(label) for label in labels), model.config.num_labels
+        if known is not None and largest >= known:
             raise InputError(
-                f"the test split holds label {label}, counted from 0, and the {name} model knows "
+                f"the test split holds label {largest}, counted from 0, and the {name} model knows "
                 f"{known} labels: take data with the model's labels, or another model"
             )
 
