@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 # Batches of a pruning run: long enough to recover, short enough for a CPU.
-BATCHES = {"sst2": 400, "imdb": 40}
+BATCHES = {"sst2": 400, "imdb": 80}
 MEASURE = """
 trainer:
   enable_progress_bar: false

@@ -1,7 +1,19 @@
 """When to compress: one callback a file; ships as ``lightning_compress.callbacks``."""
 
 from .compression_benchmark import CompressionBenchmark
+from .head_pruning import HeadPruning
+from .layer_pruning import LayerPruning
 from .magnitude_pruning import IterativeMagnitudePruning
+from .neuron_pruning import NeuronPruning
 from .run_safety import RunSafety
+from .structured_pruning import StructuredPruning
 
-__all__ = ["CompressionBenchmark", "IterativeMagnitudePruning", "RunSafety"]
+__all__ = [
+    "CompressionBenchmark",
+    "HeadPruning",
+    "IterativeMagnitudePruning",
+    "LayerPruning",
+    "NeuronPruning",
+    "RunSafety",
+    "StructuredPruning",
+]

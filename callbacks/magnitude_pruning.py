@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
@@ -31,7 +32,7 @@ from .selection import restart_selection
 _TECHNIQUE = "magnitude_pruning"
 
 
-class IterativeMagnitudePruning(L.Callback):
+class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     """Prune the smallest weights of any LightningModule step by step while it trains.
 
     A run has three phases: warm-up (dense), pruning (sparsity grows, the masks are updated every
@@ -88,6 +89,8 @@ class IterativeMagnitudePruning(L.Callback):
         pattern: str | None = None,
         rewind: Literal["learning_rate", "weights"] | None = None,
     ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
         self._pattern = NM.parse(pattern) if pattern is not None else None
         self._target = target_sparsity(sparsity, self._pattern)
         self._phases = Phases(schedule, warmup, recovery, interval, unit)
@@ -160,8 +163,8 @@ class IterativeMagnitudePruning(L.Callback):
         if not self.target_reached:
             reached = self._sparsity(pl_module)["total"]
             rank_zero_warn(
-                f"the run ended after {self._step} steps, before the pruning schedule did "
-                f"({self._schedule.end} steps): the sparsity is {reached:.2%} and not "
+                f"the run ended at step {self._step}, before the pruning was done, as it would "
+                f"have been at step {self._schedule.end}: the sparsity is {reached:.2%} and not "
                 f"{self._target:.2%}; let it run on, or shorten warmup and pruning"
             )
 
@@ -221,6 +224,7 @@ class IterativeMagnitudePruning(L.Callback):
             f"{schedule.shape}, steps {schedule.begin} to {schedule.end} of {schedule.run}."
         )
         self._rewinding.remember(trainer, pl_module)
+        self._log_sparsity(trainer, pl_module)  # so that the curve stays flat until here
         self._begun = True
 
     def _update_masks(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

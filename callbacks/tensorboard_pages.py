@@ -28,7 +28,7 @@ def log_layout(trainer: L.Trainer, metric: str, *, share: bool) -> None:
     together = {f"sparsity and {metric}": [*total["sparsity"], *total[metric]]}
     charts = {**(together if share else total), "sparsity of each layer": ["^sparsity/(?!total$)"]}
     page = {"Compression": {title: ["Multiline", tags] for title, tags in charts.items()}}
-    for logger in _loggers(trainer):
+    for logger in tensorboard_loggers(trainer):
         logger.experiment.add_custom_scalars(page)
 
 
@@ -44,7 +44,7 @@ def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) 
         "macs": row.macs,
         "size_bytes": row.size_bytes,
     }
-    for logger in _loggers(trainer):
+    for logger in tensorboard_loggers(trainer):
         logger.experiment.add_text("report", markdown(report), trainer.global_step)
         logger.log_hyperparams(
             _hyperparameters(trainer, pl_module),
@@ -53,7 +53,8 @@ def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) 
         )
 
 
-def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
+def tensorboard_loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    """The run's TensorBoard loggers, on the process that writes."""
     if not trainer.is_global_zero:
         return []
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -49,6 +49,19 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         self.order.start = 0 if self.done is None else self.done()
         yield from super().__iter__()
 
+    def sample(self) -> Iterator[dict[str, Tensor]]:
+        """The batches in the order of evaluation: any number of the first stands for the whole.
+
+        The same for all processes and at all times, and made here, whatever the workers do.
+        """
+        order = LengthBucketedBatches(
+            self.order.lengths,
+            batch_size=self.order.batch_size,
+            seed=self.order.seed,
+            bucketed=self.order.bucketed,
+        )
+        return (self.dataset[request] for request in order)
+
     def state_dict(self) -> dict[str, Any]:
         """Empty: tells Lightning that the loader can resume, which ``done`` then says where.
 

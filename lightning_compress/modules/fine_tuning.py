@@ -259,6 +259,11 @@ class FineTuningModule(L.LightningModule):
         Raises:
             InputError: the checkpoint is of another model.
         """
+        if "compression" not in checkpoint or "seed" not in checkpoint:
+            raise InputError(
+                "the checkpoint is of another module: it was not written by a "
+                f"{type(self).__name__} of this package. Give one that was"
+            )
         self._seed = checkpoint["seed"]
         restore_compression_(self.model, checkpoint["compression"])
         self._check_weights(checkpoint["state_dict"])

@@ -35,6 +35,6 @@ def _multiply_by(gate: Tensor):  # type: ignore[no-untyped-def]  # a hook, for t
         units = said.reshape(*said.shape[:-1], gate.shape[-1], -1)
         # [B, U] to [B, 1, ..., U, 1], to stand beside [B, S, U, W]
         factors = gate.reshape(*gate.shape[:-1], *(1,) * (units.dim() - gate.dim() - 1), -1, 1)
-        return ((units * factors).flatten(-2), *rest)
+        return ((units * factors).flatten(-2).to(said.dtype), *rest)
 
     return hook

@@ -15,10 +15,18 @@ class Limits:
     """What a layer keeps of one kind of unit: at least ``minimum``, in multiples of ``multiple``.
 
     A layer whose number is no multiple to begin with is brought to one by the first that go.
+
+    Raises:
+        InputError: one of them is less than 1.
     """
 
     minimum: int = 1
     multiple: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -89,5 +97,7 @@ def _chunks(
     for start, end in pairwise(ends):
         saved = costs[one.kind] * (end - start)
         price = float(values[start:end].sum()) / saved
+        # Rounding must not let a chunk overtake the one before it.
+        price = max(price, chunks[-1].price) if chunks else price
         chunks.append(_Chunk(price, saved, one, order[start:end].tolist()))
     return chunks

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -134,9 +136,11 @@ def test_a_decoder_without_a_layer_or_a_head_generates_as_without_a_cache(tiny_m
         remove_layers_(model, [1])
         remove_heads_(model, {1: [2]})
         ids = torch.tensor([[5, 6, 7]])
-        options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-        cached = model.generate(ids, use_cache=True, **options)
-        assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
+        generate = functools.partial(
+            model.generate, ids, max_new_tokens=6, do_sample=False,
+            attention_mask=torch.ones_like(ids),
+        )  # fmt: skip
+        assert torch.equal(generate(use_cache=True), generate(use_cache=False))
 
 
 def test_tied_embeddings_stay_tied():

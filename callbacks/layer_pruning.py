@@ -1,0 +1,109 @@
+"""When to remove whole layers."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from lightning_compress.errors import InputError
+from lightning_compress.models import remove_layers_, structure_of
+from lightning_compress.models.surgery import layer_count
+from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
+from lightning_compress.pruning.schedule import Unit
+
+from .agreement import require_agreement
+from .round_pruning import RoundPruning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LayerPruning(RoundPruning):
+    """Remove whole layers from any LightningModule's Hugging Face model while it trains.
+
+    Args:
+        count: how many layers leave.
+        rounds: in how many rounds, evenly spread over the run between warm-up and recovery; with
+            one, all leave right after the warm-up.
+        warmup: length of the dense phase; default: a tenth of the run.
+        recovery: length of the phase at the end without removals; default: three tenths of the
+            run. With one round it is what is left of the run.
+        unit: what these two lengths are given in: ``run`` (fractions of the run), ``epochs``
+            (fractions of one too) or ``steps`` (optimizer steps).
+        score: by which the least important layer goes, and then the next: ``divergence`` (how much
+            the predictions change without it), ``influence`` (how much it turns what passes
+            through), ``last`` or ``random`` (what the others have to beat).
+        calibration_examples: how many training examples a round looks at to score.
+
+    Raises:
+        InputError: an option is out of range, the rounds do not fit into the run, or the module
+            holds no Hugging Face model whose layers can go; all of it before the training starts.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        rounds: int = 1,
+        warmup: float | None = None,
+        recovery: float | None = None,
+        unit: Unit = "run",
+        score: LayerScore = "divergence",
+        calibration_examples: int = 512,
+    ) -> None:
+        super().__init__(
+            rounds=rounds,
+            warmup=warmup,
+            recovery=recovery,
+            unit=unit,
+            calibration_examples=calibration_examples,
+        )
+        self.save_hyperparameters(logger=False)
+        if count < 1:
+            raise InputError(f"count must be at least 1, not {count}")
+        self.count = count
+        self.score = score
+        self._before: int | None = None  # how many layers there were before the first round
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress, and what there was to begin with."""
+        return {**super().state_dict(), "before": self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring progress back."""
+        super().load_state_dict(state_dict)
+        self._before = state_dict["before"]
+
+    def _check(self, model: "PreTrainedModel") -> None:
+        structure_of(model)
+        layers = layer_count(model)
+        if layers is None:
+            raise InputError(
+                f"LayerPruning: the layers of {type(model).__name__} are one block, used again and "
+                "again: set model.config.num_hidden_layers to use it fewer times"
+            )
+        if self._before is None and self.count >= layers:
+            raise InputError(f"count: the model has {layers} layers, and at least one has to stay")
+
+    def _prune(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        calibration: Calibration,
+        progress: float,
+    ) -> None:
+        there = len(structure_of(model).blocks)
+        self._before = self._before or there
+        due = round(self.count * progress) - (self._before - there)
+        gone, _ = choose_layers(model, calibration, due, self.score)
+        digest = hashlib.sha256(repr(gone).encode()).digest()
+        require_agreement(trainer, int.from_bytes(digest[:7], "big"), "which layers to remove")
+        remove_layers_(model, gone, optimizers=trainer.optimizers, technique="layer_pruning")
+
+    def _remaining(self, model: "PreTrainedModel") -> str:
+        return f"{len(structure_of(model).blocks)} of {self._before} layers"
+
+    def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"layers": len(structure_of(model).blocks)}, max(self._step, 0))

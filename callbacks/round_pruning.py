@@ -1,0 +1,188 @@
+"""When to remove parts of a model: in rounds, with training between them and after."""
+
+import os
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.models import transformer_in
+from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.pruning.rounds import round_steps
+from lightning_compress.pruning.schedule import Phases, Unit
+
+from .calibrating import calibration_for
+from .reshaping import follow_reshaping, require_reshapable
+from .run_folder import keep_dense
+from .run_length import run_length, steps_done
+from .selection import restart_selection
+from .shapes import add_shape, follow_checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class RoundPruning(L.Callback, HyperparametersMixin):
+    """Remove parts of the Hugging Face model inside any LightningModule, in rounds.
+
+    The model trains dense during the warm-up; then come the rounds, evenly spread, each of which
+    removes the same amount; the rest of the run is recovery. Optimizer, checkpoints and processes
+    follow the model's shape, and a resumed run goes on bit for bit.
+
+    Args:
+        rounds: in how many rounds; one is right after the warm-up.
+        warmup: length of the dense phase; default: a tenth of the run.
+        recovery: length of the phase at the end without removals; default: three tenths of the
+            run. With one round it is what is left of the run.
+        unit: what the two lengths are given in: ``run`` (fractions of the run), ``epochs``
+            (fractions of one too) or ``steps`` (optimizer steps).
+        calibration_examples: how many training examples a round looks at to score.
+
+    Attributes:
+        target_reached: whether all rounds are done.
+    """
+
+    def __init__(
+        self,
+        *,
+        rounds: int,
+        warmup: float | None,
+        recovery: float | None,
+        unit: Unit,
+        calibration_examples: int,
+    ) -> None:
+        super().__init__()
+        if rounds < 1:
+            raise InputError(f"rounds must be at least 1, not {rounds}")
+        if calibration_examples < 1:
+            raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
+        self._rounds = rounds
+        self._phases = Phases("linear", warmup, recovery, None, unit)
+        self._calibration_examples = calibration_examples
+        self.target_reached = False
+        self._step = -1  # the last step that was dealt with
+        self._done = 0  # rounds
+        self._steps: list[int] = []
+
+    @abstractmethod
+    def _check(self, model: "PreTrainedModel") -> None:
+        """Refuse what cannot be done to this model, before anything is trained."""
+
+    @abstractmethod
+    def _prune(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        calibration: Calibration,
+        progress: float,
+    ) -> None:
+        """Remove parts until ``progress``, a fraction, of all that is to go is gone."""
+
+    @abstractmethod
+    def _remaining(self, model: "PreTrainedModel") -> str:
+        """What is left, in words."""
+
+    @abstractmethod
+    def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+        """Log what is left."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+        if sum(type(callback) is type(self) for callback in callbacks) > 1:
+            raise InputError(f"trainer.callbacks: {type(self).__name__} is given twice; keep one")
+        follow_checkpoints(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done."""
+        require_reshapable(trainer)
+        if not pl_module.automatic_optimization and len(trainer.optimizers) > 1:
+            raise InputError(f"{type(self).__name__} works with one optimizer, not several")
+        self._check(_transformer(pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lay the rounds out over the run."""
+        # Not earlier: to ask for the number of steps sets the training data up, and Lightning
+        # resumes its position in them only if they are set up after the checkpoint is read.
+        run, epoch = run_length(trainer)
+        schedule = self._phases.in_steps(1.0, run, epoch)
+        self._steps = round_steps(schedule.begin, schedule.end, self._rounds)
+        self._log(trainer, _transformer(pl_module))
+        self._advance(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Remove what is due; before checkpoints and validation, which come after this."""
+        self._advance(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so if the run ended too soon."""
+        if not self.target_reached:
+            rank_zero_warn(
+                f"the run ended after {self._step} steps, when {self._done} of {self._rounds} "
+                f"rounds of {type(self).__name__} were done (the last is due at step "
+                f"{self._steps[-1]}): let it run on, or shorten warmup and recovery"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the shape beside the weights."""
+        add_shape(pl_module, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress, as plain data."""
+        return {"step": self._step, "done": self._done, "target_reached": self.target_reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring progress back."""
+        self._step = state_dict["step"]
+        self._done = state_dict["done"]
+        self.target_reached = state_dict["target_reached"]
+
+    def _advance(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do what is due after the current step, once."""
+        step = steps_done(trainer, pl_module)
+        if step == self._step:  # in the middle of accumulation, or resumed
+            return
+        self._step = step
+        due = sum(start <= step for start in self._steps)
+        if due == self._done:
+            return
+        model = _transformer(pl_module)
+        keep_dense(trainer, pl_module)
+        calibration = calibration_for(trainer, model, self._calibration_examples)
+        with evaluating(model), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)) + due)
+            self._prune(trainer, model, calibration, due / self._rounds)
+        follow_reshaping(trainer)
+        self._done = due
+        self._log(trainer, model)
+        rank_zero_info(
+            f"Round {due} of {self._rounds} at step {step}: {self._remaining(model)} remain."
+        )
+        if due == self._rounds:
+            self.target_reached = True
+            if _all_reached(trainer):
+                restart_selection(trainer)
+
+
+def _transformer(pl_module: L.LightningModule) -> "PreTrainedModel":
+    model = transformer_in(pl_module)
+    if model is None:
+        raise InputError(
+            f"{type(pl_module).__name__} holds no Hugging Face model, whose parts could be removed"
+        )
+    return model
+
+
+def _all_reached(trainer: L.Trainer) -> bool:
+    """Whether every callback of this kind is done: only then may a checkpoint be the best."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+    return all(c.target_reached for c in callbacks if isinstance(c, RoundPruning))

@@ -1,0 +1,118 @@
+"""What the callbacks that remove heads and neurons have in common."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+
+from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models.structure import UnitKind, Units
+from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.pruning.compensation import fold_means_, refit_
+from lightning_compress.pruning.input_statistics import input_statistics
+from lightning_compress.pruning.unit_amount import Amount, total_cost
+from lightning_compress.pruning.unit_choice import Limits, choose_units
+from lightning_compress.pruning.unit_scores import UNIT_SCORES, UnitScore
+
+from .agreement import require_agreement
+from .round_pruning import RoundPruning
+from .unit_pages import log_remaining, log_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
+
+
+class UnitPruning(RoundPruning):
+    """Remove heads, neurons or both from all layers together.
+
+    Args:
+        amount: how much goes.
+        limits: which kinds of units go, and what a layer keeps of each.
+        score: by which the least important units go.
+        refit: fit the outgoing weights of what remains by least squares.
+        technique: the report's name for it.
+        options: of :class:`RoundPruning`.
+    """
+
+    def __init__(
+        self,
+        *,
+        amount: Amount,
+        limits: Mapping[UnitKind, Limits],
+        score: UnitScore,
+        refit: bool,
+        technique: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._amount = amount
+        self._limits = limits
+        self._score = score
+        self._refit = refit
+        self._technique = technique
+        self._before: list[Units] | None = None  # the units there were before the first round
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress, and what there was to begin with."""
+        before = None if self._before is None else [vars(one) for one in self._before]
+        return {**super().state_dict(), "before": before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring progress back."""
+        super().load_state_dict(state_dict)
+        before = state_dict["before"]
+        self._before = None if before is None else [Units(**one) for one in before]
+
+    def _check(self, model: "PreTrainedModel") -> None:
+        if self._done:
+            return
+        units = self._units(model)
+        nothing = {one.output: torch.zeros(one.count) for one in units}
+        costs = self._amount.costs(model, units, tokens=1)
+        budget = self._amount.budget(total_cost(units, costs), 1.0)
+        choose_units(units, nothing, costs, budget, self._limits)
+
+    def _prune(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        calibration: Calibration,
+        progress: float,
+    ) -> None:
+        units = self._units(model)
+        self._before = self._before or units
+        costs = self._amount.costs(model, units, calibration.tokens())
+        scores = UNIT_SCORES[self._score](model, units, calibration)
+        scores = {name: score.cpu() for name, score in scores.items()}
+        budget = self._amount.budget(total_cost(self._before, costs), progress)
+        gone = choose_units(units, scores, costs, budget, self._limits)
+        require_agreement(trainer, _digest(gone), "which heads and neurons to remove")
+        log_scores(trainer, units, scores, self._step)
+        seen = input_statistics(model, units, calibration, products=self._refit)
+        compensate_ = refit_ if self._refit else fold_means_
+        for one in units:
+            if one.layer in gone[one.kind]:
+                compensate_(model, one, gone[one.kind][one.layer], seen[one.output])
+        for kind, layers in gone.items():
+            _REMOVE[kind](model, layers, optimizers=trainer.optimizers, technique=self._technique)
+
+    def _remaining(self, model: "PreTrainedModel") -> str:
+        parts = []
+        for kind in self._limits:
+            before = sum(one.count for one in self._before or [] if one.kind == kind)
+            parts.append(f"{sum(u.count for u in units_of(model, kind)):,} of {before:,} {kind}")
+        return " and ".join(parts)
+
+    def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+        log_remaining(trainer, model, list(self._limits), max(self._step, 0))
+
+    def _units(self, model: "PreTrainedModel") -> list[Units]:
+        return [one for kind in self._limits for one in units_of(model, kind)]
+
+
+def _digest(gone: Mapping[UnitKind, Mapping[int, list[int]]]) -> int:
+    return int.from_bytes(hashlib.sha256(repr(gone).encode()).digest()[:7], "big")

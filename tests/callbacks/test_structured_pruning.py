@@ -1,0 +1,414 @@
+"""Heads, neurons and layers that leave a model while it trains."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from lightning_compress.callbacks import (
+    CompressionBenchmark,
+    HeadPruning,
+    IterativeMagnitudePruning,
+    LayerPruning,
+    NeuronPruning,
+    StructuredPruning,
+)
+from lightning_compress.data import TextClassificationDataModule
+from lightning_compress.errors import InputError
+from lightning_compress.models import load_compressed, manifest_of, masks_of, units_of
+from lightning_compress.modules import FineTuningModule
+
+CONFIG = {
+    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
+}  # fmt: skip
+CALLBACKS = {
+    "heads": lambda: HeadPruning(share=0.5, rounds=3, calibration_examples=16),
+    "neurons": lambda: NeuronPruning(count=96, rounds=2, score="activation", refit=True),
+    "both": lambda: StructuredPruning(macs=0.5, rounds=3, score="taylor", warmup=0.2),
+    "random": lambda: StructuredPruning(macs=0.3, rounds=2, score="random"),
+    "layers": lambda: LayerPruning(count=2, rounds=2),
+}
+
+
+def fine_tuning(seed=0, **changes):
+    torch.manual_seed(seed)
+    return FineTuningModule(config={**CONFIG, **changes}, learning_rate=1e-3)
+
+
+class Foreign(L.LightningModule):
+    """Somebody's own module, with the model under another name and without any hook of ours."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**CONFIG))
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch["input_ids"], labels=batch["labels"]).loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("score", -float(self.global_step))  # worse and worse
+
+    def test_step(self, batch, batch_idx):
+        self.log("test", self.net(batch["input_ids"], labels=batch["labels"]).loss)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+class SaveEveryStep(L.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+
+
+def counts(model, kind):
+    return [one.count for one in units_of(model, kind)]
+
+
+def state(trainer, module):
+    optimizer = trainer.optimizers[0].state_dict()
+    return {
+        "weights": module.state_dict(),
+        "moments": {
+            (key, name): value
+            for key, one in optimizer["state"].items()
+            for name, value in one.items()
+        },
+        "manifest": manifest_of(getattr(module, "model", None) or module.net),
+    }
+
+
+def assert_same(one, other):
+    assert one["manifest"] == other["manifest"]
+    for part in ("weights", "moments"):
+        assert one[part].keys() == other[part].keys()
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), name
+
+
+def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_trainer):
+    module = fine_tuning()
+    heads = HeadPruning(share=0.5, rounds=3, minimum=1)
+    neurons = NeuronPruning(share=0.5, rounds=2)
+    trainer = quiet_trainer(max_epochs=2, callbacks=[heads, neurons])
+    trainer.fit(module, toy_data)
+    assert heads.target_reached
+    assert neurons.target_reached
+    assert sum(counts(module.model, "heads")) == 6
+    assert sum(counts(module.model, "neurons")) == 96
+    assert all(count % 8 == 0 for count in counts(module.model, "neurons"))
+    trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert trained == {id(parameter) for parameter in module.model.parameters()}
+    for parameter, moments in trainer.optimizers[0].state.items():
+        assert moments["exp_avg"].shape == parameter.shape
+    techniques = [edit["technique"] for edit in manifest_of(module.model)]
+    assert techniques.count("head_pruning") == 3
+    assert techniques.count("neuron_pruning") == 2
+
+
+def test_the_budget_of_multiplications_is_met_closely(toy_data, quiet_trainer):
+    module = fine_tuning()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[StructuredPruning(macs=0.5, rounds=2)])
+    trainer.fit(module, toy_data)
+    # The closed formula, for sentences of 8 tokens: a head has 8 columns, a neuron one.
+    heads, neurons = (sum(counts(module.model, kind)) for kind in ("heads", "neurons"))
+    left = heads * (4 * 32 * 8 * 8 + 2 * 8 * 8 * 8) + neurons * 2 * 32 * 8
+    whole = 12 * (4 * 32 * 8 * 8 + 2 * 8 * 8 * 8) + 192 * 2 * 32 * 8
+    assert 0.42 < left / whole <= 0.5
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(
+    kind, toy_data, quiet_trainer, tmp_path
+):
+    def fit(ckpt=None, seed=0):
+        save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
+        module = fine_tuning(seed)
+        trainer = quiet_trainer(max_epochs=4, callbacks=[CALLBACKS[kind](), save])
+        trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
+        return state(trainer, module)
+
+    whole = fit()
+    assert whole["manifest"]
+    for step in (8, 16, 24):  # between the rounds, which are at steps 3 to 22, and after the last
+        assert_same(fit(tmp_path / f"step={step}.ckpt", seed=7), whole)
+
+
+def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
+    def fit(ckpt=None, seed=0):
+        data = TextClassificationDataModule(
+            path=str(text_files), tokenizer=str(text_files / "tokenizer"), max_length=16,
+            batch_size=8, cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
+        save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
+        module = fine_tuning(seed)
+        callbacks = [CALLBACKS["both"](), LayerPruning(count=1), save]
+        trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+        return trainer, state(trainer, module)
+
+    trainer, whole = fit()
+    assert trainer.global_step > 24
+    for step in (2, 7, 11, 20):
+        assert_same(fit(tmp_path / f"step={step}.ckpt", seed=7)[1], whole)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
+    toy_data, quiet_trainer, tmp_path
+):
+    def fit(*callbacks, ckpt=None):
+        pruning = HeadPruning(share=0.5, rounds=3, recovery=0.4)
+        trainer = quiet_trainer(
+            max_epochs=4, enable_checkpointing=not ckpt, callbacks=[pruning, *callbacks]
+        )
+        module = Foreign()
+        trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
+        return trainer, module
+
+    best = ModelCheckpoint(tmp_path, "{epoch}", monitor="score", mode="max", save_top_k=-1)
+    trainer, module = fit(best)
+    assert best.best_model_path.endswith("epoch=2.ckpt")  # the first after the last round
+    assert sum(counts(module.net, "heads")) == 6
+    whole = state(trainer, module)
+    for epoch in (0, 1, 2):
+        assert_same(state(*fit(ckpt=tmp_path / f"epoch={epoch}.ckpt")), whole)
+    trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
+    other = Foreign()
+    tester = quiet_trainer(callbacks=[HeadPruning(share=0.5)])
+    tester.test(other, toy_data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+    assert counts(other.net, "heads") == counts(module.net, "heads")
+
+
+def test_a_checkpoint_alone_gives_the_small_model_back(toy_data, quiet_trainer, tmp_path):
+    module = fine_tuning()
+    callbacks = [StructuredPruning(macs=0.4), LayerPruning(count=1)]
+    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+    trainer.fit(module, toy_data)
+    trainer.save_checkpoint(tmp_path / "small.ckpt")
+    loaded = FineTuningModule.load_from_checkpoint(tmp_path / "small.ckpt", weights_only=True)
+    batch = next(iter(toy_data.test_dataloader()))
+    with torch.inference_mode():
+        assert torch.equal(loaded.eval()(batch), module.eval()(batch))
+    assert manifest_of(loaded.model) == manifest_of(module.model)
+
+
+def test_magnitude_pruning_and_structured_pruning_share_a_run(toy_data, quiet_trainer, tmp_path):
+    def fit(ckpt=None):
+        callbacks = [
+            NeuronPruning(share=0.5, rounds=2),
+            IterativeMagnitudePruning(sparsity=0.6),
+            SaveEveryStep(tmp_path) if ckpt is None else L.Callback(),
+        ]
+        module = fine_tuning()
+        trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+        trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
+        return trainer, module
+
+    trainer, module = fit()
+    masks = masks_of(module.model)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept / sum(mask.numel() for mask in masks.values()) == pytest.approx(0.4, abs=0.001)
+    for name, mask in masks.items():
+        assert (module.model.get_parameter(name)[~mask] == 0).all()
+    again, resumed = fit(tmp_path / "step=8.ckpt")
+    assert_same(state(again, resumed), state(trainer, module))
+
+
+def test_looking_at_examples_does_not_move_the_training_in_its_data(toy_data, quiet_trainer):
+    class Seen(L.Callback):
+        def __init__(self):
+            self.ids = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.ids.append(batch["example_id"].tolist())
+
+    found = []
+    for callbacks in ([], [HeadPruning(share=0.5, rounds=4)]):
+        seen = Seen()
+        quiet_trainer(max_epochs=2, callbacks=[*callbacks, seen]).fit(fine_tuning(), toy_data)
+        found.append(seen.ids)
+    assert found[0] == found[1]
+
+
+def test_the_report_compares_with_the_dense_model_and_the_folder_loads(
+    toy_data, quiet_trainer, tmp_path
+):
+    module = fine_tuning()
+    callbacks = [
+        StructuredPruning(macs=0.5, rounds=2),
+        CompressionBenchmark(runtimes=["eager"], precisions=["fp32"], seconds=0.01),
+    ]
+    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+    trainer.fit(module, toy_data)
+    trainer.test(module, toy_data, verbose=False)
+    dense, small = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert (dense["model"], small["model"]) == ("dense", "compressed")
+    assert small["techniques"] == ["structured_pruning"]
+    assert small["note"] is None
+    for field in ("parameters", "macs", "size_bytes"):
+        assert small[field] < dense[field]
+    loaded = load_compressed(tmp_path / "model")
+    assert counts(loaded, "heads") == counts(module.model, "heads")
+    assert counts(load_compressed(tmp_path / "dense"), "heads") == [4, 4, 4]
+
+
+def test_tensorboard_shows_what_remains(toy_data, quiet_trainer, tmp_path):
+    logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
+    callbacks = [StructuredPruning(macs=0.5, rounds=2), LayerPruning(count=1)]
+    quiet_trainer(max_epochs=2, callbacks=callbacks, logger=logger).fit(fine_tuning(), toy_data)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert len(events.Images("remaining heads")) == 3  # at the start and after each round
+    assert len(events.Images("remaining neurons")) == 3
+    assert [event.value for event in events.Scalars("layers")] == [3, 2]
+    totals = [event.value for event in events.Scalars("neurons/total")]
+    assert totals[0] == 192
+    assert totals == sorted(totals, reverse=True)
+    assert "importance of heads/layer 0" in events.Tags()["histograms"]
+
+
+DDP = """
+import json, sys
+import lightning as L, torch
+from tests.callbacks.test_structured_pruning import Foreign, counts
+from tests.conftest import ToyData
+from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPruning
+
+class SameEverywhere(L.Callback):
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+        both = trainer.strategy.all_gather(mine)
+        assert torch.equal(both[0], both[1]), trainer.global_step
+
+if __name__ == "__main__":
+    data, module = ToyData(), Foreign()
+    callbacks = [
+        HeadPruning(share=0.5, rounds=2), NeuronPruning(share=0.5, rounds=3),
+        LayerPruning(count=1), SameEverywhere(),
+    ]
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=3, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=sys.argv[1],
+    )
+    trainer.callbacks += callbacks
+    trainer.fit(module, data)
+    left = [counts(module.net, kind) for kind in ("heads", "neurons")]
+    with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:
+        json.dump(left, file)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_remove_the_same_and_stay_the_same(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(DDP)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300,
+        check=False, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert left[0] == left[1]
+    heads, neurons = left[0]
+    assert len(heads) == 2
+    assert sum(neurons) <= 96
+
+
+def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_trainer):
+    class Sizes(L.Callback):
+        def __init__(self):
+            self.found = []
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.found.append(sum(counts(pl_module.model, "neurons")))
+
+    sizes = Sizes()
+    pruning = NeuronPruning(count=96, rounds=3, warmup=4, recovery=8, unit="steps")
+    quiet_trainer(max_epochs=2, callbacks=[pruning, sizes]).fit(fine_tuning(), toy_data)
+    assert sizes.found == [192] * 3 + [160] * 2 + [128] * 2 + [96] * 9
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: HeadPruning(), "how much to remove: share or count"),
+        (lambda: HeadPruning(share=0.5, count=3), "one of share and count"),
+        (lambda: HeadPruning(share=1.0), "share is a fraction between 0 and 1"),
+        (lambda: NeuronPruning(count=0), "count must be at least 1"),
+        (lambda: StructuredPruning(macs=math.nan), "macs is a fraction between 0 and 1"),
+        (lambda: HeadPruning(share=0.5, rounds=0), "rounds must be at least 1"),
+        (lambda: HeadPruning(share=0.5, calibration_examples=0), "calibration_examples"),
+        (lambda: HeadPruning(share=0.5, warmup=-1), "warmup: -1"),
+        (lambda: HeadPruning(share=0.5, minimum=0), "minimum"),
+        (lambda: NeuronPruning(share=0.5, multiple=0), "multiple"),
+        (lambda: LayerPruning(count=0), "count must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_named(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([HeadPruning(share=0.9, minimum=1)], "budget cannot be met.*lower the minimum"),
+        ([HeadPruning(count=13)], "budget cannot be met"),
+        ([LayerPruning(count=3)], "count: the model has 3 layers"),
+        ([HeadPruning(share=0.5, rounds=30)], "rounds: 30 rounds do not fit"),
+        ([HeadPruning(share=0.5, warmup=0.8, recovery=0.5)], "does not fit into the run"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_training(callbacks, message, toy_data, quiet_trainer):
+    module = fine_tuning()
+    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+    with pytest.raises(InputError, match=message):
+        trainer.fit(module, toy_data)
+    assert trainer.global_step == 0
+    assert manifest_of(module.model) == []
+
+
+def test_the_same_callback_twice_is_refused(toy_data, quiet_trainer):
+    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(share=0.5)])
+    trainer.callbacks.append(HeadPruning(count=1))
+    with pytest.raises(InputError, match="HeadPruning is given twice"):
+        trainer.fit(fine_tuning(), toy_data)
+
+
+def test_a_module_without_a_known_transformer_is_refused(plain_module, loader, quiet_trainer):
+    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(share=0.5)])
+    with pytest.raises(InputError, match="holds no Hugging Face model"):
+        trainer.fit(plain_module(), loader())
+
+
+def test_layers_that_are_one_block_are_refused(toy_data, quiet_trainer):
+    module = fine_tuning(model_type="albert", embedding_size=16)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[LayerPruning(count=1)])
+    with pytest.raises(InputError, match="one block, used again and again"):
+        trainer.fit(module, toy_data)
+
+
+def test_a_run_that_ends_too_soon_says_so(toy_data, quiet_trainer):
+    trainer = quiet_trainer(max_epochs=2, callbacks=[HeadPruning(share=0.5), Stop()])
+    with pytest.warns(UserWarning, match=r"of 5 rounds of HeadPruning were done"):
+        trainer.fit(fine_tuning(), toy_data)
+
+
+class Stop(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 4
