@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +132,7 @@ def test_a_decoder_without_a_layer_or_a_head_generates_as_without_a_cache(tiny_m
         vocab_size=100, hidden_size=32, intermediate_size=64, num_attention_heads=8,
         num_key_value_heads=4, num_hidden_layers=3, pad_token_id=0,
     )  # fmt: skip
+    model: Any
     for model in (AutoModelForCausalLM.from_config(config), LlamaForCausalLM(llama)):
         model.eval()
         remove_layers_(model, [1])
