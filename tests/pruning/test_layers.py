@@ -1,0 +1,232 @@
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lightning_compress.models import remove_layers_
+from lightning_compress.pruning.block_influence import influence_scores
+from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.pruning.layer_choice import choose_layers
+from lightning_compress.pruning.layer_divergence import divergence_scores
+from lightning_compress.pruning.skipping import skipped
+
+# ALBERT's layers are one block and cannot go one by one.
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]
+LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
+LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
+SCORES = {"divergence": divergence_scores, "influence": influence_scores}
+
+
+def lively(model, seed=2):
+    """Weights as large as after training, no two layers alike; in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            size = 0.3 * torch.rand((), generator=generator)
+            weight.add_(size * torch.randn(weight.shape, generator=generator))
+    return model.eval().double()
+
+
+@pytest.fixture
+def deep_model(tiny_model):
+    def build(family, layers=4, seed=2, **changes):
+        model = tiny_model(family, **{LAYERS.get(family, "num_hidden_layers"): layers}, **changes)
+        return lively(model, seed)
+
+    return build
+
+
+def language_model():
+    config = AutoConfig.for_model(
+        "gpt2", vocab_size=100, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1,
+        eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    return lively(AutoModelForCausalLM.from_config(config))
+
+
+def batch(lengths):
+    generator = torch.Generator().manual_seed(len(lengths))
+    ids = torch.randint(2, 100, (len(lengths), 9), generator=generator)
+    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def looking(model):
+    return Calibration(
+        [batch(lengths) for lengths in LENGTHS],
+        lambda batch: model(**batch).loss,
+        lambda batch: model(**batch).logits,
+    )
+
+
+def one_by_one():
+    """The examples without any padding."""
+    for lengths in LENGTHS:
+        for row, length in enumerate(lengths):
+            yield {"input_ids": batch(lengths)["input_ids"][row : row + 1, :length]}
+
+
+def logits(model, **inputs):
+    with torch.no_grad():
+        return model(**(inputs or batch(LENGTHS[0]))).logits
+
+
+def without(model, layers):
+    smaller = copy.deepcopy(model)
+    remove_layers_(smaller, layers)
+    return smaller
+
+
+def slow_divergence(model, layers):
+    """Of a model that has lost these layers, example by example and token by token."""
+    smaller, total = without(model, layers), 0.0
+    for example in one_by_one():
+        whole, less = logits(model, **example)[0], logits(smaller, **example)[0]
+        if len(whole) == 1 and whole.dim() == 1:
+            total += float((whole - less) ** 2)
+            continue
+        tokens = [(whole, less)] if whole.dim() == 1 else list(zip(whole, less, strict=True))
+        nats = [kl_divergence(Categorical(logits=a), Categorical(logits=b)) for a, b in tokens]
+        total += float(sum(nats)) / len(nats)
+    return total / sum(map(len, LENGTHS))
+
+
+def slow_influence(model):
+    """Of all layers, from the hidden states between them, token by token."""
+    model = copy.deepcopy(model)
+    # The last hidden state is given after the decoders' last norm, which is no layer.
+    for name in ("norm", "ln_f"):
+        if hasattr(model.base_model, name):
+            setattr(model.base_model, name, torch.nn.Identity())
+    turns = []
+    for example in one_by_one():
+        with torch.no_grad():
+            states = model(**example, output_hidden_states=True).hidden_states
+        for token in range(example["input_ids"].shape[1]):
+            ways = [functional.normalize(state[0, token], dim=0) for state in states]
+            turns.append([1 - float(before @ after) for before, after in pairwise(ways)])
+    return torch.tensor(turns, dtype=torch.float64).mean(0)
+
+
+@pytest.mark.parametrize("layers", [[0], [3], [1, 2], [0, 1, 3]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_skipped_layer_is_a_removed_one(deep_model, family, layers):
+    model = deep_model(family)
+    dense = logits(model)
+    with skipped(model, layers):
+        assert torch.allclose(logits(model), logits(without(model, layers)), rtol=0, atol=1e-10)
+        assert not torch.allclose(logits(model), dense, rtol=0, atol=1e-3)
+    assert torch.equal(logits(model), dense)
+
+
+def test_layers_are_back_even_if_something_went_wrong(deep_model):
+    model = deep_model("bert")
+    dense = logits(model)
+
+    def fail():
+        with skipped(model, [0, 2]):
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fail()
+    assert torch.equal(logits(model), dense)
+    for name in ("divergence", "influence"):
+        SCORES[name](model, looking(model), [1])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("gone", [[], [2]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_divergence_is_what_the_predictions_lose(deep_model, family, gone):
+    model = deep_model(family)
+    scores = divergence_scores(model, looking(model), gone)
+    assert scores.shape == (4,)
+    for layer in range(4):
+        if layer in gone:
+            assert scores[layer] == torch.inf
+        else:
+            expected = slow_divergence(model, [*gone, layer])
+            assert float(scores[layer]) == pytest.approx(expected, rel=1e-6)
+            assert expected > 1e-6
+
+
+def test_divergence_of_a_language_model_is_a_mean_over_each_example_s_tokens():
+    model = language_model()
+    scores = divergence_scores(model, looking(model))
+    expected = [slow_divergence(model, [layer]) for layer in range(3)]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_divergence_of_a_single_number_is_its_squared_difference(deep_model, family):
+    model = deep_model(family, num_labels=1)
+    scores = divergence_scores(model, looking(model))
+    expected = [slow_divergence(model, [layer]) for layer in range(4)]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gone", [[], [2], [3, 0]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_influence_is_how_far_hidden_states_turn(deep_model, family, gone):
+    model = deep_model(family)
+    scores = influence_scores(model, looking(model), gone)
+    kept = [layer for layer in range(4) if layer not in gone]
+    assert (scores[gone] == torch.inf).all()
+    assert torch.allclose(scores[kept], slow_influence(without(model, gone)), rtol=1e-6)
+
+
+def test_influence_is_known_for_a_language_model_too():
+    model = language_model()
+    scores = influence_scores(model, looking(model))
+    assert torch.allclose(scores, slow_influence(model), rtol=1e-6)
+
+
+def greedy(model, score, count):
+    """Which layers go, by models that have lost them for good."""
+    rest = list(range(6))
+    chosen: list[int] = []
+    for _ in range(count):
+        if score == "divergence":
+            losses = [slow_divergence(model, [*chosen, layer]) for layer in rest]
+        else:
+            losses = slow_influence(without(model, chosen)).tolist()
+        chosen.append(rest.pop(losses.index(min(losses))))
+    return chosen
+
+
+@pytest.mark.parametrize("score", ["divergence", "influence"])
+def test_layers_are_scored_again_after_each_choice(deep_model, score):
+    differs = 0
+    for seed in (1, 7):
+        model = deep_model("bert", layers=6, seed=seed)
+        chosen, rounds = choose_layers(model, looking(model), 3, score)
+        assert chosen == greedy(model, score, 3)
+        for number, scores in enumerate(rounds):
+            assert torch.equal(scores, SCORES[score](model, looking(model), chosen[:number]))
+            assert int(scores.argmin()) == chosen[number]
+        differs += chosen != rounds[0].argsort()[:3].tolist()
+    assert differs  # one round of scores would have chosen others
+
+
+def test_the_last_layers_go_from_the_end(deep_model):
+    model = deep_model("bert", layers=6)
+    chosen, rounds = choose_layers(model, looking(model), 3, "last")
+    assert chosen == [5, 4, 3]
+    assert [scores.isinf().sum() for scores in rounds] == [0, 1, 2]
+    assert choose_layers(model, looking(model), 0, "last") == ([], [])
+
+
+def test_random_layers_follow_torch_s_seed(deep_model):
+    model = deep_model("bert", layers=6)
+    found = []
+    for seed in [*range(8), *range(8)]:
+        torch.manual_seed(seed)
+        chosen, _ = choose_layers(model, looking(model), 5, "random")
+        assert len(set(chosen)) == 5
+        found.append(chosen)
+    assert found[:8] == found[8:]
+    assert {chosen[0] for chosen in found} > {found[0][0]}

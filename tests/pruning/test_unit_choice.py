@@ -1,0 +1,178 @@
+from itertools import combinations
+
+import pytest
+import torch
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.structure import UnitKind, Units
+from lightning_compress.pruning.unit_choice import Limits, choose_units
+
+FREE: dict[UnitKind, Limits] = {"heads": Limits(), "neurons": Limits()}
+
+
+def units_with(heads=(), neurons=()):
+    """``heads=[4, 4]``: two layers of four heads each."""
+    counts: dict[UnitKind, list[int]] = {"heads": heads, "neurons": neurons}
+    return [
+        Units(kind, layer, (), f"{kind}.{layer}", 1, count)
+        for kind, layers in counts.items()
+        for layer, count in enumerate(layers)
+    ]
+
+
+def random_scores(units, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {u.output: torch.rand(u.count, generator=generator, dtype=torch.float64) for u in units}
+
+
+def flat(gone):
+    return {(kind, layer, u) for kind in gone for layer in gone[kind] for u in gone[kind][layer]}
+
+
+def spent(units, gone, costs):
+    everything = sum(costs[one.kind] * one.count for one in units)
+    return everything - sum(costs[kind] for kind, _, _ in flat(gone))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_equal_costs_the_smallest_of_all_go(seed):
+    units = units_with(heads=[4, 3, 5])
+    scores = random_scores(units, seed)
+    everything = {
+        ("heads", one.layer, unit): float(scores[one.output][unit])
+        for one in units
+        for unit in range(one.count)
+    }
+    for stay in (3, 5, 8, 11, 12):
+        gone = choose_units(units, scores, {"heads": 2.5}, 2.5 * stay, FREE)
+        # Every layer keeps one, and that is all that keeps the smallest from going.
+        whole = [set(combination) for combination in combinations(everything, 12 - stay)]
+        allowed = [
+            chosen
+            for chosen in whole
+            if all(one.count > sum(layer == one.layer for _, layer, _ in chosen) for one in units)
+        ]
+        best = min(allowed, key=lambda chosen: sum(everything[unit] for unit in chosen))
+        assert flat(gone) == best
+        # A budget that lies between two numbers of units is met, not missed by one.
+        if stay < 12:
+            more = choose_units(units, scores, {"heads": 2.5}, 2.5 * stay + 1, FREE)
+            assert flat(more) == best
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("share", [0.07, 0.3, 0.5, 0.81, 0.99])
+@pytest.mark.parametrize(
+    ("minimum", "multiple"), [(1, 1), (8, 8), (1, 8), (9, 8), (20, 1), (5, 6), (2, 172)]
+)
+def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, share, equal):
+    units = units_with(heads=[12, 12, 4], neurons=[172, 170, 64, 5])
+    scores = random_scores(units, minimum)
+    if equal:  # the worst case for an order
+        scores = {name: torch.full_like(values, 0.1) for name, values in scores.items()}
+    costs: dict[UnitKind, float] = {"heads": 7.3, "neurons": 1.1}
+    limits: dict[UnitKind, Limits] = {"heads": Limits(2, 2), "neurons": Limits(minimum, multiple)}
+    least = {}
+    for one in units:
+        limit = limits[one.kind]
+        fits = [
+            n
+            for n in range(one.count + 1)
+            if n >= limit.minimum and (n == one.count or n % limit.multiple == 0)
+        ]
+        least[one.output] = min(fits, default=one.count)
+    total = sum(costs[one.kind] * one.count for one in units)
+    budget = share * total
+    if sum(costs[one.kind] * least[one.output] for one in units) > budget:
+        with pytest.raises(InputError, match="budget cannot be met"):
+            choose_units(units, scores, costs, budget, limits)
+        return
+    gone = choose_units(units, scores, costs, budget, limits)
+    assert spent(units, gone, costs) <= budget * (1 + 1e-8)
+    last_chunks = []
+    for one in units:
+        chosen = gone[one.kind].get(one.layer, [])
+        assert len(set(chosen)) == len(chosen)
+        rest, limit = one.count - len(chosen), limits[one.kind]
+        assert rest >= least[one.output]
+        if chosen:
+            assert rest % limit.multiple == 0
+            # Only the lowest of a layer go.
+            stay = [unit for unit in range(one.count) if unit not in chosen]
+            values = scores[one.output]
+            assert not stay or values[chosen].max() <= values[stay].min()
+            first = one.count % limit.multiple or limit.multiple
+            size = first if len(chosen) == first else limit.multiple
+            last = values.sort().values[len(chosen) - size : len(chosen)]
+            last_chunks.append((float(last.sum()) / size / costs[one.kind], size, one.kind))
+    # Without the portion of the highest price the budget would be missed.
+    if last_chunks:
+        highest = max(price for price, _, _ in last_chunks)
+        dearest = [chunk for chunk in last_chunks if chunk[0] == pytest.approx(highest, rel=1e-9)]
+        assert any(
+            spent(units, gone, costs) + size * costs[kind] > budget for _, size, kind in dearest
+        )
+    else:
+        assert total <= budget
+
+
+def test_a_layer_is_brought_to_a_multiple_by_the_first_that_go():
+    units = units_with(neurons=[172, 172])
+    scores = random_scores(units)
+    limits: dict[UnitKind, Limits] = {"neurons": Limits(8, 8)}
+    sizes = set()
+    for budget in range(16, 345):
+        gone = choose_units(units, scores, {"neurons": 1}, budget, limits)["neurons"]
+        sizes |= {172 - len(chosen) for chosen in gone.values()}
+    assert sizes == set(range(8, 169, 8))
+    with pytest.raises(InputError, match="budget cannot be met"):
+        choose_units(units, scores, {"neurons": 1}, 15, limits)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_and_neurons_trade_by_what_a_saved_cost_loses(seed):
+    units = units_with(heads=[4, 4], neurons=[16, 16])
+    costs: dict[UnitKind, float] = {"heads": 10.0, "neurons": 1.5}
+    scores = random_scores(units, seed)
+    for one in units:
+        scores[one.output] *= costs[one.kind]
+    order = sorted(
+        (float(scores[one.output][unit]) / costs[one.kind], one.kind, one.layer, unit)
+        for one in units
+        for unit in range(one.count)
+        if scores[one.output][unit] < scores[one.output].max()  # the best of a layer stays
+    )
+    left = total = 2 * (4 * 10 + 16 * 1.5)
+    for number, (_, kind, _, _) in enumerate(order, 1):
+        left -= costs[kind]
+        gone = choose_units(units, scores, costs, left, FREE)
+        assert flat(gone) == {tuple(unit) for _, *unit in order[:number]}
+    kinds = [kind for kind, _, _ in (entry[1:] for entry in order[:20])]
+    assert len(set(kinds)) == 2
+    # Ten times dearer heads go first, at the same scores.
+    gone = choose_units(units, scores, {"heads": 1e6, "neurons": 1e-3}, 4e6 + 1, FREE)
+    assert {kind for kind, _, _ in flat(gone)} == {"heads"}
+    assert total == 128
+
+
+def test_an_impossible_budget_is_refused_with_both_shares():
+    units = units_with(heads=[4, 4], neurons=[64, 64])
+    costs: dict[UnitKind, float] = {"heads": 16, "neurons": 1}
+    limits: dict[UnitKind, Limits] = {"heads": Limits(2), "neurons": Limits(16, 8)}
+    with pytest.raises(InputError, match=r"costs 37\.5% .* more than the 20\.0% asked for"):
+        choose_units(units, random_scores(units), costs, 0.2 * 256, limits)
+    gone = choose_units(units, random_scores(units), costs, 0.375 * 256, limits)
+    assert len(flat(gone)) == 4 + 96
+
+
+@pytest.mark.parametrize("budget", [8.0, 8.0 - 1e-12, 100.0])
+def test_within_the_budget_nothing_goes(budget):
+    units = units_with(heads=[4, 4])
+    gone = choose_units(units, random_scores(units), {"heads": 1.0}, budget, {"heads": Limits()})
+    assert gone == {"heads": {}}
+
+
+@pytest.mark.parametrize(("numbers", "name"), [((0, 1), "minimum"), ((1, 0), "multiple")])
+def test_limits_below_one_are_refused(numbers, name):
+    with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
+        Limits(*numbers)
