@@ -5,6 +5,7 @@ from .head_pruning import HeadPruning
 from .layer_pruning import LayerPruning
 from .magnitude_pruning import IterativeMagnitudePruning
 from .neuron_pruning import NeuronPruning
+from .post_training_pruning import PostTrainingPruning
 from .run_safety import RunSafety
 from .structured_pruning import StructuredPruning
 
@@ -14,6 +15,7 @@ __all__ = [
     "IterativeMagnitudePruning",
     "LayerPruning",
     "NeuronPruning",
+    "PostTrainingPruning",
     "RunSafety",
     "StructuredPruning",
 ]

@@ -1,7 +1,7 @@
 """When to remove feed-forward neurons."""
 
 from lightning_compress.pruning.schedule import Unit
-from lightning_compress.pruning.unit_amount import Amount
+from lightning_compress.pruning.unit_amount import amount_of
 from lightning_compress.pruning.unit_choice import Limits
 from lightning_compress.pruning.unit_scores import UnitScore
 
@@ -54,7 +54,7 @@ class NeuronPruning(UnitPruning):
         refit: bool = False,
     ) -> None:
         super().__init__(
-            amount=Amount(share=share, count=count),
+            amount=amount_of(share=share, count=count),
             limits={"neurons": Limits(minimum, multiple)},
             technique="neuron_pruning",
             score=score,

@@ -43,10 +43,10 @@ def refit_(
 ) -> None:
     """Fit the outgoing weights of the units that stay so that they say what all said, before.
 
-    Least squares over the tokens seen, closed form: the fitted weights are
-    ``W C[:, kept] (C[kept, kept] + ridge·d·I)⁻¹`` with the covariance C of the inputs and the mean
-    d of its diagonal, and the bias keeps the mean output. Without a bias C is the matrix of mean
-    products.
+    Least squares over the tokens seen, closed form: with the covariance C of the inputs and the
+    mean d of its diagonal, what goes is passed on to what stays by
+    ``W[:, gone] C[gone, kept] (C[kept, kept] + ridge·d·I)⁻¹``, and the bias keeps the mean output.
+    Without a bias C is the matrix of mean products. Needs several times as many tokens as inputs.
 
     Args:
         model: a transformer of a known family.
@@ -58,13 +58,17 @@ def refit_(
     module = linear_at(model, units.output)
     weight = outputs_first(module).double()
     kept = [unit for unit in range(units.count) if unit not in set(gone)]
-    columns = positions_of(kept, inputs_of(module), 1, units.count).to(weight.device)
+    columns, lost = (
+        positions_of(some, inputs_of(module), 1, units.count).to(weight.device)
+        for some in (kept, gone)
+    )
     spread = seen.second
     if module.bias is not None:
         spread = spread - torch.outer(seen.mean, seen.mean)
     inner = spread[columns][:, columns]
     inner = inner + ridge * inner.diagonal().mean() * torch.eye(len(columns), device=inner.device)
-    fitted = torch.linalg.solve(inner, spread[columns] @ weight.T).T
+    passed_on = torch.linalg.solve(inner, spread[columns][:, lost] @ weight[:, lost].T).T
+    fitted = weight[:, columns] + passed_on
     if module.bias is not None:
         module.bias.add_(weight @ seen.mean - fitted @ seen.mean[columns])
     outputs_first(module)[:, columns] = fitted.to(module.weight.dtype)

@@ -12,31 +12,27 @@ from lightning_compress.pruning.unit_weights import macs_per_pair, macs_per_toke
 
 @dataclass(frozen=True)
 class Amount:
-    """How much goes, as one of three.
+    """How much goes, said in one way.
 
     Args:
         share: of the number of units, in (0, 1).
         count: of units, of all layers together.
         macs: share of the multiplications that go through the units, in (0, 1): by their weights,
             and, of heads, between pairs of tokens.
+        latency: share of the time spent in the units, in (0, 1). What one of them costs has to be
+            measured.
 
     Raises:
-        InputError: none or several are given, or one is out of range.
+        InputError: it is out of range.
     """
 
     share: float | None = None
     count: int | None = None
     macs: float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise InputError(
-                f"say how much to remove by one of share and count, not by {' and '.join(given)}"
-                if given
-                else "say how much to remove: share or count"
-            )
-        for name in ("share", "macs"):
+        for name in ("share", "macs", "latency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(f"{name} is a fraction between 0 and 1, not {value}")
@@ -58,7 +54,22 @@ class Amount:
         """What may be left of ``whole``, all there was, with ``progress`` of the removal done."""
         if self.count is not None:
             return whole - self.count * progress
-        return whole * (1 - (self.share or self.macs or 0.0) * progress)
+        return whole * (1 - (self.share or self.macs or self.latency or 0.0) * progress)
+
+
+def amount_of(**ways: float | None) -> Amount:
+    """The amount, said in one of these ways; the others are None.
+
+    Raises:
+        InputError: none or several are given, or one is out of range.
+    """
+    given = {name: value for name, value in ways.items() if value is not None}
+    if len(given) != 1:
+        raise InputError(
+            f"say how much to remove by one of {' and '.join(ways)}, not by "
+            + ("both" if given else "none")
+        )
+    return Amount(**given)  # type: ignore[arg-type]  # a count is checked by the command line
 
 
 def total_cost(units: Iterable[Units], costs: dict[UnitKind, float]) -> float:

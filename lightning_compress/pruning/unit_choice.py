@@ -60,8 +60,14 @@ def choose_units(
         Units to remove, by layer, of each kind; empty if all is in the budget already.
 
     Raises:
-        InputError: the limits keep more than the budget allows.
+        InputError: the limits keep more than the budget allows, or a score is not a number.
     """
+    for one in units:
+        if not scores[one.output].isfinite().all():
+            raise InputError(
+                f"the scores of {one.kind} in layer {one.layer} are not finite: the training has "
+                "diverged; lower the learning rate or clip gradients"
+            )
     spent = sum(costs[one.kind] * one.count for one in units)
     chunks = [chunk for one in units for chunk in _chunks(one, scores, costs, limits)]
     gone: dict[UnitKind, dict[int, list[int]]] = {one.kind: {} for one in units}

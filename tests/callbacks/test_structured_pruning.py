@@ -21,6 +21,7 @@ from lightning_compress.callbacks import (
     IterativeMagnitudePruning,
     LayerPruning,
     NeuronPruning,
+    PostTrainingPruning,
     StructuredPruning,
 )
 from lightning_compress.data import TextClassificationDataModule
@@ -349,8 +350,8 @@ def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_t
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: HeadPruning(), "how much to remove: share or count"),
-        (lambda: HeadPruning(share=0.5, count=3), "one of share and count"),
+        (lambda: HeadPruning(), "by one of share and count, not by none"),
+        (lambda: HeadPruning(share=0.5, count=3), "by one of share and count, not by both"),
         (lambda: HeadPruning(share=1.0), "share is a fraction between 0 and 1"),
         (lambda: NeuronPruning(count=0), "count must be at least 1"),
         (lambda: StructuredPruning(macs=math.nan), "macs is a fraction between 0 and 1"),
@@ -360,6 +361,9 @@ def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_t
         (lambda: HeadPruning(share=0.5, minimum=0), "minimum"),
         (lambda: NeuronPruning(share=0.5, multiple=0), "multiple"),
         (lambda: LayerPruning(count=0), "count must be at least 1"),
+        (lambda: PostTrainingPruning(), "by one of macs and latency, not by none"),
+        (lambda: PostTrainingPruning(latency=2), "latency is a fraction between 0 and 1"),
+        (lambda: PostTrainingPruning(macs=0.5, minimum_heads=0), "minimum must be at least 1"),
     ],
 )
 def test_options_out_of_range_are_named(build, message):
@@ -372,6 +376,7 @@ def test_options_out_of_range_are_named(build, message):
     [
         ([HeadPruning(share=0.9, minimum=1)], "budget cannot be met.*lower the minimum"),
         ([HeadPruning(count=13)], "budget cannot be met"),
+        ([PostTrainingPruning(macs=0.99)], "budget cannot be met"),
         ([LayerPruning(count=3)], "count: the model has 3 layers"),
         ([HeadPruning(share=0.5, rounds=30)], "rounds: 30 rounds do not fit"),
         ([HeadPruning(share=0.5, warmup=0.8, recovery=0.5)], "does not fit into the run"),

@@ -176,3 +176,11 @@ def test_within_the_budget_nothing_goes(budget):
 def test_limits_below_one_are_refused(numbers, name):
     with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
         Limits(*numbers)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    units = units_with(heads=[4, 4])
+    scores = random_scores(units)
+    scores["heads.1"][2] = torch.nan
+    with pytest.raises(InputError, match=r"scores of heads in layer 1 are not finite"):
+        choose_units(units, scores, {"heads": 1.0}, 6, FREE)

@@ -1,0 +1,201 @@
+"""When to prune without training: once, at the end of a fit, on the best weights it found."""
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.evaluation.progress import progress_bar
+from lightning_compress.evaluation.unit_latency import seconds_per_unit
+from lightning_compress.models import manifest_of, structure_of, transformer_in, units_of
+from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.structure import UnitKind
+from lightning_compress.pruning.calibration import Batch, Calibration
+from lightning_compress.pruning.post_training import prune_post_training_
+from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
+from lightning_compress.pruning.unit_choice import Limits, choose_units
+
+from .agreement import require_agreement
+from .calibrating import calibration_for
+from .reshaping import require_reshapable
+from .run_folder import keep_dense, run_folder
+from .shapes import add_shape, follow_checkpoints
+from .unit_pages import log_remaining
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PostTrainingPruning(L.Callback, HyperparametersMixin):
+    """Remove heads and neurons from a trained model in minutes, without training it again.
+
+    Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
+    run, and leaves the result as the best checkpoint. With ``trainer.max_epochs: 0`` nothing is
+    trained at all. Works on any LightningModule around a Hugging Face model.
+
+    Args:
+        macs: fraction of the blocks' multiplications that leaves, for texts as long as the
+            training's are on average.
+        latency: or the fraction of the time spent in heads and neurons that leaves, as measured on
+            this machine and device.
+        minimum_heads: how many heads every layer keeps at least.
+        minimum_neurons: how many neurons every layer keeps at least.
+        multiple: the number of neurons that a layer keeps is a multiple of this, which hardware
+            likes.
+        calibration_examples: how many training examples to look at.
+
+    Raises:
+        InputError: an option is out of range, the budget cannot be met, or the module holds no
+            Hugging Face model of a known family; all of it before the training starts.
+
+    Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
+    https://arxiv.org/abs/2204.09656; ``lightning_compress.pruning.post_training`` says what
+    differs.
+    """
+
+    def __init__(
+        self,
+        *,
+        macs: float | None = None,
+        latency: float | None = None,
+        minimum_heads: int = 1,
+        minimum_neurons: int = 8,
+        multiple: int = 8,
+        calibration_examples: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self._amount = amount_of(macs=macs, latency=latency)
+        self._limits: dict[UnitKind, Limits] = {
+            "heads": Limits(minimum_heads),
+            "neurons": Limits(minimum_neurons, multiple),
+        }
+        if calibration_examples < 1:
+            raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
+        self._calibration_examples = calibration_examples
+        self.target_reached = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Follow the shapes of checkpoints."""
+        follow_checkpoints(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done, before anything is trained."""
+        require_reshapable(trainer)
+        model = transformer_in(pl_module)
+        if model is None:
+            raise InputError(
+                f"{type(pl_module).__name__} holds no Hugging Face model, whose parts could be "
+                "removed"
+            )
+        if self.target_reached:
+            return
+        units = [one for kind in self._limits for one in units_of(model, kind)]
+        costs = Amount(macs=0.5).costs(model, units, tokens=1)
+        budget = self._amount.budget(total_cost(units, costs), 1.0)
+        nothing = {one.output: torch.zeros(one.count) for one in units}
+        choose_units(units, nothing, costs, budget, self._limits)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prune, and make the result the best checkpoint."""
+        model = transformer_in(pl_module)
+        assert model is not None  # on_fit_start has seen to it
+        if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
+            return
+        _load_best(trainer, pl_module)
+        keep_dense(trainer, pl_module)
+        calibration = calibration_for(trainer, model, self._calibration_examples)
+        steps = 2 + 2 * len(structure_of(model).blocks)
+        with (
+            evaluating(model),
+            progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance,
+        ):
+            before = self._prune(trainer, model, calibration, advance)
+        self.target_reached = True
+        log_remaining(trainer, model, list(self._limits), trainer.global_step)
+        left = {kind: sum(one.count for one in units_of(model, kind)) for kind in self._limits}
+        rank_zero_info(
+            "Pruned without training: "
+            + " and ".join(f"{left[kind]:,} of {before[kind]:,} {kind}" for kind in left)
+            + " remain."
+        )
+        _save_as_best(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the shape beside the weights."""
+        add_shape(pl_module, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has been done."""
+        return {"target_reached": self.target_reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring it back."""
+        self.target_reached = state_dict["target_reached"]
+
+    def _prune(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        calibration: Calibration,
+        advance: Any,
+    ) -> dict[UnitKind, int]:
+        """Prune, and say how many units there were."""
+        units = [one for kind in self._limits for one in units_of(model, kind)]
+        if self._amount.latency is None:
+            costs = self._amount.costs(model, units, calibration.tokens())
+        else:
+            # The middle batch is of middling length: they come in all lengths.
+            ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
+            measured = seconds_per_unit(model, ordered[len(ordered) // 2], list(self._limits))
+            costs = trainer.strategy.broadcast(measured)
+        prune_post_training_(
+            model,
+            calibration,
+            _logits_of,
+            costs,
+            self._amount.budget(total_cost(units, costs), 1.0),
+            self._limits,
+            on_progress=lambda what: advance(what, 1),
+        )
+        digest = hashlib.sha256(repr(manifest_of(model)).encode()).digest()
+        require_agreement(trainer, int.from_bytes(digest[:7], "big"), "which units to remove")
+        return {kind: sum(one.count for one in units if one.kind == kind) for kind in self._limits}
+
+
+def _logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    found: Tensor = model(**model_inputs(model, batch)).logits
+    return found
+
+
+def _watching(trainer: L.Trainer) -> list[ModelCheckpoint]:
+    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+
+
+def _load_best(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Go back to the best weights, if the run has chosen any."""
+    best = next((one.best_model_path for one in _watching(trainer) if one.best_model_path), None)
+    if best is None:
+        return
+    checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
+    pl_module.on_load_checkpoint(copy.copy(checkpoint))
+    pl_module.load_state_dict(checkpoint["state_dict"])
+
+
+def _save_as_best(trainer: L.Trainer) -> None:
+    for one in _watching(trainer):
+        folder = one.dirpath or run_folder(trainer) / "checkpoints"
+        path = str(Path(folder) / "post_training.ckpt")
+        trainer.save_checkpoint(path)
+        one.best_model_path, one.best_model_score = path, None

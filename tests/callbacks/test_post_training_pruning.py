@@ -1,0 +1,109 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_compress.callbacks import CompressionBenchmark, PostTrainingPruning
+from lightning_compress.models import load_compressed, manifest_of, units_of
+from lightning_compress.modules import FineTuningModule
+
+CONFIG = {
+    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+
+
+def fine_tuning(**options):
+    torch.manual_seed(0)
+    return FineTuningModule(**{"config": CONFIG, "learning_rate": 3e-3, **options})
+
+
+def counts(model, kind):
+    return [one.count for one in units_of(model, kind)]
+
+
+@pytest.fixture
+def trained(toy_data, quiet_trainer, tmp_path):
+    """Fits with post-training pruning at the end; gives trainer, module and the checkpoint."""
+
+    def fit(epochs=6, **options):
+        best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val_accuracy", mode="max")
+        callbacks = [PostTrainingPruning(**{"macs": 0.5, **options}), best]
+        module = fine_tuning()
+        trainer = quiet_trainer(max_epochs=epochs, enable_checkpointing=True, callbacks=callbacks)
+        trainer.fit(module, toy_data)
+        return trainer, module, best
+
+    return fit
+
+
+def test_half_the_multiplications_leave_a_trained_model_that_stays_good(trained, toy_data):
+    trainer, module, best = trained()
+    heads, neurons = (sum(counts(module.model, kind)) for kind in ("heads", "neurons"))
+    left = heads * (4 * 32 * 8 * 8 + 2 * 8 * 8 * 8) + neurons * 2 * 32 * 8
+    assert 0.4 < left / (8 * (4 * 32 * 8 * 8 + 2 * 8 * 8 * 8) + 128 * 2 * 32 * 8) <= 0.5
+    assert best.best_model_path.endswith("post_training.ckpt")
+    dense = load_compressed(Path(trainer.default_root_dir) / "dense")
+    assert counts(dense, "heads") == [4, 4]
+    trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
+    assert trainer.callback_metrics["test_accuracy"] > 0.95
+    assert {edit["technique"] for edit in manifest_of(module.model)} == {"post_training_pruning"}
+
+
+def test_it_starts_from_the_best_weights_not_from_the_last(trained, toy_data, quiet_trainer):
+    trainer, _, best = trained()
+    kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+    name = "model.bert.embeddings.word_embeddings.weight"  # which pruning leaves alone
+    (path,) = (Path(trainer.default_root_dir) / "checkpoints").glob("epoch*.ckpt")
+    assert torch.equal(kept[name], torch.load(path, weights_only=True)["state_dict"][name])
+
+
+def test_without_any_training_it_prunes_what_it_is_given(
+    trained, toy_data, quiet_trainer, tmp_path
+):
+    _, module, _ = trained()
+    source = load_compressed(tmp_path / "dense")
+    source.save_pretrained(tmp_path / "given")
+    again = fine_tuning(config=None, pretrained=str(tmp_path / "given"))
+    trainer = quiet_trainer(max_epochs=0, callbacks=[PostTrainingPruning(macs=0.5)])
+    trainer.fit(again, toy_data)
+    assert trainer.global_step == 0
+    assert manifest_of(again.model) == manifest_of(module.model)
+    batch = next(iter(toy_data.test_dataloader()))
+    with torch.inference_mode():
+        assert torch.equal(again.eval()(batch), module.eval()(batch))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_its_checkpoint_gives_the_model_back_and_is_not_pruned_again(
+    trained, toy_data, quiet_trainer
+):
+    _, module, best = trained()
+    loaded = FineTuningModule.load_from_checkpoint(best.best_model_path, weights_only=True)
+    assert manifest_of(loaded.model) == manifest_of(module.model)
+    resumed = fine_tuning()
+    quiet_trainer(max_epochs=6, callbacks=[PostTrainingPruning(macs=0.5)]).fit(
+        resumed, toy_data, ckpt_path=best.best_model_path, weights_only=True
+    )
+    assert manifest_of(resumed.model) == manifest_of(module.model)
+
+
+def test_a_share_of_the_measured_time_leaves(trained, caplog):
+    with caplog.at_level(logging.INFO):
+        _, module, _ = trained(epochs=1, latency=0.5, macs=None)
+    assert sum(counts(module.model, "heads")) + sum(counts(module.model, "neurons")) < 8 + 128
+    assert "neurons remain" in caplog.text
+
+
+def test_the_report_has_the_dense_model_beside_it(toy_data, quiet_trainer, tmp_path):
+    bench = CompressionBenchmark(runtimes=["eager"], precisions=["fp32"], seconds=0.01)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[PostTrainingPruning(macs=0.3), bench])
+    module = fine_tuning()
+    trainer.fit(module, toy_data)
+    trainer.test(module, toy_data, verbose=False)
+    text = (tmp_path / "report.json").read_text()
+    assert '"dense"' in text
+    assert "post_training_pruning" in text
