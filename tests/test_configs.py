@@ -49,5 +49,6 @@ def test_local_overlays_parse_with_each_recipe_they_are_for(overlay, monkeypatch
 def test_the_recipes_of_the_first_release_are_there():
     assert {path.stem for path in RECIPES} >= {
         "quickstart", "finetune_sst2", "magnitude_sst2", "magnitude_imdb", "magnitude_mrpc",
-        "pretrain_imdb_mlm", "gpt2_imdb_lm",
+        "pretrain_imdb_mlm", "gpt2_imdb_lm", "heads_sst2", "structured_sst2", "layers_imdb",
+        "post_training_sst2", "post_training_mrpc", "heads_gpt2_lm",
     }  # fmt: skip
