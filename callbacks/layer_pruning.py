@@ -1,7 +1,7 @@
 """When to remove whole layers."""
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 
@@ -40,6 +40,8 @@ class LayerPruning(RoundPruning):
         InputError: an option is out of range, the rounds do not fit into the run, or the module
             holds no Hugging Face model whose layers can go; all of it before the training starts.
     """
+
+    charts: ClassVar = {"remaining layers": "^layers$"}
 
     def __init__(
         self,

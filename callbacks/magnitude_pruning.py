@@ -1,6 +1,6 @@
 """When to prune by magnitude: gradually during a run, then recover with the masks fixed."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
@@ -74,6 +74,11 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         InputError: the options contradict each other, do not fit the run, or match no weight;
             all of it before the training starts.
     """
+
+    charts: ClassVar = {
+        "sparsity": "^sparsity/total$",
+        "sparsity of each layer": "^sparsity/(?!total$)",
+    }
 
     def __init__(
         self,

@@ -197,5 +197,5 @@ def _save_as_best(trainer: L.Trainer) -> None:
     for one in _watching(trainer):
         folder = one.dirpath or run_folder(trainer) / "checkpoints"
         path = str(Path(folder) / "post_training.ckpt")
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         one.best_model_path, one.best_model_score = path, None

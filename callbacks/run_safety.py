@@ -92,7 +92,7 @@ class RunSafety(L.Callback):
 
 def _leave_checkpoint(trainer: L.Trainer) -> None:
     path = run_folder(trainer) / "checkpoints" / CHECKPOINT
-    trainer.save_checkpoint(path)
+    trainer.save_checkpoint(path, weights_only=False)
     config = path.parent.parent / "config.yaml"
     command = (
         f"lightning-compress fit --config {config} --ckpt_path {path}"

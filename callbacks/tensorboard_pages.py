@@ -14,19 +14,25 @@ _PLAIN = (bool, int, float, str)
 
 
 def log_layout(trainer: L.Trainer, metric: str, *, share: bool) -> None:
-    """Make a page with the total sparsity over the validation metric, and that of each layer.
+    """Make a page with what the run's techniques chart, by their ``charts``, over the metric.
 
     Args:
         trainer: of the run; one that compresses nothing gets no page.
-        metric: what is drawn with the sparsity.
+        metric: of the validation.
         share: it lies between 0 and 1 like the sparsity, so the two go in one chart.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
-    if not any(hasattr(callback, "target_reached") for callback in callbacks):
+    charts = {
+        title: [tag]
+        for callback in callbacks
+        for title, tag in getattr(callback, "charts", {}).items()
+    }
+    if not charts:
         return
-    total = {"sparsity": ["^sparsity/total$"], metric: [f"^{metric}$"]}
-    together = {f"sparsity and {metric}": [*total["sparsity"], *total[metric]]}
-    charts = {**(together if share else total), "sparsity of each layer": ["^sparsity/(?!total$)"]}
+    if share and "sparsity" in charts:
+        charts = {f"sparsity and {metric}": [*charts.pop("sparsity"), f"^{metric}$"], **charts}
+    else:
+        charts[metric] = [f"^{metric}$"]
     page = {"Compression": {title: ["Multiline", tags] for title, tags in charts.items()}}
     for logger in tensorboard_loggers(trainer):
         logger.experiment.add_custom_scalars(page)

@@ -54,6 +54,8 @@ class UnitPruning(RoundPruning):
         self._score = score
         self._refit = refit
         self._technique = technique
+        # For the page in TensorBoard.
+        self.charts = {f"remaining {kind}": f"^{kind}/layer" for kind in limits}
         self._before: list[Units] | None = None  # the units there were before the first round
 
     def state_dict(self) -> dict[str, Any]:

@@ -284,6 +284,18 @@ def test_tensorboard_shows_what_remains(toy_data, quiet_trainer, tmp_path):
     assert "importance of heads/layer 0" in events.Tags()["histograms"]
 
 
+def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
+    logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
+    callbacks = [StructuredPruning(macs=0.5, rounds=2), LayerPruning(count=1)]
+    bench = CompressionBenchmark(precisions=["fp32"])
+    trainer = quiet_trainer(max_epochs=2, callbacks=[*callbacks, bench], logger=logger)
+    trainer.fit(fine_tuning(), toy_data)
+    events = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload()
+    (page,) = events.Tensors("custom_scalars__config__")
+    for title in (b"remaining heads", b"remaining neurons", b"remaining layers", b"val_accuracy"):
+        assert title in page.tensor_proto.string_val[0]
+
+
 DDP = """
 import json, sys
 import lightning as L, torch
