@@ -169,8 +169,7 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         )
         if due == self._rounds:
             self.target_reached = True
-            if _all_reached(trainer):
-                restart_selection(trainer)
+            restart_selection(trainer)
 
 
 def _transformer(pl_module: L.LightningModule) -> "PreTrainedModel":
@@ -180,9 +179,3 @@ def _transformer(pl_module: L.LightningModule) -> "PreTrainedModel":
             f"{type(pl_module).__name__} holds no Hugging Face model, whose parts could be removed"
         )
     return model
-
-
-def _all_reached(trainer: L.Trainer) -> bool:
-    """Whether every callback of this kind is done: only then may a checkpoint be the best."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
-    return all(c.target_reached for c in callbacks if isinstance(c, RoundPruning))
