@@ -101,8 +101,6 @@ class RoundPruning(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done."""
         require_reshapable(trainer)
-        if not pl_module.automatic_optimization and len(trainer.optimizers) > 1:
-            raise InputError(f"{type(self).__name__} works with one optimizer, not several")
         self._check(_transformer(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

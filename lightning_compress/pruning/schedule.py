@@ -129,6 +129,6 @@ class Phases:
             raise InputError(
                 f"the pruning schedule does not fit into the run's {run} steps: {warmup} steps of "
                 f"warmup and {recovery} of recovery leave {max(phase, 0)} for pruning, less than "
-                f"one interval of {interval}; shorten them, train longer, or say schedule: one_shot"
+                f"one interval of {interval}; shorten them or train longer"
             )
         return PruningSchedule(self.shape, sparsity, warmup, run - recovery, interval, run)
