@@ -10,7 +10,6 @@ from lightning_compress.models import remove_layers_, structure_of
 from lightning_compress.models.surgery import layer_count
 from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
-from lightning_compress.pruning.schedule import Unit
 
 from .agreement import require_agreement
 from .round_pruning import RoundPruning
@@ -24,17 +23,12 @@ class LayerPruning(RoundPruning):
 
     Args:
         count: how many layers leave.
-        rounds: in how many rounds, evenly spread over the run between warm-up and recovery; with
-            one, all leave right after the warm-up.
-        warmup: length of the dense phase; default: a tenth of the run.
-        recovery: length of the phase at the end without removals; default: three tenths of the
-            run. With one round it is what is left of the run.
-        unit: what these two lengths are given in: ``run`` (fractions of the run), ``epochs``
-            (fractions of one too) or ``steps`` (optimizer steps).
         score: by which the least important layer goes, and then the next: ``divergence`` (how much
             the predictions change without it), ``influence`` (how much it turns what passes
             through), ``last`` or ``random`` (what the others have to beat).
-        calibration_examples: how many training examples a round looks at to score.
+        rounds: in how many rounds, evenly spread over the run between warm-up and recovery; with
+            one, all leave right after the warm-up.
+        options: when, see :class:`RoundPruning`.
 
     Raises:
         InputError: an option is out of range, the rounds do not fit into the run, or the module
@@ -47,20 +41,11 @@ class LayerPruning(RoundPruning):
         self,
         *,
         count: int,
-        rounds: int = 1,
-        warmup: float | None = None,
-        recovery: float | None = None,
-        unit: Unit = "run",
         score: LayerScore = "divergence",
-        calibration_examples: int = 512,
+        rounds: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            rounds=rounds,
-            warmup=warmup,
-            recovery=recovery,
-            unit=unit,
-            calibration_examples=calibration_examples,
-        )
+        super().__init__(rounds=rounds, **options)
         self.save_hyperparameters(logger=False)
         if count < 1:
             raise InputError(f"count must be at least 1, not {count}")

@@ -50,11 +50,11 @@ class RoundPruning(L.Callback, HyperparametersMixin):
     def __init__(
         self,
         *,
-        rounds: int,
-        warmup: float | None,
-        recovery: float | None,
-        unit: Unit,
-        calibration_examples: int,
+        rounds: int = 5,
+        warmup: float | None = None,
+        recovery: float | None = None,
+        unit: Unit = "run",
+        calibration_examples: int = 512,
     ) -> None:
         super().__init__()
         if rounds < 1:

@@ -32,9 +32,12 @@ class UnitPruning(RoundPruning):
     Args:
         amount: how much goes.
         limits: which kinds of units go, and what a layer keeps of each.
-        score: by which the least important units go.
-        refit: fit the outgoing weights of what remains by least squares.
         technique: the report's name for it.
+        score: by which the least important go: ``fisher`` or ``taylor`` (the loss's dependence on
+            each, squared or absolute), ``activation`` (how much what they say varies, and how far
+            it reaches), ``magnitude`` (their weights) or ``random`` (what the others have to beat).
+        refit: fit the outgoing weights of what remains, by least squares, to what all said before.
+            Otherwise the mean of what is removed goes into the bias.
         options: of :class:`RoundPruning`.
     """
 
@@ -43,9 +46,9 @@ class UnitPruning(RoundPruning):
         *,
         amount: Amount,
         limits: Mapping[UnitKind, Limits],
-        score: UnitScore,
-        refit: bool,
         technique: str,
+        score: UnitScore = "fisher",
+        refit: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)

@@ -6,11 +6,12 @@ https://arxiv.org/abs/2204.09656.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.structure import Units
 from lightning_compress.pruning.calibration import Calibration
-from lightning_compress.pruning.gate_gradients import gate_gradients
+from lightning_compress.pruning.gate_gradients import mean_over_examples
 
 
 def fisher_scores(
@@ -24,10 +25,4 @@ def fisher_scores(
     Returns:
         [U] float64, by name of the projection (``Units.output``).
     """
-    total: dict[str, Tensor] = {}
-    examples = 0
-    for gradients in gate_gradients(model, units, calibration):
-        examples += len(next(iter(gradients.values())))
-        for name, gradient in gradients.items():
-            total[name] = total.get(name, 0) + gradient.double().square().sum(0)
-    return {name: value / examples for name, value in total.items()}
+    return mean_over_examples(model, units, calibration, torch.square)

@@ -1,6 +1,6 @@
 """How the loss of every single example changes with every gate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,3 +38,29 @@ def gate_gradients(
             loss = calibration.loss(batch) * examples
             gradients = torch.autograd.grad(loss, list(gates.values()))
         yield dict(zip(gates, gradients, strict=True))
+
+
+def mean_over_examples(
+    model: nn.Module,
+    units: Sequence[Units],
+    calibration: Calibration,
+    measure: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The mean over all examples of a measure of each gate's gradient.
+
+    Args:
+        model: a transformer of a known family.
+        units: heads, neurons or both.
+        calibration: the examples.
+        measure: of each entry of a tensor, such as ``torch.abs``.
+
+    Returns:
+        [U] float64, by name of the projection (``Units.output``).
+    """
+    total: dict[str, Tensor] = {}
+    examples = 0
+    for gradients in gate_gradients(model, units, calibration):
+        examples += len(next(iter(gradients.values())))
+        for name, gradient in gradients.items():
+            total[name] = total.get(name, 0) + measure(gradient.double()).sum(0)
+    return {name: value / examples for name, value in total.items()}

@@ -7,11 +7,12 @@ Network Pruning", 2019, https://arxiv.org/abs/1906.10771.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.structure import Units
 from lightning_compress.pruning.calibration import Calibration
-from lightning_compress.pruning.gate_gradients import gate_gradients
+from lightning_compress.pruning.gate_gradients import mean_over_examples
 
 
 def taylor_scores(
@@ -22,10 +23,4 @@ def taylor_scores(
     Returns:
         [U] float64, by name of the projection (``Units.output``).
     """
-    total: dict[str, Tensor] = {}
-    examples = 0
-    for gradients in gate_gradients(model, units, calibration):
-        examples += len(next(iter(gradients.values())))
-        for name, gradient in gradients.items():
-            total[name] = total.get(name, 0) + gradient.abs().double().sum(0)
-    return {name: value / examples for name, value in total.items()}
+    return mean_over_examples(model, units, calibration, torch.abs)
