@@ -1,6 +1,5 @@
 """When to remove whole layers."""
 
-import hashlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
@@ -11,7 +10,7 @@ from lightning_compress.models.surgery import layer_count
 from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
 
-from .agreement import require_agreement
+from .agreement import digest_of, require_agreement
 from .round_pruning import RoundPruning
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ class LayerPruning(RoundPruning):
         self._before = self._before or there
         due = round(self.count * progress) - (self._before - there)
         gone, _ = choose_layers(model, calibration, due, self.score)
-        digest = hashlib.sha256(repr(gone).encode()).digest()
-        require_agreement(trainer, int.from_bytes(digest[:7], "big"), "which layers to remove")
+        require_agreement(trainer, digest_of(gone), "which layers to remove")
         remove_layers_(model, gone, optimizers=trainer.optimizers, technique="layer_pruning")
 
     def _remaining(self, model: "PreTrainedModel") -> str:

@@ -1,7 +1,6 @@
 """When to prune without training: once, at the end of a fit, on the best weights it found."""
 
 import copy
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
 from lightning_compress.pruning.unit_choice import Limits, choose_units
 
-from .agreement import require_agreement
+from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
 from .reshaping import require_reshapable
 from .run_folder import keep_dense, run_folder
@@ -169,8 +168,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
             self._limits,
             on_progress=lambda what: advance(what, 1),
         )
-        digest = hashlib.sha256(repr(manifest_of(model)).encode()).digest()
-        require_agreement(trainer, int.from_bytes(digest[:7], "big"), "which units to remove")
+        require_agreement(trainer, digest_of(manifest_of(model)), "which units to remove")
         return {kind: sum(one.count for one in units if one.kind == kind) for kind in self._limits}
 
 

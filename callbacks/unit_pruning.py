@@ -1,6 +1,5 @@
 """What the callbacks that remove heads and neurons have in common."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from lightning_compress.pruning.unit_amount import Amount, total_cost
 from lightning_compress.pruning.unit_choice import Limits, choose_units
 from lightning_compress.pruning.unit_scores import UNIT_SCORES, UnitScore
 
-from .agreement import require_agreement
+from .agreement import digest_of, require_agreement
 from .round_pruning import RoundPruning
 from .unit_pages import log_remaining, log_scores
 
@@ -95,7 +94,7 @@ class UnitPruning(RoundPruning):
         scores = {name: score.cpu() for name, score in scores.items()}
         budget = self._amount.budget(total_cost(self._before, costs), progress)
         gone = choose_units(units, scores, costs, budget, self._limits)
-        require_agreement(trainer, _digest(gone), "which heads and neurons to remove")
+        require_agreement(trainer, digest_of(gone), "which heads and neurons to remove")
         log_scores(trainer, units, scores, self._step)
         seen = input_statistics(model, units, calibration, products=self._refit)
         compensate_ = refit_ if self._refit else fold_means_
@@ -117,7 +116,3 @@ class UnitPruning(RoundPruning):
 
     def _units(self, model: "PreTrainedModel") -> list[Units]:
         return [one for kind in self._limits for one in units_of(model, kind)]
-
-
-def _digest(gone: Mapping[UnitKind, Mapping[int, list[int]]]) -> int:
-    return int.from_bytes(hashlib.sha256(repr(gone).encode()).digest()[:7], "big")

@@ -96,9 +96,8 @@ def _chunks(
     """The units of a layer that may go, cheapest first, in the portions in which they go."""
     limit = limits[one.kind]
     values, order = scores[one.output].sort(stable=True)
-    smallest = -(-limit.minimum // limit.multiple) * limit.multiple
     first = one.count % limit.multiple or limit.multiple
-    ends = [0, *range(first, one.count - smallest + 1, limit.multiple)]
+    ends = [0, *range(first, one.count - limit.minimum + 1, limit.multiple)]
     chunks: list[_Chunk] = []
     for start, end in pairwise(ends):
         saved = costs[one.kind] * (end - start)
