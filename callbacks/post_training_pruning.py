@@ -159,6 +159,11 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
             ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
             measured = seconds_per_unit(model, ordered[len(ordered) // 2], list(self._limits))
             costs = trainer.strategy.broadcast(measured)
+            if not any(costs.values()):
+                raise InputError(
+                    "latency cannot be pruned by: heads and neurons take no time that could be "
+                    "measured here; the model is too small or the machine too busy. Use macs"
+                )
         prune_post_training_(
             model,
             calibration,

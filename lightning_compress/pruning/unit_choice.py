@@ -52,7 +52,7 @@ def choose_units(
         units: heads, neurons or both, of all layers.
         scores: [U] by name of the projection (``Units.output``); higher is more important. Those
             of heads and neurons have to be comparable if both are given.
-        costs: of one unit of each kind.
+        costs: of one unit of each kind; a kind that costs nothing stays.
         budget: what all units may cost in the end.
         limits: for each kind.
 
@@ -99,6 +99,8 @@ def _chunks(
     first = one.count % limit.multiple or limit.multiple
     ends = [0, *range(first, one.count - limit.minimum + 1, limit.multiple)]
     chunks: list[_Chunk] = []
+    if costs[one.kind] == 0:
+        return chunks
     for start, end in pairwise(ends):
         saved = costs[one.kind] * (end - start)
         price = float(values[start:end].sum()) / saved

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_compress.callbacks import CompressionBenchmark, PostTrainingPruning
+from lightning_compress.errors import InputError
 from lightning_compress.models import load_compressed, manifest_of, units_of
 from lightning_compress.modules import FineTuningModule
 
@@ -91,11 +92,43 @@ def test_its_checkpoint_gives_the_model_back_and_is_not_pruned_again(
     assert manifest_of(resumed.model) == manifest_of(module.model)
 
 
-def test_a_share_of_the_measured_time_leaves(trained, caplog):
+def times(monkeypatch, **seconds):
+    """A machine on which units take these times."""
+    monkeypatch.setattr(
+        "lightning_compress.callbacks.post_training_pruning.seconds_per_unit", lambda *_: seconds
+    )
+
+
+def test_a_share_of_the_measured_time_leaves(trained, monkeypatch, caplog):
+    times(monkeypatch, heads=8e-5, neurons=1e-5)
     with caplog.at_level(logging.INFO):
         _, module, _ = trained(epochs=1, latency=0.5, macs=None)
-    assert sum(counts(module.model, "heads")) + sum(counts(module.model, "neurons")) < 8 + 128
+    left = 8 * sum(counts(module.model, "heads")) + sum(counts(module.model, "neurons"))
+    assert 0.5 * (8 * 8 + 128) - 8 < left <= 0.5 * (8 * 8 + 128)
     assert "neurons remain" in caplog.text
+
+
+def test_what_takes_no_time_stays(trained, monkeypatch):
+    times(monkeypatch, heads=1e-5, neurons=0.0)
+    _, module, _ = trained(epochs=1, latency=0.5, macs=None)
+    assert sum(counts(module.model, "heads")) == 4
+    assert counts(module.model, "neurons") == [64, 64]
+
+
+def test_if_nothing_takes_time_that_can_be_measured_it_says_what_to_do(trained, monkeypatch):
+    times(monkeypatch, heads=0.0, neurons=0.0)
+    with pytest.raises(InputError, match="Use macs"):
+        trained(epochs=1, latency=0.5, macs=None)
+
+
+def test_the_real_clock_gives_a_smaller_model_or_says_why_not(trained):
+    try:
+        _, module, _ = trained(epochs=1, latency=0.3, macs=None)
+    except InputError as error:
+        assert "latency" in str(error) or "budget" in str(error)
+    else:
+        left = counts(module.model, "heads") + counts(module.model, "neurons")
+        assert sum(left) < 8 + 128
 
 
 def test_the_report_has_the_dense_model_beside_it(toy_data, quiet_trainer, tmp_path):
