@@ -199,6 +199,8 @@ def _load_best(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
 def _save_as_best(trainer: L.Trainer) -> None:
     for one in _watching(trainer):
         folder = one.dirpath or run_folder(trainer) / "checkpoints"
-        path = str(Path(folder) / "post_training.ckpt")
+        one.best_model_path = str(Path(folder) / "post_training.ckpt")
+        one.best_model_score = None
+    # Only now: a checkpoint says which the best one is, and who loads it believes that.
+    for path in dict.fromkeys(one.best_model_path for one in _watching(trainer)):
         trainer.save_checkpoint(path, weights_only=False)
-        one.best_model_path, one.best_model_score = path, None
