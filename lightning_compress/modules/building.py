@@ -29,6 +29,7 @@ def build_model(
     labels: dict[str, Any],
     vocabulary: dict[str, Any],
     new_head: bool,
+    option: str = "model.pretrained",
 ) -> "PreTrainedModel":
     """Build the model of a run, in float32.
 
@@ -40,6 +41,7 @@ def build_model(
         labels: ``num_labels``, ``problem_type``, ``id2label``, ``label2id`` as far as known.
         vocabulary: ``vocab_size``, ``pad_token_id``, ... for a model from scratch.
         new_head: put an untrained head in the place of one for another number of labels.
+        option: what error messages call ``pretrained``.
 
     Raises:
         InputError: neither or both of ``pretrained`` and a ``model_type`` are given, or the model
@@ -54,8 +56,8 @@ def build_model(
             "one: give one of them"
         )
     if (Path(pretrained) / MANIFEST).is_file():
-        return _compressed(pretrained, task, labels, config)
-    return _from_pretrained(pretrained, task, {**labels, **config}, new_head)
+        return _compressed(pretrained, task, labels, config, option)
+    return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
 
 
 def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
@@ -82,7 +84,7 @@ def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
 
 
 def _from_pretrained(
-    name: str, task: Task, fields: dict[str, Any], new_head: bool
+    name: str, task: Task, fields: dict[str, Any], new_head: bool, option: str
 ) -> "PreTrainedModel":
     import transformers
 
@@ -102,7 +104,7 @@ def _from_pretrained(
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"model.pretrained: {name!r} cannot be loaded, neither as a folder (is the path right, "
+            f"{option}: {name!r} cannot be loaded, neither as a folder (is the path right, "
             "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
             f"{_first_line(error)}"
         ) from error
@@ -111,12 +113,12 @@ def _from_pretrained(
 
 
 def _compressed(
-    folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any]
+    folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any], option: str
 ) -> "PreTrainedModel":
     model = load_compressed(folder, dtype="float32", **config)
     if task_of(model) != task:
         raise InputError(
-            f"model.pretrained: {folder} is a {type(model).__name__}, which does not do {task}: "
+            f"{option}: {folder} is a {type(model).__name__}, which does not do {task}: "
             "choose another folder or another model.task"
         )
     _check_head(model.config, folder, task, labels)

@@ -58,6 +58,7 @@ class FineTuningModule(L.LightningModule):
     """
 
     model: "PreTrainedModel"
+    learns_without_labels = False
     val_metrics: MetricCollection
     test_metrics: MetricCollection
 
@@ -85,6 +86,11 @@ class FineTuningModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Learn from the data module what the model has to fit: labels and vocabulary."""
         data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "train_on", None) == "unlabelled" and not self.learns_without_labels:
+            raise InputError(
+                "data.train_on is unlabelled, and there is nothing to learn without labels: use "
+                "lightning_compress.modules.DistillationModule, which learns from a teacher"
+            )
         tokenizer = getattr(data, "tokenizer", None)
         if tokenizer is not None:
             self._vocabulary = {
@@ -108,15 +114,7 @@ class FineTuningModule(L.LightningModule):
         """Build the model and the metrics, once."""
         if "model" in self._modules:
             return
-        labels = {name: value for name, value in self._labels.items() if value is not None}
-        self.model = build_model(
-            pretrained=self.hparams["pretrained"],
-            config=self.hparams["config"],
-            task=self.task,
-            labels=labels if self.task == "sequence-classification" else {},
-            vocabulary=self._vocabulary,
-            new_head=self.hparams["num_labels"] is not None,
-        )
+        self.model = self._build()
         self.model.train()
         if self.model.config.pad_token_id is None:
             # Without it a decoder cannot tell a classified sequence's last token from padding.
@@ -126,6 +124,18 @@ class FineTuningModule(L.LightningModule):
         self.primary_metric, _ = primary_metric(self.task, self.problem_type)
         self.val_metrics, self.test_metrics = metrics, metrics.clone()
         self._check_fit()
+
+    def _build(self) -> "PreTrainedModel":
+        """Make the model that is trained."""
+        labels = {name: value for name, value in self._labels.items() if value is not None}
+        return build_model(
+            pretrained=self.hparams["pretrained"],
+            config=self.hparams["config"],
+            task=self.task,
+            labels=labels if self.task == "sequence-classification" else {},
+            vocabulary=self._vocabulary,
+            new_head=self.hparams["num_labels"] is not None,
+        )
 
     def _check_fit(self) -> None:
         """Compare the model with tokenizer and data; a misfit would end in an index error."""
@@ -174,7 +184,7 @@ class FineTuningModule(L.LightningModule):
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        loss = task_loss(self.task, self.problem_type, self(batch), batch["labels"])
+        loss = self._loss(batch)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss is {loss.item()} at step {self.global_step} (epoch "
@@ -185,6 +195,10 @@ class FineTuningModule(L.LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
+    def _loss(self, batch: Batch) -> Tensor:
+        """What is minimised."""
+        return task_loss(self.task, self.problem_type, self(batch), batch["labels"])
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one validation batch."""
         self._measure(batch, "val", self.val_metrics)
@@ -193,11 +207,14 @@ class FineTuningModule(L.LightningModule):
         """Measure one test batch."""
         self._measure(batch, "test", self.test_metrics)
 
-    def _measure(self, batch: Batch, split: str, metrics: MetricCollection) -> None:
-        logits, labels = self(batch), batch["labels"]
+    def _measure(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
+        """Put a batch down to the metrics, and say what the model said of it."""
+        logits: Tensor = self(batch)
+        labels = batch["labels"]
         loss = task_loss(self.task, self.problem_type, logits, labels)
         metrics.update(*predictions_and_targets(self.task, self.problem_type, logits, labels))
         self.log(f"{split}_loss", loss, batch_size=len(labels), sync_dist=True)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
@@ -228,7 +245,7 @@ class FineTuningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
-        optimizer = adamw(self.model, self.hparams["learning_rate"], self.hparams["weight_decay"])
+        optimizer = adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"])
         if masks_of(self.model):
             optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))
         schedule = warmed_up(

@@ -1,0 +1,149 @@
+"""What the losses look at in a model: logits, hidden states, and what attention is made of."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.models import units_of
+from lightning_compress.models.inputs import model_inputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look at beside the logits, by layers counted from 0."""
+
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+    embedding: bool = False
+
+    def __or__(self, other: "Wanted") -> "Wanted":
+        """What either wants."""
+        return Wanted(
+            self.hidden | other.hidden,
+            self.attention | other.attention,
+            self.embedding or other.embedding,
+        )
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The projections that attention is made of, before any rotation.
+
+    Args:
+        query, key, value: [B, S, W]; W may differ between them.
+        heads: of the queries.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    heads: int
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The largest logits of a language model, with what the others add up to.
+
+    Args:
+        values: [..., K] logits, the largest first.
+        indices: [..., K] their tokens.
+        logsumexp: [...] of all logits divided by the temperature, by temperature.
+    """
+
+    values: Tensor
+    indices: Tensor
+    logsumexp: Mapping[float, Tensor]
+
+    def __getitem__(self, rows: Tensor) -> "TopK":
+        """Of some positions only."""
+        rest = {temperature: value[rows] for temperature, value in self.logsumexp.items()}
+        return TopK(self.values[rows], self.indices[rows], rest)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of a batch.
+
+    Args:
+        logits: [B, C] of a classifier, [B, S, V] of a language model, or the largest of the latter.
+        mask: [B, S], true at tokens, false at padding.
+        hidden: [B, S, H] behind a layer.
+        attention: inside a layer.
+        embedding: [B, H], the mean over tokens of what the last layer says.
+    """
+
+    logits: Tensor | TopK
+    mask: Tensor
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[int, Attention] = field(default_factory=dict)
+    embedding: Tensor | None = None
+
+
+def observe(model: "PreTrainedModel", batch: Mapping[str, Tensor], wanted: Wanted) -> Outputs:
+    """Run a model on a batch and look at it.
+
+    Args:
+        model: a Hugging Face model; of a known family, if attention is wanted.
+        batch: ``input_ids`` [B, S] and what else it takes.
+        wanted: beside the logits.
+    """
+    mask = batch.get("attention_mask")
+    mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
+    states = bool(wanted.hidden) or wanted.embedding
+    options: dict[str, Any] = {"output_hidden_states": True} if states else {}
+    with _attention_inputs(model, wanted.attention) as attention:
+        found = model(**model_inputs(model, batch), **options)
+    hidden: Sequence[Tensor] = found.hidden_states if states else ()
+    return Outputs(
+        logits=found.logits,
+        mask=mask.bool(),
+        hidden={layer: hidden[layer + 1] for layer in wanted.hidden},
+        attention=attention,
+        embedding=mean_over_tokens(hidden[-1], mask) if wanted.embedding else None,
+    )
+
+
+def depth_of(model: "PreTrainedModel") -> int:
+    """How many layers a batch goes through."""
+    return int(model.config.num_hidden_layers)
+
+
+def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """[B, H] means of [B, S, H] over the tokens that the mask [B, S] leaves."""
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+@contextmanager
+def _attention_inputs(model: nn.Module, layers: frozenset[int]) -> Iterator[dict[int, Attention]]:
+    """Fills itself while the model runs."""
+    found: dict[int, Attention] = {}
+    if not layers:
+        yield found
+        return
+    units = units_of(model, "heads")
+    said: dict[str, list[Tensor]] = {name: [] for one in units for name in one.inputs}
+
+    def keep(name: str):  # type: ignore[no-untyped-def]  # a hook, for torch alone
+        return lambda module, inputs, output: said[name].append(output)
+
+    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in said]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in layers:
+        # Where layers share one block, it has spoken once for each of them.
+        one, turn = (units[layer], 0) if len(units) > 1 else (units[0], layer)
+        parts = [part for name in one.inputs for part in said[name][turn].chunk(one.parts, dim=-1)]
+        query, key, value = parts
+        size = value.shape[-1] // one.count
+        found[layer] = Attention(query, key, value, query.shape[-1] // size)

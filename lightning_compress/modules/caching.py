@@ -1,0 +1,103 @@
+"""Whether a teacher is asked in every epoch or once and for all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_compress.data.collation import TokenBatches
+from lightning_compress.data.loading import ResumableLoader
+from lightning_compress.distillation.outputs import Wanted
+from lightning_compress.distillation.ramp import Ramped
+from lightning_compress.distillation.teachers import (
+    Batch,
+    LiveTeacher,
+    Teacher,
+    Tokenwise,
+    cache_folder,
+    cached_teacher,
+)
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.progress import progress_bar
+from lightning_compress.modules.own_inputs import OwnInputs
+
+CacheUse = Literal["auto", "always", "never"]
+
+
+def remembering(
+    teacher: LiveTeacher,
+    wanted: Wanted,
+    trainer: L.Trainer,
+    *,
+    use: CacheUse,
+    cache_dir: Path,
+    top_k: int | None,
+    temperature: Ramped | None,
+) -> Teacher:
+    """The teacher itself, or what it has said of the training and validation texts.
+
+    Args:
+        teacher: on the device of the run.
+        wanted: what will be asked.
+        trainer: of the run that begins.
+        use: of the cache.
+        cache_dir: folder of all caches.
+        top_k: of a language model's logits; None for classifiers.
+        temperature: of the soft targets.
+
+    Raises:
+        InputError: the cache is asked for and cannot be used, or not be written.
+    """
+    loaders = _loaders(trainer)
+    reason = _why_not(loaders, wanted, top_k, temperature)
+    if use == "always" and reason:
+        raise InputError(f"model.teacher_cache: {reason}; set it to never")
+    if use == "never" or reason or (use == "auto" and wanted.hidden):
+        return teacher
+    texts = [cast(TokenBatches, loader.dataset) for loader in loaders]
+    read = teacher.inputs.splits if isinstance(teacher.inputs, OwnInputs) else texts
+    options: dict[str, Any] = {
+        "wanted": wanted,
+        "tokenwise": top_k and Tokenwise(top_k, [cast(float, temperature or 1.0)]),
+        "key": {"data": [one.fingerprint() for one in read]},
+    }
+    folder = cache_folder(teacher, cache_dir, **options)
+    batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    if use == "auto" and batches < len(loaders[0]) and not folder.is_dir():
+        return teacher  # fewer texts are asked about than the cache would hold
+    steps = sum(-(-len(loader.dataset) // loader.order.batch_size) for loader in loaders)
+    with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
+
+        def every() -> Iterator[Batch]:
+            rank_zero_info(f"The teacher reads every text once; what it says is kept in {folder}.")
+            for loader in loaders:
+                for batch in loader.sample():
+                    yield trainer.strategy.batch_to_device(batch)
+                    advance("teacher", 1)
+
+        ids = np.concatenate([one.sequences.ids for one in texts])
+        return cached_teacher(teacher, every, ids, folder, wanted, options["tokenwise"])
+
+
+def _loaders(trainer: L.Trainer) -> list[Any]:
+    """Of the training, and of the validation if there is one."""
+    found = trainer.val_dataloaders or []
+    return [trainer.train_dataloader, *(found if isinstance(found, list) else [found])]
+
+
+def _why_not(
+    loaders: list[Any], wanted: Wanted, top_k: int | None, temperature: Ramped | None
+) -> str | None:
+    """What stands against keeping the answers."""
+    if not all(isinstance(loader, ResumableLoader) for loader in loaders):
+        return "the batches have no lasting example ids: use a data module of this package"
+    if not all(loader.dataset.fixed_inputs for loader in loaders):
+        return "the masked tokens differ in every epoch, and so do the teacher's answers"
+    if wanted.attention:
+        return "losses.attention_maps and losses.relations look at what is too large to be kept"
+    if top_k is not None and isinstance(temperature, tuple | list):
+        return "losses.soft_targets.temperature changes during the run"
+    return None

@@ -1,0 +1,248 @@
+"""Distillation: training a student by what a teacher says, beside the labels."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_compress.conventions import IGNORED
+from lightning_compress.distillation.fewer_layers import keep_every_nth_layer_
+from lightning_compress.distillation.objective import Losses, Objective
+from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
+from lightning_compress.distillation.soft_targets import soft_target_loss
+from lightning_compress.distillation.teachers import LiveTeacher, Teacher
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.loss import task_loss
+from lightning_compress.evaluation.metrics import primary_metric
+from lightning_compress.evaluation.task import next_token_labels
+from lightning_compress.modules.caching import CacheUse, remembering
+from lightning_compress.modules.examining import examine
+from lightning_compress.modules.fine_tuning import Batch, FineTuningModule
+from lightning_compress.modules.own_inputs import own_inputs
+from lightning_compress.modules.teaching import check_teacher, load_teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class DistillationModule(FineTuningModule):
+    """Train a student by what a teacher says of every text, beside the labels.
+
+    Everything that fits a FineTuningModule fits it: the student is what is measured, compressed
+    and saved; the teacher is in no checkpoint.
+
+    Args:
+        teacher: Hub name, Hugging Face folder, compressed folder or checkpoint of a
+            FineTuningModule, trained on the task; ``dense``: the model that the student came from
+            (the ``dense/`` beside it in a run's folder, or ``pretrained`` itself before this run
+            cuts it).
+        losses: the terms of the loss, each with its weight; null leaves one out.
+        every_nth_layer: make the student of every n-th layer of the teacher, instead of
+            ``pretrained``.
+        teacher_cache: ask the teacher once about every text and keep the answers: ``always``,
+            ``never``, or ``auto``, where the losses allow it and the run is an epoch or longer.
+            Hidden states, which take much room, are only kept with ``always``.
+        cache_dir: where the answers are kept.
+        top_k: how many of a language model's largest logits are kept, at every token.
+        options: those of :class:`FineTuningModule`.
+
+    Logs, beside what that logs, ``train_<term>`` of every term, ``val_agreement`` (share of equal
+    predictions), ``val_divergence`` (KL of the student's predictions from the teacher's, in nats)
+    and ``val_teacher_<metric>``.
+
+    Raises:
+        InputError: the teacher is missing, does not fit the student or is no better than chance;
+            before the first step.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: str | None = None,
+        losses: Losses = Losses(),  # noqa: B008  # it is immutable
+        every_nth_layer: int | None = None,
+        teacher_cache: CacheUse = "auto",
+        cache_dir: str = ".cache",
+        top_k: int = 64,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if top_k < 1:
+            raise InputError(f"model.top_k must be at least 1, not {top_k}")
+        self.losses = losses
+        self._live: LiveTeacher | None = None
+        self._teacher: Teacher | None = None
+        self._teacher_metrics: dict[str, float] = {}
+        terms = [name for name, term in vars(losses).items() if term is not None]
+        if not terms:
+            raise InputError("model.losses are all null: there is nothing to learn")
+        self.learns_without_labels = terms != ["task"]
+        self.charts: dict[str, str | list[str]] = {"terms": [f"^train_{name}$" for name in terms]}
+
+    def setup(self, stage: str) -> None:
+        """Load the teacher, if it is going to teach."""
+        super().setup(stage)
+        if stage == "fit" and self._live is None:
+            model = self._load_teacher()
+            name = self.hparams["teacher"]
+            inputs = own_inputs(
+                name, getattr(self.trainer, "datamodule", None), by_token=self._by_token()
+            )
+            self._live = LiveTeacher(model, inputs)
+
+    def configure_model(self) -> None:
+        """Build the student, and what its terms need beside it."""
+        super().configure_model()
+        metric, _ = primary_metric(self.task, self.problem_type)
+        self.charts["student and teacher"] = [f"^val_{metric}$", f"^val_teacher_{metric}$"]
+        if self._live is None or "objective" in self._modules:
+            return
+        teacher = self._live.model
+        check_teacher(teacher, self.model, self.task)
+        self.objective = Objective(
+            self.losses, self.model, teacher, self.problem_type, causal=self.task == "causal-lm"
+        )
+
+    def _build(self) -> "PreTrainedModel":
+        every = self.hparams["every_nth_layer"]
+        if every is None:
+            return super()._build()
+        if self.hparams["pretrained"] is not None:
+            raise InputError(
+                "model.every_nth_layer makes the student of the teacher, and model.pretrained "
+                "names another: give one of them"
+            )
+        student = self._load_teacher(config=self.hparams["config"])
+        student.requires_grad_(True)
+        keep_every_nth_layer_(student, every)
+        return student
+
+    def _load_teacher(self, config: dict[str, Any] | None = None) -> "PreTrainedModel":
+        name = self.hparams["teacher"]
+        if name is None:
+            raise InputError("there is no teacher: name its folder in model.teacher")
+        return load_teacher(name, student=self.hparams["pretrained"], task=self.task, config=config)
+
+    def _by_token(self) -> bool:
+        inner = (self.losses.hidden_states, self.losses.attention_maps, self.losses.relations)
+        return self.task != "sequence-classification" or any(inner)
+
+    def on_train_start(self) -> None:
+        """Measure the teacher, and let it say beforehand what it has to say."""
+        if self._live is None:  # a second fit of this module
+            self._teacher = None
+            self.setup("fit")
+        assert self._live is not None
+        self._live.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
+        batches = list(self._validation_batches())
+        if batches:
+            self._teacher_metrics = examine(self._live, batches, self.trainer)
+        self._say_how_good_it_is()
+        soft = self.losses.soft_targets
+        _, wanted = self.objective.wanted(depth_of(self.model))
+        self._teacher = remembering(
+            self._live,
+            wanted,
+            self.trainer,
+            use=self.hparams["teacher_cache"],
+            cache_dir=Path(self.hparams["cache_dir"]).expanduser(),
+            top_k=None if self.task == "sequence-classification" else self.hparams["top_k"],
+            temperature=None if soft is None else soft.temperature,
+        )
+        if self._teacher is not self._live:
+            self._live = None  # its answers are enough, so its memory is free
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        loaders = self.trainer.val_dataloaders or []
+        for loader, limit in zip(
+            loaders if isinstance(loaders, list) else [loaders],
+            self.trainer.num_val_batches,
+            strict=True,
+        ):
+            for batch in islice(loader, None if limit == float("inf") else int(limit)):
+                yield self.trainer.strategy.batch_to_device(batch)
+
+    def _say_how_good_it_is(self) -> None:
+        if not self._teacher_metrics:
+            rank_zero_info("There is no validation split to measure the teacher on.")
+            return
+        said = ", ".join(f"{name} {value:.4g}" for name, value in self._teacher_metrics.items())
+        rank_zero_info(f"The teacher on the validation split: {said}.")
+        for logger in self.trainer.loggers:
+            logger.log_metrics(self._of_teacher(), self.global_step)
+
+    def _of_teacher(self) -> dict[str, float]:
+        return {f"val_teacher_{name}": value for name, value in self._teacher_metrics.items()}
+
+    def _loss(self, batch: Batch) -> Tensor:
+        assert self._teacher is not None
+        depth = depth_of(self.model)
+        own, its = self.objective.wanted(depth)
+        progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
+        student = observe(self.model, batch, own)
+        terms = self.objective(
+            student,
+            self._teacher(batch, its),
+            depth=depth,
+            progress=progress,
+            asked=self._asked(batch),
+        )
+        weights = self.objective.weights(progress)
+        if "task" in weights:
+            assert isinstance(student.logits, Tensor)
+            terms["task"] = task_loss(self.task, self.problem_type, student.logits, batch["labels"])
+        self.log_dict({f"train_{name}": term.detach() for name, term in terms.items()})
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def _asked(self, batch: Batch) -> Tensor | None:
+        """[B, S], true where a language model predicts; None for classifiers."""
+        if self.task == "sequence-classification":
+            return None
+        labels = batch["labels"]
+        return (next_token_labels(labels) if self.task == "causal-lm" else labels) != IGNORED
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one validation batch, also against the teacher."""
+        logits = self._measure(batch, "val", self.val_metrics)
+        if self._teacher is not None:
+            self._compare(logits, batch)
+
+    def _compare(self, logits: Tensor, batch: Batch) -> None:
+        assert self._teacher is not None
+        said, asked = self._teacher(batch, Wanted()).logits, self._asked(batch)
+        if asked is not None:
+            logits, said = logits[asked], said[asked]
+        found = {
+            "val_divergence": soft_target_loss(logits, said, self.problem_type, temperature=1.0)
+        }
+        if self.problem_type == "multi_label_classification":
+            assert isinstance(said, Tensor)
+            found["val_agreement"] = ((logits > 0) == (said > 0)).float().mean()
+        elif self.problem_type != "regression":
+            likeliest = said.indices[..., 0] if isinstance(said, TopK) else said.argmax(-1)
+            found["val_agreement"] = (logits.argmax(-1) == likeliest).float().mean()
+        self.log_dict(found, batch_size=len(logits), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split, the teacher's as a line beside them."""
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self.log_dict(self._of_teacher())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put in the student alone."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"] |= {"teacher": None, "every_nth_layer": None}
+        del checkpoint["hyper_parameters"]["losses"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the student alone where nothing is to be learned."""
+        if "objective" not in self._modules:
+            state = checkpoint["state_dict"]
+            for name in [name for name in state if name.startswith("objective.")]:
+                del state[name]
+        super().on_load_checkpoint(checkpoint)
