@@ -1,10 +1,12 @@
 """What the scores look at a model with: examples, and how to run the model on them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 
@@ -37,3 +39,26 @@ def token_mask(batch: Batch) -> Tensor:
     ids = batch["input_ids"]
     mask = batch.get("attention_mask")
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+@contextmanager
+def in_one_piece(*models: nn.Module) -> Iterator[None]:
+    """Let feed-forward layers read whole sequences while the context lasts.
+
+    With ``config.chunk_size_feed_forward`` they read them piece by piece, to save memory and to the
+    same effect, but a hook would then not know which tokens it sees.
+    """
+    modules: list[Any] = [
+        module
+        for model in models
+        for module in model.modules()
+        if hasattr(module, "chunk_size_feed_forward")
+    ]
+    sizes = [module.chunk_size_feed_forward for module in modules]
+    try:
+        for module in modules:
+            module.chunk_size_feed_forward = 0
+        yield
+    finally:
+        for module, size in zip(modules, sizes, strict=True):
+            module.chunk_size_feed_forward = size

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.calibration import Calibration, token_mask
+from lightning_compress.pruning.calibration import Calibration, in_one_piece, token_mask
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ def input_statistics(
         for one in units
     ]
     try:
-        for batch in calibration.batches:
-            mask = token_mask(batch)
-            calibration.logits(batch)
+        with in_one_piece(model):
+            for batch in calibration.batches:
+                mask = token_mask(batch)
+                calibration.logits(batch)
     finally:
         for handle in hooks:
             handle.remove()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_compress.models.linear import linear_at
 from lightning_compress.models.structure import units_of
-from lightning_compress.pruning.calibration import Batch, Calibration, token_mask
+from lightning_compress.pruning.calibration import Batch, Calibration, in_one_piece, token_mask
 from lightning_compress.pruning.unit_weights import outputs_first
 
 
@@ -41,10 +41,11 @@ def match_projections_(
         ridge: keeps the fit from following noise.
         on_progress: called after each projection.
     """
-    for heads, neurons in zip(units_of(model, "heads"), units_of(model, "neurons"), strict=True):
-        for units in (heads, neurons):
-            _match_(model, dense, units.output, calibration, dense_logits, ridge)
-            on_progress()
+    with in_one_piece(model, dense):
+        for both in zip(units_of(model, "heads"), units_of(model, "neurons"), strict=True):
+            for units in both:
+                _match_(model, dense, units.output, calibration, dense_logits, ridge)
+                on_progress()
 
 
 def _match_(

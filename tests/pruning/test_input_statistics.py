@@ -66,6 +66,21 @@ def test_statistics_are_those_of_all_inputs_without_padding(tiny_model, family):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
+def test_feed_forward_layers_that_read_in_pieces_are_seen_whole(tiny_model, family):
+    found = []
+    for size in (0, 3):
+        model = tiny_model(family, chunk_size_feed_forward=size)
+        calibration = looking(model, [batch(lengths) for lengths in LENGTHS])
+        found.append(input_statistics(model, all_units(model), calibration, products=True))
+        sizes = {getattr(module, "chunk_size_feed_forward", size) for module in model.modules()}
+        assert sizes == {size}
+    whole, pieces = found
+    for name in whole:
+        assert torch.allclose(whole[name].mean, pieces[name].mean, rtol=1e-5, atol=1e-9)
+        assert torch.allclose(whole[name].second, pieces[name].second, rtol=1e-5, atol=1e-9)
+
+
 def test_a_model_in_low_precision_is_summed_up_in_float64(tiny_bert):
     model = tiny_bert.bfloat16()
     (units, _) = units_of(model, "neurons")

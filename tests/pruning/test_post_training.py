@@ -6,11 +6,13 @@ import itertools
 import pytest
 import torch
 
-from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.linear import linear_at
 from lightning_compress.pruning.calibration import Calibration, token_mask
 from lightning_compress.pruning.matching import match_projections_
+from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.rearrangement import rearranged
+from lightning_compress.pruning.unit_choice import Limits
 from lightning_compress.pruning.unit_weights import outputs_first
 
 FAMILIES = ["bert", "distilbert", "albert", "gpt2", "llama"]
@@ -127,3 +129,19 @@ def test_a_model_from_which_nothing_left_is_not_changed(tiny_bert):
     match_projections_(model, tiny_bert, seen(model), lambda b: tiny_bert(**b).logits)
     for one, other in zip(model.parameters(), tiny_bert.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "albert"])
+def test_feed_forward_layers_that_read_in_pieces_are_pruned_alike(tiny_model, family):
+    """All of it: gates, statistics, removal, matching."""
+    models = [tiny_model(family, chunk_size_feed_forward=size).double() for size in (0, 3)]
+    for model in models:
+        prune_post_training_(
+            model, seen(model), lambda model, batch: model(**batch).logits,
+            {"heads": 8.0, "neurons": 1.0}, 0.5 * len(units_of(model, "heads")) * (4 * 8 + 64),
+            {"heads": Limits(), "neurons": Limits(8, 8)},
+        )  # fmt: skip
+    whole, pieces = models
+    assert manifest_of(whole) == manifest_of(pieces) != []
+    for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-12)
