@@ -3,11 +3,11 @@
     python benchmarks/structured_table.py [--task sst2] [--seeds 0 1 2] [--levels .75 .5 .35 .25]
         [--methods fisher taylor activation magnitude random layers post-training]
 
-For each seed it fine-tunes imdb-bert-mini for an epoch. Each method brings the result down to each
-level in three rounds of the first half of a short run, recovers for the rest, and is tested;
-"layers" drops the layers without which the predictions change least, which hits the levels only
-coarsely; "post-training" trains nothing. They are compared with "dense": the fine-tuned model
-trained on for as long, and for "post-training" not at all.
+Starts from the models that benchmarks/magnitude_table.py has fine-tuned. Each method brings them
+down to each level in three rounds of the first half of a short run, recovers for the rest, and is
+tested; "layers" drops the layers without which the predictions change least, which hits the levels
+only coarsely; "post-training" trains nothing. They are compared with the fine-tuned model trained
+on for as long, "post-training" with the one that is not. Reviews are cut at 128 tokens here.
 
 Prints a table and draws logs/structured_table/TASK.png. A run whose result is there is not run
 again. Nothing is chosen on the test split.
@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, StructuredPruning
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.evaluation.footprint import count_macs
-from lightning_compress.models import save_compressed
 from lightning_compress.modules import FineTuningModule
 from lightning_compress.pruning.unit_scores import UNIT_SCORES
 
@@ -39,9 +38,8 @@ DATA = {
              "limits": {"train": 12000, "test": 4000}},
 }  # fmt: skip
 # Batches of 32 in a pruning run: long enough to recover, short enough for a CPU.
-BATCHES = {"sst2": 250, "imdb": 60}
+BATCHES = {"sst2": 150, "imdb": 50}
 LAYERS = 4
-MODEL = "../shared/models/imdb-bert-mini"
 ROOT = Path("logs/structured_table")
 
 
@@ -55,26 +53,27 @@ def callbacks_for(method, level):
     return [
         StructuredPruning(
             macs=1 - level, rounds=3, warmup=0.0, recovery=0.5, score=method,
-            calibration_examples=512,
+            calibration_examples=256,
         )
     ]  # fmt: skip
 
 
-def parts_of(task, seed, pretrained):
-    """The data and the module of a run. Small models do not need dropout for an epoch."""
+def parts_of(task, seed):
+    """The data and the module of a run; so short a run needs no dropout."""
+    dense = fine_tuned(task, seed)
     L.seed_everything(seed, verbose=False)
     data = TextClassificationDataModule(
-        **DATA[task], tokenizer=MODEL, seed=seed, validation_fraction=0.05, batch_size=32
+        **DATA[task], tokenizer=str(dense), seed=seed, validation_fraction=0.05, batch_size=32
     )
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return data, FineTuningModule(pretrained=str(pretrained), config=still, learning_rate=2e-4)
+    return data, FineTuningModule(pretrained=str(dense), config=still, learning_rate=2e-4)
 
 
 def trainer_for(batches, callbacks):
     return L.Trainer(
         accelerator="cpu",
         max_epochs=1 if batches else 0,
-        limit_train_batches=batches or 1.0,
+        limit_train_batches=batches or None,
         limit_val_batches=0,
         gradient_clip_val=1.0,
         callbacks=callbacks,
@@ -87,13 +86,12 @@ def trainer_for(batches, callbacks):
 
 
 def fine_tuned(task, seed):
-    """The folder of the dense model of a seed, trained if it is not there."""
-    folder = ROOT / f"{task}-fine-tuned-seed{seed}"
-    if not (folder / "config.json").is_file():
-        print(f"training {folder.name}", flush=True)
-        data, module = parts_of(task, seed, MODEL)
-        trainer_for(1.0, []).fit(module, datamodule=data)
-        save_compressed(module.model, folder)
+    """The folder of the dense model of a seed."""
+    folder = Path(f"logs/finetune_{task}-seed{seed}/version_0/model")
+    if not folder.is_dir():
+        raise SystemExit(
+            f"{folder} is not there: first python benchmarks/magnitude_table.py --tasks {task}"
+        )
     return folder
 
 
@@ -102,7 +100,7 @@ def run(task, method, level, seed, batches):
     path = ROOT / f"{task}-{method}-{level}-{batches}-seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
-    data, module = parts_of(task, seed, fine_tuned(task, seed))
+    data, module = parts_of(task, seed)
     print(f"running {path.stem}", flush=True)
     trainer = trainer_for(batches, callbacks_for(method, level))
     start = time.perf_counter()
@@ -116,6 +114,7 @@ def run(task, method, level, seed, batches):
         "examples": sum(len(batch["labels"]) for batch in batches_of_test),
         "seconds": seconds,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
     return result
 
