@@ -1,6 +1,8 @@
 """Examples to batches: gather the ids, pad them together, add the targets."""
 
+import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_compress.data.batching import BatchRequest, padded_length
+from lightning_compress.errors import InputError
 
 Batch = dict[str, Tensor]
 Padding = Literal["longest", "max_length"]
-# Adds labels to a batch of these examples, and may change its input.
+# Adds labels to a batch of these examples. One that also changes its input, anew in every epoch,
+# says so by an attribute ``changes_input``.
 AddTargets = Callable[[Batch, BatchRequest], None]
 
 
@@ -87,6 +91,45 @@ class TokenBatches(Dataset[Batch]):
         if self.add_targets is not None:
             self.add_targets(tensors, request)
         return tensors
+
+    @property
+    def fixed_inputs(self) -> bool:
+        """Whether an example's input is the same in every epoch; masked tokens are not."""
+        return not getattr(self.add_targets, "changes_input", False)
+
+    def by_ids(self, ids: NDArray[np.int64]) -> Batch:
+        """Make the batch of the examples with these ids [B], in this order, as in evaluation.
+
+        Raises:
+            InputError: there is no example with one of the ids.
+        """
+        order, ascending = self._by_id
+        places = np.searchsorted(ascending, ids).clip(max=len(ascending) - 1)
+        unknown = ids[ascending[places] != ids]
+        if len(unknown):
+            raise InputError(
+                f"there is no example {unknown[0]} ({len(unknown)} of {len(ids)} are not there): "
+                "the same rows need the same data.path, data.splits, data.limits and data.seed"
+            )
+        return self[BatchRequest(order[places], None)]
+
+    def fingerprint(self) -> str:
+        """Hash of the ids, tokens and segments of all examples in their order."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        # The lengths tell where an example ends.
+        for numbers in (self.sequences.ids, self.sequences.lengths):
+            digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
+        for index in range(len(self)):
+            digest.update(np.asarray(self.sequences.tokens(index), dtype=np.int64).tobytes())
+            if (segments := self.sequences.segments(index)) is not None:
+                digest.update(np.asarray(segments, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of the examples by ascending id, and these ids."""
+        order = np.argsort(self.sequences.ids)
+        return order, self._ids(order)
 
     def _ids(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.asarray(self.sequences.ids[indices], dtype=np.int64)

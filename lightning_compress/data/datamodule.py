@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -38,7 +38,8 @@ class TextDataModule(LightningDataModule, ABC):
             None for the built-in corpus.
         config: which configuration of a Hub dataset, such as ``mrpc`` of ``nyu-mll/glue``.
         splits: which file (relative to ``path``; several are joined) or which of a Hub dataset's
-            own splits serves as ``train``, ``validation``, ``test`` and ``predict``.
+            own splits serves as ``train``, ``validation``, ``test``, ``predict`` and ``unlabelled``
+            (texts whose labels, if there are any, are never read).
         format: of the files, where their names do not tell it.
         text: the text column, or two of them for pairs of texts.
         tokenizer: a folder or a Hub name; None for the built-in corpus's own.
@@ -157,6 +158,26 @@ class TextDataModule(LightningDataModule, ABC):
             if split not in self._batches:
                 self._batches[split] = self._open(split)
 
+    def examples(self, split: SplitName) -> TokenBatches:
+        """The examples of a split that ``setup`` has opened."""
+        assert split in self._batches, "known after setup"
+        return self._batches[split]
+
+    def retokenized(self, tokenizer: str) -> Self:
+        """The same rows under the same ids, also where they are carved out, in other tokens.
+
+        A new data module with the options of this one, not set up and without a trainer.
+
+        Args:
+            tokenizer: a folder or a Hub name.
+        """
+        options = {
+            name: value
+            for name, value in self.hparams.items()
+            if not name.startswith("_")  # those the command line puts in
+        }
+        return type(self)(**{**options, "tokenizer": tokenizer})
+
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: which batches an epoch has."""
         return {} if self._order is None else {"order": self._order.fingerprint}
@@ -190,8 +211,8 @@ class TextDataModule(LightningDataModule, ABC):
         """Some rows of a source as examples."""
 
     @abstractmethod
-    def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
-        """What the batches of these rows ask for."""
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+        """What the batches of these examples ask for."""
 
     def _learn(self, stage: str) -> None:
         """Find out what must be known before the splits of a stage are opened."""
@@ -212,7 +233,7 @@ class TextDataModule(LightningDataModule, ABC):
                     f"data.limits.{split}: there is no {split} split; there are "
                     f"{', '.join(self.sources)}"
                 )
-        later: tuple[SplitName, ...] = tuple(self.sources) if stage == "fit" else ()
+        later = [split for split in self.sources if stage == "fit" and split != "unlabelled"]
         for split in (*splits_of(stage), *later):
             check_columns(self.sources[self._origin(split)], split, self._columns_of(split))
 
@@ -257,11 +278,11 @@ class TextDataModule(LightningDataModule, ABC):
             pad_token_id=self.pad_token_id,
             max_length=self.max_length,
             padding=self.padding,
-            add_targets=None if split == "predict" else self._targets(origin, rows),
+            add_targets=None if split == "predict" else self._targets(split, origin, rows),
         )
 
     def _loader(self, split: SplitName, batch_size: int, training: bool = False) -> ResumableLoader:
-        batches = self._batches[split]
+        batches = self.examples(split)
         trainer = self.trainer
         share = trainer.distributed_sampler_kwargs if trainer is not None else None
         order = LengthBucketedBatches(

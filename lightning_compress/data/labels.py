@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_compress.conventions import ProblemType
+from lightning_compress.conventions import IGNORED, ProblemType
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ class LabelScheme:
         rows = np.asarray(compute.list_parent_indices(labels))
         targets[rows, self._positions(compute.list_flatten(labels), where)] = 1
         return targets
+
+    def unknown(self, rows: int) -> NDArray[Any]:
+        """Targets of so many rows without labels, of ``encode``'s type: all -100, or all NaN."""
+        if self.problem_type == "single_label_classification":
+            return np.full(rows, IGNORED, dtype=np.int64)
+        shape = (rows,) if self.problem_type == "regression" else (rows, self.num_labels)
+        return np.full(shape, np.nan, dtype=np.float32)
 
     def _positions(self, labels: "pa.ChunkedArray", where: str) -> NDArray[np.int64]:
         import pyarrow as pa

@@ -1,6 +1,6 @@
 """Texts as they are, for causal and masked language modelling."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,24 @@ class LanguageModelingDataModule(TextDataModule):
             raise InputError(f"data.text is {self.columns}: a language model reads one column")
         if self.max_length < 2:
             raise InputError(f"data.max_length is {self.max_length}: it must be at least 2")
+        if "unlabelled" in (self.splits or {}):
+            raise InputError(
+                "data.splits.unlabelled: a language model needs no labels, name the files in "
+                "data.splits.train"
+            )
+
+    def retokenized(self, tokenizer: str) -> Self:
+        """The same texts under the same ids in other tokens.
+
+        Raises:
+            InputError: the texts are packed.
+        """
+        if self.packing:
+            raise InputError(
+                "data.packing: blocks of another tokenizer's tokens hold other texts, set it to "
+                "false"
+            )
+        return super().retokenized(tokenizer)
 
     def _learn(self, stage: str) -> None:
         assert self.tokenizer is not None
@@ -111,7 +129,7 @@ class LanguageModelingDataModule(TextDataModule):
             raise InputError(f"{self.sources[origin].name} is too short for a single prediction")
         return sequences
 
-    def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
         assert self.tokenizer is not None
         if self.objective == "causal":
             return next_tokens

@@ -31,6 +31,8 @@ class MaskedTokens:
         seed: of the choice.
     """
 
+    changes_input = True
+
     def __init__(
         self,
         *,

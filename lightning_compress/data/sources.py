@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,7 @@ _SPLIT_WORDS: dict[SplitName, str] = {
     "validation": "validation|valid|val|dev",
     "test": "test|testing",
 }
+_UNLABELLED_WORDS = "unlabelled|unlabeled|unsupervised"
 
 
 class Source(Protocol):
@@ -193,8 +195,11 @@ def _dataset_splits(
     loaded: Mapping[str, Any], name: str, splits: Mapping[SplitName, str | list[str]] | None
 ) -> dict[SplitName, Source]:
     if splits is None:
-        own: list[SplitName] = [split for split in _SPLIT_WORDS if split in loaded]
-        splits = {split: split for split in own}
+        own: dict[SplitName, str] = {split: split for split in _SPLIT_WORDS if split in loaded}
+        for word in _UNLABELLED_WORDS.split("|"):
+            if word in loaded:
+                own["unlabelled"] = word
+        splits = own
     found: dict[SplitName, Source] = {}
     for split, given in splits.items():
         if not isinstance(given, str) or given not in loaded:
@@ -225,21 +230,36 @@ def _local_splits(
 
 def _by_file_name(folder: Path, form: FileFormat | None) -> dict[SplitName, Source]:
     files = sorted(file for file in folder.iterdir() if file.is_file() and format_by_name(file))
-    found: dict[SplitName, Source] = {}
+    found: dict[SplitName, list[Path]] = {}
     for split, words in _SPLIT_WORDS.items():
-        pattern = re.compile(rf"(?<![a-z])({words})(?![a-z])")
-        mine = [file for file in files if pattern.search(file.name.lower())]
-        if len({re.sub(r"\d+", "", file.name) for file in mine}) > 1:  # more than numbered parts
+        mine = _named_after(words, files)
+        if not _are_parts(mine):
             names = ", ".join(file.name for file in mine)
             raise InputError(
                 f"data.path: several files of {folder} could be its {split} split ({names}): say "
                 "which with data.splits"
             )
         if mine:
-            found[split] = FileSource(tuple(mine), form)
+            found[split] = mine
     if not found:
         raise InputError(
             f"data.path: no file in {folder} is named after a split (train, validation, test) and "
             "a format (.csv, .tsv, .jsonl, .parquet, .txt): name them in data.splits"
         )
-    return found
+    # Only who asks for unlabelled texts gets them, so looking for them takes no file from another
+    # split, and is no error where it is not clear which file they are in.
+    others = [file for file in files if file not in chain(*found.values())]
+    unlabelled = _named_after(_UNLABELLED_WORDS, others)
+    if unlabelled and _are_parts(unlabelled):
+        found["unlabelled"] = unlabelled
+    return {split: FileSource(tuple(mine), form) for split, mine in found.items()}
+
+
+def _named_after(words: str, files: Iterable[Path]) -> list[Path]:
+    pattern = re.compile(rf"(?<![a-z])({words})(?![a-z])")
+    return [file for file in files if pattern.search(file.name.lower())]
+
+
+def _are_parts(files: Iterable[Path]) -> bool:
+    """Whether they differ in numbers alone."""
+    return len({re.sub(r"\d+", "", file.name) for file in files}) <= 1

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-SplitName = Literal["train", "validation", "test", "predict"]
+SplitName = Literal["train", "validation", "test", "predict", "unlabelled"]
 
-SPLITS: tuple[SplitName, ...] = ("train", "validation", "test", "predict")
+# Their order decides about the ids of examples: further ones go to the end.
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test", "predict", "unlabelled")
 _STAGES: dict[str, tuple[SplitName, ...]] = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -17,7 +18,7 @@ def first_id(origin: SplitName) -> int:
     """The ``example_id`` of a source's first row; further rows count up.
 
     Rows of training files count from 0, also where they are carved out for validation; those of a
-    validation file from 2**40, those of the test split from 2**41.
+    validation file from 2**40, those of the test split from 2**41, unlabelled rows from 2**42.
     """
     return SPLITS.index(origin) * 2**40
 

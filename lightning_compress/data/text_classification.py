@@ -1,21 +1,26 @@
 """Texts or pairs of texts with labels: classes, several labels at once, or a number."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lightning_compress.data.batching import BatchRequest
+from lightning_compress.data.checking import check_columns
 from lightning_compress.data.collation import AddTargets, Batch, Sequences
 from lightning_compress.data.datamodule import TextDataModule
+from lightning_compress.data.joined_texts import JoinedTexts
 from lightning_compress.data.labels import LabelScheme, label_scheme
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
 from lightning_compress.data.stored_texts import StoredTexts
 from lightning_compress.data.tokenization import Encoding
+from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TrainOn = Literal["labelled", "unlabelled", "both"]
 
 
 class TextClassificationDataModule(TextDataModule):
@@ -24,18 +29,32 @@ class TextClassificationDataModule(TextDataModule):
     ``labels`` are [B] int64 classes, [B] float32 numbers or [B, C] float32 zeros and ones. Which
     of these follows from the training labels: whole numbers and strings are classes, numbers with
     a fraction make a regression, lists a multi-label problem. Pairs of texts go through the
-    tokenizer's own pair encoding.
+    tokenizer's own pair encoding. Rows without a label have -100 for a class, else NaN.
 
     After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``.
 
     Args:
         label: the label column.
+        train_on: what training batches hold: the ``labelled`` rows of the ``train`` split, the
+            ``unlabelled`` split, from which a student can be distilled, or ``both``, mixed. In any
+            case the labels of ``train`` tell the classes, and validation is carved from its rows
+            where it has no split of its own.
         options: those of every data module, see ``TextDataModule``.
+
+    Raises:
+        InputError: an option is out of its range.
     """
 
-    def __init__(self, *, label: str = "label", **options: Any) -> None:
+    def __init__(
+        self, *, label: str = "label", train_on: TrainOn = "labelled", **options: Any
+    ) -> None:
         super().__init__(**options)
+        if train_on not in get_args(TrainOn):
+            raise InputError(
+                f"data.train_on is {train_on!r}: it must be one of {', '.join(get_args(TrainOn))}"
+            )
         self.label = label
+        self.train_on = train_on
         self._scheme: LabelScheme | None = None
         self._labels: dict[SplitName, NDArray[Any]] = {}
 
@@ -43,11 +62,38 @@ class TextClassificationDataModule(TextDataModule):
         return Encoding(max_length=self.max_length)
 
     def _sequences(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Sequences:
+        labelled = self._texts(origin, rows)
+        if split != "train" or self.train_on == "labelled":
+            return labelled
+        unlabelled = self._texts("unlabelled", np.arange(len(self._tokens("unlabelled"))))
+        return unlabelled if self.train_on == "unlabelled" else JoinedTexts([labelled, unlabelled])
+
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+        labels = self._labels[origin][rows]
+        if split != "train" or self.train_on == "labelled":
+            return _RowLabels(labels)
+        assert self._scheme is not None, "read off the training rows"
+        unknown = self._scheme.unknown(len(self._tokens("unlabelled")))
+        return _RowLabels(
+            unknown if self.train_on == "unlabelled" else np.concatenate([labels, unknown])
+        )
+
+    def _texts(self, origin: SplitName, rows: NDArray[np.int64]) -> StoredTexts:
         ids = first_id(origin) + rows
         return StoredTexts(self._tokens(origin), rows, ids, max_length=self.max_length)
 
-    def _targets(self, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
-        return _RowLabels(self._labels[origin][rows])
+    def _check_sources(self, stage: str) -> None:
+        """The same, and the unlabelled texts where they are asked for."""
+        wanted = stage == "fit" and self.train_on != "labelled"
+        if wanted and "unlabelled" not in self.sources:
+            raise InputError(
+                f"data.train_on is {self.train_on}, and there is no unlabelled split in "
+                f"{self.path or 'the built-in corpus'}: name its file in data.splits.unlabelled"
+            )
+        super()._check_sources(stage)
+        if wanted:
+            columns = self._columns_of("unlabelled")
+            check_columns(self.sources["unlabelled"], "unlabelled", columns)
 
     def _learn(self, stage: str) -> None:
         """Learn what the labels mean, and look at all those of the stage."""
@@ -66,7 +112,7 @@ class TextClassificationDataModule(TextDataModule):
     def _find_scheme(self) -> LabelScheme | None:
         """Read it off the training rows; where there are none, as for a benchmark, off others."""
         for origin in SPLITS:
-            source = self.sources.get(origin)
+            source = self.sources.get(origin) if origin != "unlabelled" else None
             if source is not None and self.label in source.columns():
                 names = source.class_names(self.label)
                 return label_scheme(self._raw_labels(origin), names, source.name)
@@ -82,7 +128,7 @@ class TextClassificationDataModule(TextDataModule):
         return self._labels["train"] if stratify else None
 
     def _columns_of(self, split: SplitName) -> dict[str, str]:
-        labelled = {} if split == "predict" else {self.label: "label"}
+        labelled = {} if split in ("predict", "unlabelled") else {self.label: "label"}
         return {**super()._columns_of(split), **labelled}
 
 

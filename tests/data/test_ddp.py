@@ -12,6 +12,8 @@ import pytest
 
 from lightning_compress.data import TextClassificationDataModule
 
+from .conftest import words
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -32,7 +34,7 @@ class Recorder(L.LightningModule):
     def validation_step(self, batch, batch_idx): self.step(batch, "val")
     def test_step(self, batch, batch_idx): self.step(batch, "test")
     def configure_optimizers(self):
-        assert self.trainer.estimated_stepping_batches == 14
+        assert self.trainer.estimated_stepping_batches == STEPS
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 def trainer():
@@ -54,20 +56,30 @@ def main(options):
     Path(f"rank{last.global_rank}.json").write_text(json.dumps(report))
 
 if __name__ == "__main__":
+    STEPS = int(sys.argv[2])
     main(json.loads(sys.argv[1]))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train_on", "steps", "trained"), [("labelled", 7, 54), ("both", 11, 54 + 31)]
+)
 def test_two_processes(
-    classification: Callable[..., TextClassificationDataModule], tmp_path: Path
+    classification: Callable[..., TextClassificationDataModule],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+    train_on: str,
+    steps: int,
+    trained: int,
 ) -> None:
-    data = classification()
+    write_rows(words(91)[60:], [None] * 31, "unlabelled.jsonl")
+    data = classification(train_on=train_on)
     options = {name: value for name, value in data.hparams.items() if name != "_instantiator"}
     script = tmp_path / "main.py"
     script.write_text(SCRIPT)
     subprocess.run(
-        [sys.executable, str(script), json.dumps(options)],
+        [sys.executable, str(script), json.dumps(options), str(2 * steps)],
         check=True,
         timeout=300,
         cwd=tmp_path,
@@ -79,10 +91,10 @@ def test_two_processes(
         shares = [list(chain(*report[stage])) for report in (first, second)]
         assert len(shares[0]) == len(shares[1]) == count * times / 2
         assert len(set(chain(*shares))) == count
-    assert len(first["train"]) == len(second["train"]) == 14
-    epochs = [[*first["train"][e : e + 7], *second["train"][e : e + 7]] for e in (0, 7)]
+    assert len(first["train"]) == len(second["train"]) == 2 * steps
+    epochs = [[*first["train"][e : e + steps], *second["train"][e : e + steps]] for e in (0, steps)]
     assert sorted(chain(*epochs[0])) == sorted(chain(*epochs[1]))
-    assert len(set(chain(*epochs[0]))) == sum(map(len, epochs[0])) == 54
+    assert len(set(chain(*epochs[0]))) == sum(map(len, epochs[0])) == trained
     assert epochs[0] != epochs[1]
     for report in reports:
         assert report["resumed"]["train"] == report["whole"]["train"][3:]

@@ -144,3 +144,34 @@ def test_too_little_text(language_modeling: Build, tmp_path: Path, bert_tokenize
     (tmp_path / "one.txt").write_text("a\n")
     with pytest.raises(InputError, match="cannot be divided"):
         language_modeling(path=str(tmp_path / "one.txt")).setup("fit")
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_only_masked_inputs_change_from_epoch_to_epoch(
+    language_modeling: Build, bert_tokenizer: str, objective: str
+) -> None:
+    data = language_modeling(objective=objective, tokenizer=bert_tokenizer)
+    data.setup("fit")
+    assert data.examples("train").fixed_inputs == (objective == "causal")
+
+
+def test_texts_in_other_tokens(language_modeling: Build, bert_tokenizer: str) -> None:
+    with pytest.raises(InputError, match=r"data\.packing: blocks of another tokenizer's"):
+        language_modeling().retokenized(bert_tokenizer)
+    one = language_modeling(packing=False)
+    other = one.retokenized(bert_tokenizer)
+    for data in (one, other):
+        data.setup("fit")
+    for split in ("train", "validation"):
+        ids = [data.examples(split).sequences.ids.tolist() for data in (one, other)]
+        assert ids[0] == ids[1]
+
+
+def test_a_language_model_has_no_unlabelled_split(language_modeling: Build) -> None:
+    with pytest.raises(InputError, match=r"data\.splits\.unlabelled: .* data\.splits\.train"):
+        language_modeling(splits={"train": "train.txt", "unlabelled": "test.txt"})
+
+
+def test_a_file_of_unlabelled_texts_is_left_alone(language_modeling: Build, tmp_path: Path) -> None:
+    (tmp_path / "unsupervised.csv").write_text("review\na\n")
+    language_modeling().setup("fit")

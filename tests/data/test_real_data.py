@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_compress.data import LanguageModelingDataModule, TextClassificationDataModule
+from lightning_compress.data.splits import first_id
 
 pytestmark = pytest.mark.real
 
@@ -98,6 +100,28 @@ def test_unlabelled_rows_can_be_predicted(load: Callable[..., Any]) -> None:
     data.setup("predict")
     rows = texts_of(data, data.predict_dataloader())
     assert rows[0] == ("uneasy mishmash of styles and genres.", None)
+
+
+@pytest.mark.parametrize(
+    "splits", [None, {"train": "train.jsonl.gz", "unlabelled": "unsupervised.jsonl.gz"}]
+)
+def test_unlabelled_reviews_among_the_labelled_ones(
+    load: Callable[..., Any], splits: dict[str, str] | None
+) -> None:
+    limits = {"train": 60, "unlabelled": 90}
+    options = {"splits": splits, "limits": limits, "train_on": "both"}
+    data = load(TextClassificationDataModule, IMDB, **options)
+    data.setup("fit")
+    assert data.label_names == ["0", "1"]
+    found: dict[int, int] = {}
+    for batch in data.train_dataloader():
+        found.update(zip(batch["example_id"].tolist(), batch["labels"].tolist(), strict=True))
+    labelled = {row: row % 2 for row in data.examples("train").sequences.ids.tolist() if row < 60}
+    assert len(labelled) == 54
+    assert found == labelled | {first_id("unlabelled") + row: -100 for row in range(90)}
+    first = data.examples("train").by_ids(np.array([first_id("unlabelled")]))
+    text = data.tokenizer.decode(first["input_ids"][0], skip_special_tokens=True)
+    assert text.startswith("i admit, the great majority of films released before say 1933")
 
 
 def test_whole_sst2_counts(load: Callable[..., Any]) -> None:

@@ -44,6 +44,37 @@ def test_folder_by_file_names(tmp_path: Path, names: list[str], expected: set[st
     assert set(find(tmp_path)) == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "found_by_name"),
+    [
+        (["Unsupervised.csv"], True),
+        (["unlabeled-0.csv", "unlabeled-1.csv"], True),
+        (["my_unlabelled.csv"], True),
+        (["unlabelled.csv", "unsupervised.csv"], False),  # which of them?
+        (["test_unlabelled.csv"], False),  # the test split, as ever
+        (["semiunsupervised.csv"], False),
+    ],
+)
+def test_unlabelled_texts_are_in_nobodys_way(
+    tmp_path: Path, names: list[str], found_by_name: bool
+) -> None:
+    touch(tmp_path, "train.csv")
+    before = find(tmp_path)
+    touch(tmp_path, *names)
+    found = find(tmp_path)
+    unlabelled = found.pop("unlabelled", None)
+    files = tuple(tmp_path / name for name in names)
+    assert unlabelled == (FileSource(files) if found_by_name else None)
+    assert found["train"] == before["train"]
+    assert set(found) <= {"train", "test"}
+
+
+def test_unlabelled_texts_alone_are_no_data_set(tmp_path: Path) -> None:
+    touch(tmp_path, "unsupervised.csv")
+    with pytest.raises(InputError, match=r"no file in .* is named after a split"):
+        find(tmp_path)
+
+
 def test_numbered_parts_are_joined_in_order(tmp_path: Path) -> None:
     for part in (1, 0):
         (tmp_path / f"train-{part}.csv").write_text(f"text\nrow {part}\n")
@@ -142,6 +173,10 @@ def test_hub_datasets_come_through_datasets(
     assert found["train"].class_names("label") == ["no", "yes"]
     assert found["train"].read(["text"], limit=2).to_pylist() == [{"text": "a"}, {"text": "b"}]
     assert set(find("nyu-mll/glue")) == {"train", "validation", "test"}
+    reviews["unsupervised"] = reviews["train"].select([2])
+    assert set(find("imdb")) == {"train", "validation", "test", "unlabelled"}
+    unlabelled = find("imdb", splits={"unlabelled": "unsupervised"})["unlabelled"]
+    assert unlabelled.read(["text"]).to_pylist() == [{"text": "c"}]
     with pytest.raises(InputError, match=r"data\.splits\.test: .* no split dev; it has train"):
         find("nyu-mll/glue", splits={"test": "dev"})
 
