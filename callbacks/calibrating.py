@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_compress.conventions import ProblemType
 from lightning_compress.data.loading import ResumableLoader
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import device_of
-from lightning_compress.evaluation.loss import task_loss
+from lightning_compress.evaluation.loss import labelled_rows, task_loss
 from lightning_compress.evaluation.task import problem_type_of, task_of
 from lightning_compress.models.inputs import model_inputs
 from lightning_compress.pruning.calibration import Batch, Calibration
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int) -> Calibration:
     """About so many training examples, always the same ones, and the same on all processes.
 
-    The training's own place in its data is not touched.
+    Of a classifier's only those with a label. The training's own place in its data is not touched.
 
     Raises:
-        InputError: there is no example, or the batches are not what Hugging Face models take.
+        InputError: there is no example, or none with a label, or the batches are not what Hugging
+            Face models take.
     """
     task, problem_type = task_of(model), problem_type_of(model)
     batches: list[Batch] = []
@@ -37,17 +39,18 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
                 "pruning needs training batches that are dictionaries with input_ids and labels, "
                 f"as Hugging Face models take them, not {type(batch).__name__}"
             )
-        batches.append(
-            {
-                name: value.to(device_of(model))
-                for name, value in batch.items()
-                if isinstance(value, Tensor)
-            }
-        )
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if task == "sequence-classification":
+            tensors = _labelled(tensors, problem_type)
+        if len(tensors["input_ids"]):
+            batches.append({name: value.to(device_of(model)) for name, value in tensors.items()})
         if sum(len(one["input_ids"]) for one in batches) >= examples:
             break
     if not batches:
-        raise InputError("calibration_examples: the training data give no example to look at")
+        raise InputError(
+            "calibration_examples: the training data give no example with a label to look at; "
+            "where they are unlabelled texts, set data.train_on to both"
+        )
 
     def logits(batch: Batch) -> Tensor:
         found: Tensor = model(**model_inputs(model, batch)).logits
@@ -57,6 +60,12 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
         return task_loss(task, problem_type, logits(batch), batch["labels"])
 
     return Calibration(batches, loss, logits)
+
+
+def _labelled(batch: Batch, problem_type: ProblemType | None) -> Batch:
+    """The rows of a classifier's batch that have a label."""
+    kept = labelled_rows(problem_type, batch["labels"])
+    return batch if kept.all() else {name: value[kept] for name, value in batch.items()}
 
 
 def _batches(loader: Any) -> Iterator[Any]:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lightning_compress.evaluation.loss import task_loss
+from lightning_compress.evaluation.loss import labelled_rows, task_loss
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,68 @@ def test_multi_label_is_mean_binary_cross_entropy() -> None:
         expected -= math.log(chance if label else 1 - chance) / 12
     loss = task_loss("sequence-classification", "multi_label_classification", logits, labels)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+KINDS: dict[str, tuple[torch.Tensor, float]] = {
+    "single_label_classification": (torch.tensor([0, 2, 1, 1, 0, 2, 1]), -100),
+    "regression": (torch.linspace(-2, 3, 7), math.nan),
+    "multi_label_classification": ((torch.arange(21).reshape(7, 3) % 4 > 1).float(), math.nan),
+}
+
+
+def logits_for(kind: str) -> torch.Tensor:
+    return torch.randn(7, 1 if kind == "regression" else 3, requires_grad=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gone", [[0], [6], [1, 2, 5], [0, 1, 2, 3, 4, 6]])
+def test_rows_without_a_label_do_not_count(kind: str, gone: list[int]) -> None:
+    (labels, missing), logits = KINDS[kind], logits_for(kind)
+    labels = labels.clone()
+    labels[gone] = missing
+    kept = [row for row in range(7) if row not in gone]
+    assert labelled_rows(kind, labels).nonzero().flatten().tolist() == kept  # type: ignore[arg-type]
+    rows = [
+        task_loss("sequence-classification", kind, logits[row : row + 1], labels[row : row + 1])  # type: ignore[arg-type]
+        for row in kept
+    ]
+    expected = sum(rows[1:], start=rows[0]) / len(kept)
+    loss = task_loss("sequence-classification", kind, logits, labels)  # type: ignore[arg-type]
+    (found,) = torch.autograd.grad(loss, logits)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, gradient)
+    assert not found[gone].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_any_label_loss_and_gradients_are_zero(kind: str) -> None:
+    (labels, missing), logits = KINDS[kind], logits_for(kind)
+    none = torch.full_like(labels, missing)
+    loss = task_loss("sequence-classification", kind, logits.bfloat16(), none)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (loss.item(), loss.dtype, loss.shape) == (0.0, torch.float32, ())
+    assert torch.equal(gradient, torch.zeros(7, logits.shape[1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_all_labels_the_loss_is_that_of_torch_bit_for_bit(kind: str) -> None:
+    labels, logits = KINDS[kind][0], logits_for(kind)
+    plain = {
+        "single_label_classification": functional.cross_entropy,
+        "regression": lambda said, wanted: functional.mse_loss(said[:, 0], wanted),
+        "multi_label_classification": functional.binary_cross_entropy_with_logits,
+    }[kind](logits, labels)
+    loss = task_loss("sequence-classification", kind, logits, labels)  # type: ignore[arg-type]
+    assert torch.equal(loss, plain)
+    assert torch.equal(*(torch.autograd.grad(one, logits)[0] for one in (loss, plain)))
+
+
+def test_whole_numbers_of_a_regression_are_all_labels() -> None:
+    labels = torch.tensor([-100, 1])
+    assert labelled_rows("regression", labels).all()
+    loss = task_loss("sequence-classification", "regression", torch.zeros(2, 1), labels)
+    assert loss.item() == pytest.approx(5000.5)
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
