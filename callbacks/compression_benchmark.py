@@ -93,12 +93,12 @@ class CompressionBenchmark(L.Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay out the page that puts sparsity over the validation metric."""
+        """Lay out the page that puts the techniques over the validation metric."""
         self._training = "begun" if trainer.ckpt_path is None else "resumed"
         model = transformer_in(pl_module)
         if model is not None:
             metric, better = primary_metric(task_of(model), problem_type_of(model))
-            log_layout(trainer, f"val_{metric}", share=better == "max")
+            log_layout(trainer, pl_module, f"val_{metric}", share=better == "max")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""

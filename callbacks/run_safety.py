@@ -75,7 +75,8 @@ class RunSafety(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Leave a checkpoint and say how to go on from it."""
-        if self._training and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        refused = isinstance(exception, InputError) and trainer.global_step == 0
+        if self._training and not refused and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             _leave_checkpoint(trainer)
         self._release()
 

@@ -13,19 +13,22 @@ from lightning_compress.evaluation.report import Report
 _PLAIN = (bool, int, float, str)
 
 
-def log_layout(trainer: L.Trainer, metric: str, *, share: bool) -> None:
+def log_layout(
+    trainer: L.Trainer, pl_module: L.LightningModule, metric: str, *, share: bool
+) -> None:
     """Make a page with what the run's techniques chart, by their ``charts``, over the metric.
 
     Args:
         trainer: of the run; one that compresses nothing gets no page.
+        pl_module: may have ``charts`` too.
         metric: of the validation.
         share: it lies between 0 and 1 like the sparsity, so the two go in one chart.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
-    charts = {
-        title: [tag]
-        for callback in callbacks
-        for title, tag in getattr(callback, "charts", {}).items()
+    charts: dict[str, list[str]] = {
+        title: [tags] if isinstance(tags, str) else tags
+        for one in (pl_module, *callbacks)
+        for title, tags in getattr(one, "charts", {}).items()
     }
     if not charts:
         return

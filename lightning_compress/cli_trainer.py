@@ -59,7 +59,8 @@ class CompressCLI(LightningCLI):
         """Fill in what one option says about another."""
         data, model = self._of_command("data"), self._of_command("model")
         if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
-            data.init_args.tokenizer = model.init_args.get("pretrained")
+            options = model.init_args
+            data.init_args.tokenizer = options.get("pretrained") or options.get("teacher")
         trainer = self._of_command("trainer")
         if getattr(trainer.logger, "init_args", None) is not None:
             self._place_run(trainer.logger.init_args)
