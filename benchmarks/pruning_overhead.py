@@ -14,7 +14,6 @@ the time spent inside the callback, which is less sensitive to noise. The callba
 
 import argparse
 import logging
-import multiprocessing
 import statistics
 import time
 import warnings
@@ -23,13 +22,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelPruning
 from transformers import BertConfig, BertForSequenceClassification
+from turns import INTERVAL, against, take_turns
 
 from lightning_compress.callbacks import IterativeMagnitudePruning, magnitude_pruning
 from lightning_compress.models import structure_of
 from lightning_compress.modules.optimization import adamw
 
 MAX_COST = 0.03
-BATCH, TOKENS, INTERVAL, WARMUP = 32, 48, 40, 4
+BATCH, TOKENS = 32, 48
 
 
 class Module(L.LightningModule):
@@ -50,31 +50,6 @@ class Module(L.LightningModule):
 
     def configure_optimizers(self):
         return adamw(self.model, 1e-5, 0.01)
-
-
-class TakeTurns(L.Callback):
-    """Trains a block of steps when it is this process's turn, and times it."""
-
-    def __init__(self, mine, next_one):
-        self.mine, self.next_one = mine, next_one
-        self.seconds = []
-
-    def on_train_start(self, *_):
-        self.started = None
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step % INTERVAL == WARMUP:
-            self.end_turn()
-            self.mine.acquire()
-            self.started = time.perf_counter()
-
-    def end_turn(self):
-        if self.started is not None:
-            self.seconds.append(time.perf_counter() - self.started)
-        self.next_one.release()
-
-    def on_train_end(self, *_):
-        self.end_turn()
 
 
 def timed(call, seconds):
@@ -113,8 +88,8 @@ def lightnings(module):
     ]
 
 
-def train(way, steps, mine, next_one, found):
-    """One run; puts the seconds a step of each of its blocks into the queue ``found``."""
+def train(way, steps, turns):
+    """One run; gives the seconds a step spent inside the callback."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     generator = torch.Generator().manual_seed(0)
@@ -125,8 +100,7 @@ def train(way, steps, mine, next_one, found):
         }
         for index in range(BATCH * INTERVAL)  # an epoch is an interval: ModelPruning goes by epochs
     ]
-    mine.acquire()
-    module, turns, inside = Module(), TakeTurns(mine, next_one), []
+    module, inside = Module(), []
     callbacks = way(module)
     if way is ours:  # all that it does to a step: two hooks of Lightning and one of the optimizer
         magnitude_pruning.apply_masks_ = timed(magnitude_pruning.apply_masks_, inside)
@@ -143,9 +117,7 @@ def train(way, steps, mine, next_one, found):
         default_root_dir="logs/pruning_overhead",
     )
     trainer.fit(module, torch.utils.data.DataLoader(rows, BATCH))
-    found.put(
-        (way.__name__, [seconds / INTERVAL for seconds in turns.seconds], sum(inside) / steps)
-    )
+    return sum(inside) / steps
 
 
 def main():
@@ -158,28 +130,20 @@ def main():
         ours: "IterativeMagnitudePruning",
         lightnings: "ModelPruning",
     }
-    processes = multiprocessing.get_context("spawn")
-    gates, queue = [processes.Semaphore(0) for _ in ways], processes.Queue()
-    steps = WARMUP + arguments.blocks * INTERVAL
-    for index, way in enumerate(ways):
-        options = (way, steps, gates[index], gates[(index + 1) % len(ways)], queue)
-        processes.Process(target=train, args=options).start()
-    gates[0].release()
-    by_name = {name: (blocks, inside) for name, blocks, inside in (queue.get() for _ in ways)}
-    found = {way: by_name[way.__name__][0] for way in ways}
-    inside = by_name[ours.__name__][1]
+    found = dict(zip(ways, take_turns(train, list(ways), arguments.blocks), strict=True))
+    dense = found[nothing][0]
     print(f"{torch.get_num_threads()} threads, {arguments.blocks} blocks of {INTERVAL} steps")
     for way, name in ways.items():
-        line = f"{name:26} {1000 * statistics.median(found[way]):8.1f} ms a step"
+        seconds, inside = found[way]
+        line = f"{name:26} {1000 * statistics.median(seconds):8.1f} ms a step"
         if way is not nothing:
-            ratios = [b / a for a, b in zip(found[nothing], found[way], strict=True)]
-            low, middle, high = (ratio - 1 for ratio in statistics.quantiles(ratios, n=4))
+            low, middle, high = against(dense, seconds)
             line += f": {middle:+.1%} (quartiles {low:+.1%} and {high:+.1%})"
-            if way is ours:
-                cost = middle
+        if way is ours:
+            cost = middle
+            share = inside / statistics.median(dense)
+            line += f"\n{'':26} {1000 * inside:8.1f} ms of it inside its hooks, {share:.1%}"
         print(line)
-    share = inside / statistics.median(found[nothing])
-    print(f"inside the callback's own hooks: {1000 * inside:.1f} ms a step, {share:.1%}")
     verdict = "reached" if cost <= MAX_COST else "MISSED"
     print(f"{verdict}: the callback costs {cost:.1%} a step (at most {MAX_COST:.0%})")
 

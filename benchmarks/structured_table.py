@@ -1,12 +1,13 @@
 """Structured pruning on real text: accuracy against the multiplications that remain.
 
     python benchmarks/structured_table.py [--task sst2] [--seeds 0 1 2] [--levels .75 .5 .35 .25]
-        [--methods fisher taylor activation magnitude random layers post-training]
+        [--methods fisher taught taylor activation magnitude random layers post-training]
 
 Starts from the models that benchmarks/magnitude_table.py has fine-tuned. Each method brings them
 down to each level in three rounds of the first half of a short run, recovers for the rest, and is
 tested; "layers" drops the layers without which the predictions change least, which hits the levels
-only coarsely; "post-training" trains nothing. They are compared with the fine-tuned model trained
+only coarsely; "post-training" trains nothing; "taught" is "fisher" while the fine-tuned model
+teaches what is left of it. They are compared with the fine-tuned model trained
 on for as long, "post-training" with the one that is not. Reviews are cut at 128 tokens here.
 
 Prints a table and draws logs/structured_table/TASK.png. A run whose result is there is not run
@@ -27,7 +28,7 @@ from matplotlib.figure import Figure
 from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, StructuredPruning
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.evaluation.footprint import count_macs
-from lightning_compress.modules import FineTuningModule
+from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.pruning.unit_scores import UNIT_SCORES
 
 DATA = {
@@ -40,6 +41,7 @@ DATA = {
 # Batches of 32 in a pruning run: long enough to recover, short enough for a CPU.
 BATCHES = {"sst2": 150, "imdb": 50}
 LAYERS = 4
+OTHERS = ("taught", "layers", "post-training")
 ROOT = Path("logs/structured_table")
 
 
@@ -52,13 +54,13 @@ def callbacks_for(method, level):
         return [PostTrainingPruning(macs=1 - level)]
     return [
         StructuredPruning(
-            macs=1 - level, rounds=3, warmup=0.0, recovery=0.5, score=method,
-            calibration_examples=256,
+            macs=1 - level, rounds=3, warmup=0.0, recovery=0.5, calibration_examples=256,
+            score="fisher" if method == "taught" else method,
         )
     ]  # fmt: skip
 
 
-def parts_of(task, seed):
+def parts_of(task, method, seed):
     """The data and the module of a run; so short a run needs no dropout."""
     dense = fine_tuned(task, seed)
     L.seed_everything(seed, verbose=False)
@@ -66,7 +68,10 @@ def parts_of(task, seed):
         **DATA[task], tokenizer=str(dense), seed=seed, validation_fraction=0.05, batch_size=32
     )
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return data, FineTuningModule(pretrained=str(dense), config=still, learning_rate=2e-4)
+    options = {"pretrained": str(dense), "config": still, "learning_rate": 2e-4}
+    if method == "taught":
+        return data, DistillationModule(teacher="dense", **options)
+    return data, FineTuningModule(**options)
 
 
 def trainer_for(batches, callbacks):
@@ -100,7 +105,7 @@ def run(task, method, level, seed, batches):
     path = ROOT / f"{task}-{method}-{level}-{batches}-seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
-    data, module = parts_of(task, seed)
+    data, module = parts_of(task, method, seed)
     print(f"running {path.stem}", flush=True)
     trainer = trainer_for(batches, callbacks_for(method, level))
     start = time.perf_counter()
@@ -175,7 +180,7 @@ def main():
     parser.add_argument("--task", default="sst2", choices=DATA)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--levels", nargs="+", type=float, default=[0.75, 0.5, 0.35, 0.25])
-    parser.add_argument("--methods", nargs="+", default=[*UNIT_SCORES, "layers", "post-training"])
+    parser.add_argument("--methods", nargs="+", default=[*UNIT_SCORES, *OTHERS])
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
