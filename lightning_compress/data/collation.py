@@ -1,7 +1,7 @@
 """Examples to batches: gather the ids, pad them together, add the targets."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -113,18 +113,6 @@ class TokenBatches(Dataset[Batch]):
             )
         return self[BatchRequest(order[places], None)]
 
-    def fingerprint(self) -> str:
-        """Hash of the ids, tokens and segments of all examples in their order."""
-        digest = hashlib.sha256(str(len(self)).encode())
-        # The lengths tell where an example ends.
-        for numbers in (self.sequences.ids, self.sequences.lengths):
-            digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
-        for index in range(len(self)):
-            digest.update(np.asarray(self.sequences.tokens(index), dtype=np.int64).tobytes())
-            if (segments := self.sequences.segments(index)) is not None:
-                digest.update(np.asarray(segments, dtype=np.int64).tobytes())
-        return digest.hexdigest()
-
     @cached_property
     def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of the examples by ascending id, and these ids."""
@@ -133,3 +121,21 @@ class TokenBatches(Dataset[Batch]):
 
     def _ids(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.asarray(self.sequences.ids[indices], dtype=np.int64)
+
+
+def fingerprint_of(parts: Sequence[TokenBatches]) -> str:
+    """Hash of the ids, tokens and segments of all examples, however they are split in parts."""
+    examples = sorted(
+        (int(id_), part, index)
+        for part, batches in enumerate(parts)
+        for index, id_ in enumerate(batches.sequences.ids)
+    )
+    digest = hashlib.sha256()
+    for id_, part, index in examples:
+        sequences = parts[part].sequences
+        tokens, segments = sequences.tokens(index), sequences.segments(index)
+        digest.update(f"{id_} {len(tokens)} {segments is not None} ".encode())
+        for numbers in (tokens, segments):
+            if numbers is not None:
+                digest.update(np.ascontiguousarray(numbers, dtype=np.int64))
+    return digest.hexdigest()

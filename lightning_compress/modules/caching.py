@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_compress.data.collation import TokenBatches
+from lightning_compress.data.collation import TokenBatches, fingerprint_of
 from lightning_compress.data.loading import ResumableLoader
 from lightning_compress.distillation.outputs import Wanted
 from lightning_compress.distillation.ramp import Ramped
@@ -62,7 +62,7 @@ def remembering(
     options: dict[str, Any] = {
         "wanted": wanted,
         "tokenwise": top_k and Tokenwise(top_k, [cast(float, temperature or 1.0)]),
-        "key": {"data": [one.fingerprint() for one in read]},
+        "key": {"data": fingerprint_of(read)},
     }
     folder = cache_folder(teacher, cache_dir, **options)
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches

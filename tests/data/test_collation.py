@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_compress.data.batching import BatchRequest
-from lightning_compress.data.collation import Padding, TokenBatches
+from lightning_compress.data.collation import Padding, TokenBatches, fingerprint_of
 from lightning_compress.data.joined_texts import JoinedTexts
 from lightning_compress.data.stored_texts import StoredTexts
 from lightning_compress.data.token_store import cached_tokens
@@ -106,15 +106,15 @@ def test_joined_texts_are_all_texts_one_after_another() -> None:
 def test_the_fingerprint_tells_every_difference() -> None:
     ids, tokens, segments = [4, 5], [[1, 2, 3], [4]], [[0, 0, 1], [1]]
     same = {
-        Listed(ids, tokens, segments, dtype).batches().fingerprint()
+        fingerprint_of([Listed(ids, tokens, segments, dtype).batches()])
         for dtype in (np.int64, np.uint16)
     }
     different = {
-        Listed(*other).batches().fingerprint()
+        fingerprint_of([Listed(*other).batches()])
         for other in (
             (ids, tokens),
             ([4, 6], tokens, segments),
-            ([5, 4], tokens, segments),
+            ([5, 4], tokens, segments),  # the ids the other way round, not the order
             (ids, [[1, 2, 4], [4]], segments),
             (ids, [[1, 2], [3, 4]], [[0, 0], [1, 1]]),
             (ids, tokens, [[0, 1, 1], [1]]),
@@ -125,3 +125,8 @@ def test_the_fingerprint_tells_every_difference() -> None:
     assert len(same) == 1
     assert len(different) == 8
     assert not same & different
+    parts = [
+        Listed([5], tokens[1:], segments[1:]).batches(),
+        Listed([4], tokens[:1], segments[:1]).batches(),
+    ]
+    assert {fingerprint_of(parts)} == same, "however they are split"

@@ -14,6 +14,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_compress.data import TextClassificationDataModule, sources
 from lightning_compress.data.batching import LengthBucketedBatches
+from lightning_compress.data.collation import fingerprint_of
 from lightning_compress.data.local_files import read_rows
 from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
@@ -244,10 +245,10 @@ def test_the_same_rows_in_other_tokens(
                 assert torch.equal(batch[name], found[name])
         labels_of(other, again)
     assert one.examples("train").fixed_inputs
-    assert one.examples("train").fingerprint() != other.examples("train").fingerprint()
+    assert fingerprint_of([one.examples("train")]) != fingerprint_of([other.examples("train")])
     same = other.retokenized(str(one.tokenizer_name))
     same.setup("fit")
-    assert one.examples("train").fingerprint() == same.examples("train").fingerprint()
+    assert fingerprint_of([one.examples("train")]) == fingerprint_of([same.examples("train")])
 
 
 def test_data_from_the_command_line_in_other_tokens(
