@@ -11,7 +11,7 @@ import numpy as np
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, remove_layers_
 from lightning_compress.models.manifest import set_manifest_
-from lightning_compress.models.structure import structure_of
+from lightning_compress.models.structure import FAMILIES, structure_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def keep_every_nth_layer_(model: "PreTrainedModel", n: int) -> None:
     """Leave a model every n-th layer: evenly spread, the first and the last among them.
+
+    Where one layer stays, it is the first.
 
     It is a model of its own then, not a compressed one: its manifest does not tell of the layers.
 
@@ -29,7 +31,13 @@ def keep_every_nth_layer_(model: "PreTrainedModel", n: int) -> None:
     Raises:
         InputError: ``n`` is below 2, or more than there are layers, or the layers are one block.
     """
-    count = len(structure_of(model).blocks)
+    structure = structure_of(model)
+    if FAMILIES[structure.family].shared:
+        raise InputError(
+            "model.every_nth_layer: the layers of the teacher are one block, used again and again; "
+            "name it in model.pretrained and give model.config fewer num_hidden_layers"
+        )
+    count = len(structure.blocks)
     if not 2 <= n <= count:
         raise InputError(
             f"model.every_nth_layer is {n}: the teacher has {count} layers, so it lies between 2 "

@@ -18,11 +18,13 @@ from lightning_compress.distillation.hidden_states import HiddenStates, hidden_s
 from lightning_compress.distillation.layer_map import layer_pairs
 from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of
 from lightning_compress.distillation.ramp import at
-from lightning_compress.distillation.relations import Relations, relation_loss
+from lightning_compress.distillation.relations import Relations, check_split, relation_loss
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
 from lightning_compress.models import units_of
+from lightning_compress.models.linear import linear_at, outputs_of
+from lightning_compress.models.structure import Units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,12 +89,9 @@ class Objective(nn.Module):
         soft, maps = self.losses.soft_targets, self.losses.attention_maps
         if soft is not None and soft.hard and self.problem_type == "regression":
             raise InputError("losses.soft_targets.hard: numbers have no likeliest answer; drop it")
-        pairs = self._pairs(maps, depth_of(student))
         self.wanted(depth_of(student))
         if maps is not None or self.losses.relations is not None:
-            own, its = units_of(student, "heads"), units_of(teacher, "heads")
-            for one, other in pairs:
-                check_heads(own[one % len(own)].count, its[other % len(its)].count)
+            self._check_heads(student, teacher)
         rotated = any(
             name.endswith("rotary_emb")
             for model in (student, teacher)
@@ -103,6 +102,18 @@ class Objective(nn.Module):
                 "losses.attention_maps: this family turns queries and keys by their position, "
                 "behind where they are looked at; use losses.relations"
             )
+
+    def _check_heads(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
+        own, its = units_of(student, "heads"), units_of(teacher, "heads")
+        depth, relations = depth_of(student), self.losses.relations
+        for one, other in self._pairs(self.losses.attention_maps, depth):
+            check_heads(own[one % len(own)].count, its[other % len(its)].count)
+        if relations is None or relations.heads is None:
+            return
+        for one, other in self._pairs(relations, depth):
+            widths = _widths(student, own[one % len(own)]), _widths(teacher, its[other % len(its)])
+            for width in (*widths[0], *widths[1]):
+                check_split(width, relations.heads)
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weight of each term at a share of the run, in [0, 1]."""
@@ -199,8 +210,13 @@ class Objective(nn.Module):
         return [] if term is None else layer_pairs(term.layers, depth, self.teacher_depth)
 
 
+def _widths(model: nn.Module, heads: Units) -> list[int]:
+    """Of the queries, keys and values of a layer."""
+    return [outputs_of(linear_at(model, name)) // heads.parts for name in heads.inputs]
+
+
 def _projection(term: object, student: int, teacher: int) -> nn.Module:
-    """From the student's width to the teacher's; the start keeps lengths in the mean."""
+    """From the student's width to the teacher's; at first it keeps the mean square."""
     if term is None or student == teacher:
         return nn.Identity()
     projection = nn.Linear(student, teacher, bias=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_compress.models import units_of
 from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.structure import Units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,21 +130,26 @@ def _attention_inputs(model: nn.Module, layers: frozenset[int]) -> Iterator[dict
         yield found
         return
     units = units_of(model, "heads")
-    said: dict[str, list[Tensor]] = {name: [] for one in units for name in one.inputs}
+    # By projection, then by layer: in the order in which they run, for layers may share a block.
+    said: list[list[tuple[Units, Tensor]]] = [[] for _ in units[0].inputs]
 
-    def keep(name: str):  # type: ignore[no-untyped-def]  # a hook, for torch alone
-        return lambda module, inputs, output: said[name].append(output)
+    def keep(outputs: list[tuple[Units, Tensor]], one: Units):  # type: ignore[no-untyped-def]
+        return lambda module, inputs, output: outputs.append((one, output))  # a hook of torch's
 
-    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in said]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(keep(outputs, one))
+        for one in units
+        for name, outputs in zip(one.inputs, said, strict=True)
+    ]
     try:
         yield found
     finally:
         for hook in hooks:
             hook.remove()
     for layer in layers:
-        # Where layers share one block, it has spoken once for each of them.
-        one, turn = (units[layer], 0) if len(units) > 1 else (units[0], layer)
-        parts = [part for name in one.inputs for part in said[name][turn].chunk(one.parts, dim=-1)]
-        query, key, value = parts
+        one = said[0][layer][0]
+        query, key, value = (
+            part for outputs in said for part in outputs[layer][1].chunk(one.parts, dim=-1)
+        )
         size = value.shape[-1] // one.count
         found[layer] = Attention(query, key, value, query.shape[-1] // size)

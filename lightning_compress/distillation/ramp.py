@@ -1,5 +1,7 @@
 """Numbers that change over a run: weights and temperatures."""
 
+import math
+
 from lightning_compress.errors import InputError
 
 Ramped = float | tuple[float, float]
@@ -28,5 +30,6 @@ def check_ramp(name: str, value: Ramped, *, zero_at_one_end: bool) -> None:
     ends = (value, value) if isinstance(value, int | float) else tuple(value)
     if len(ends) != 2:
         raise InputError(f"{name} is one number or two, at the first and the last step: {value}")
-    if min(ends) < 0 or max(ends) <= 0 or (min(ends) == 0 and not zero_at_one_end):
+    numbers = all(math.isfinite(end) for end in ends)
+    if not numbers or min(ends) < 0 or max(ends) == 0 or (min(ends) == 0 and not zero_at_one_end):
         raise InputError(f"{name} has to be positive, not {value}")

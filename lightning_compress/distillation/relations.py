@@ -79,13 +79,21 @@ def _common_heads(student: int, teacher: int, most: int) -> int:
     return next(heads for heads in range(min(most, common), 0, -1) if common % heads == 0)
 
 
+def check_split(width: int, heads: int) -> None:
+    """See that a projection can be split into relation heads.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if width % heads:
+        raise InputError(
+            f"losses.relations.heads: {heads} heads do not divide a width of {width}; leave it out"
+        )
+
+
 def _relations(projection: Tensor, heads: int) -> Tensor:
     """[B, A, S, S] scaled products of the tokens' vectors in each relation head."""
-    if projection.shape[-1] % heads:
-        raise InputError(
-            f"losses.relations.heads: {heads} heads do not divide a width of "
-            f"{projection.shape[-1]}; leave it out"
-        )
+    check_split(projection.shape[-1], heads)
     split = projection.reshape(*projection.shape[:-1], heads, -1).transpose(1, 2)
     products: Tensor = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
     return products

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lightning_compress.distillation.chunks import Chunk
 from lightning_compress.distillation.outputs import Outputs, TopK, Wanted, observe
-from lightning_compress.distillation.teacher_store import Chunk, TeacherStore, cached_store
+from lightning_compress.distillation.teacher_store import TeacherStore, cached_store
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
+from lightning_compress.models import remove_heads_, remove_layers_, structure_of, units_of
+
+FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+ALL = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
+
+
+def hooks_of(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
+    model = lively(family)
+    inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        model(**inputs, output_hidden_states=True)  # transformers puts hooks of its own, for good
+        before = hooks_of(model)
+        for wanted in (ALL, Wanted()):
+            said = observe(model, texts(), wanted).logits
+            assert isinstance(said, torch.Tensor)
+            assert torch.equal(said, plain)
+    assert hooks_of(model) == before
+    with pytest.raises(RuntimeError):  # the ids are no numbers of tokens
+        observe(model, {**texts(), "input_ids": texts()["input_ids"].double()}, ALL)
+    assert hooks_of(model) == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
+    model = lively(family)
+    said: list[torch.Tensor] = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output: said.append(output if output[0].dim() == 2 else output[0])
+        )
+        for name in structure_of(model).blocks
+    ]
+    with torch.no_grad():
+        found = observe(model, texts(), Wanted(hidden=frozenset([0, 1])))
+    for hook in hooks:
+        hook.remove()
+    assert len(said) == 2
+    assert torch.equal(found.hidden[0], said[0])
+    # The decoders' last state is given behind their last norm.
+    norm = {"gpt2": "transformer.ln_f", "llama": "model.norm"}.get(family)
+    with torch.no_grad():
+        last = said[1] if norm is None else model.get_submodule(norm)(said[1])
+    assert torch.equal(found.hidden[1], last)
+    assert torch.equal(found.mask, texts()["attention_mask"].bool())
+
+
+def test_only_what_is_wanted_is_there(lively, texts):
+    model = lively("bert")
+    found = observe(model, texts(), Wanted(frozenset([1]), frozenset([0])))
+    assert found.hidden.keys() == {1}
+    assert found.attention.keys() == {0}
+    assert found.embedding is None
+    nothing = observe(model, texts(), Wanted())
+    assert not nothing.hidden
+    assert not nothing.attention
+    assert nothing.embedding is None
+
+
+def test_without_a_mask_all_are_tokens(lively):
+    found = observe(lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, Wanted())
+    assert found.mask.tolist() == [[True, True, True]]
+    assert found.mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize("gone", [[], [1, 3]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, family, gone):
+    model = lively(family)
+    remove_heads_(model, {0: gone})
+    found = observe(model, texts(), ALL).attention[0]
+    left = 4 - len(gone)
+    # Eight query heads of 4 share four key-value heads in this Llama; four heads of 8 elsewhere.
+    size, queries = (4, 2 * left) if family == "llama" else (8, left)
+    assert units_of(model, "heads")[0].count == left
+    assert found.heads == queries
+    assert found.query.shape == (4, 9, queries * size)
+    assert found.key.shape == found.value.shape == (4, 9, left * size)
+
+
+def test_depth_is_that_of_now(lively):
+    assert depth_of(lively("albert", num_hidden_layers=5)) == 5
+    model = lively("gpt2", n_layer=3)
+    assert depth_of(model) == 3
+    remove_layers_(model, [1])
+    assert depth_of(model) == 2
+
+
+def test_what_either_wants():
+    one, other = Wanted(frozenset([1]), frozenset([0])), Wanted(frozenset([2]), embedding=True)
+    assert one | other == Wanted(frozenset([1, 2]), frozenset([0]), embedding=True)
+    assert one | Wanted() == one
+
+
+def test_some_rows_of_the_largest_logits():
+    values = torch.arange(24.0).reshape(2, 4, 3)
+    rows = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]]).bool()
+    found = TopK(values, values.int(), {1.0: values[..., 0], 2.0: values[..., 1]})[rows]
+    assert found.values.tolist() == [[0, 1, 2], [9, 10, 11], [15, 16, 17]]
+    assert torch.equal(found.indices, found.values.int())
+    assert found.logsumexp[1.0].tolist() == [0, 9, 15]
+    assert found.logsumexp[2.0].tolist() == [1, 10, 16]

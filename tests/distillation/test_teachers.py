@@ -1,0 +1,280 @@
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_compress.conventions import IGNORED
+from lightning_compress.distillation.embeddings import Embeddings
+from lightning_compress.distillation.hidden_states import HiddenStates
+from lightning_compress.distillation.objective import Losses, Objective
+from lightning_compress.distillation.outputs import TopK, Wanted, observe
+from lightning_compress.distillation.soft_targets import SoftTargets
+from lightning_compress.distillation.teachers import (
+    LiveTeacher,
+    Tokenwise,
+    cache_folder,
+    cached_teacher,
+    fingerprint,
+    freeze_,
+)
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.task import next_token_labels
+
+IDS = np.arange(30, 34)
+# Rows and length of batches that differ from those the cache was written from.
+BATCHES = [([0, 1, 2, 3], 9), ([3, 0, 2], 7), ([1], 9), ([2, 2, 0], 12), ([3, 1, 0, 2], 14)]
+WANTED = Wanted(hidden=frozenset([0, 1]), embedding=True)
+MODELS = [("bert", False), ("albert", False), ("gpt2", False), ("gpt2", True), ("llama", True)]
+TOKENWISE = Tokenwise(top_k=5, temperatures=[2.0, 0.5])
+
+
+def remembered(teacher, texts, folder, wanted=WANTED, tokenwise=None):
+    def batches():
+        yield texts([2, 0], length=6)
+        yield texts([3, 1], length=9)
+
+    return cached_teacher(teacher, batches, IDS, folder, wanted, tokenwise)
+
+
+def close(one, other, **options):
+    return torch.allclose(one.double(), other.double(), **{"rtol": 1e-6, "atol": 1e-6, **options})
+
+
+@pytest.mark.parametrize(("family", "tokens"), MODELS)
+def test_what_is_remembered_is_what_would_be_said(lively, texts, tmp_path, family, tokens):
+    live = LiveTeacher(lively(family, tokens=tokens))
+    cached = remembered(live, texts, tmp_path / "x", tokenwise=TOKENWISE if tokens else None)
+    for rows, length in BATCHES:
+        batch = texts(rows, length=length)
+        said, kept = live(batch, WANTED), cached(batch, WANTED)
+        assert torch.equal(kept.mask, said.mask)
+        if tokens:
+            assert_largest(kept.logits, said.logits, said.mask)
+        else:
+            assert kept.logits.dtype == torch.float32
+            assert close(kept.logits, said.logits)
+        assert close(kept.embedding, said.embedding)
+        assert kept.hidden.keys() == said.hidden.keys() == {0, 1}
+        for layer, states in said.hidden.items():
+            assert kept.hidden[layer].dtype == torch.float16
+            assert kept.hidden[layer].shape == states.shape
+            pair = kept.hidden[layer][said.mask], states[said.mask]
+            assert close(*pair, rtol=2**-11, atol=2**-24)
+            assert (kept.hidden[layer][~said.mask] == 0).all()
+
+
+def assert_largest(kept, whole, mask):
+    assert isinstance(kept, TopK)
+    values, indices = whole.topk(5)
+    assert kept.values.shape == kept.indices.shape == values.shape
+    assert close(kept.values[mask], values[mask])
+    assert torch.equal(kept.indices[mask].long(), indices[mask])
+    assert kept.logsumexp.keys() == {0.5, 1.0, 2.0}
+    for temperature, found in kept.logsumexp.items():
+        assert found.shape == whole.shape[:2]
+        assert close(found[mask], (whole / temperature).logsumexp(-1)[mask])
+
+
+def test_more_logits_than_there_are_is_all_of_them(lively, texts, tmp_path):
+    live = LiveTeacher(lively("gpt2", tokens=True))
+    cached = remembered(live, texts, tmp_path / "x", Wanted(), Tokenwise(1000, [1]))
+    kept: Any = cached(texts(), Wanted())
+    said: Any = live(texts(), Wanted())
+    assert kept.logits.values.shape == (4, 9, 100)
+    assert kept.logits.logsumexp.keys() == {1.0}
+    back = torch.zeros(4, 9, 100).scatter(-1, kept.logits.indices.long(), kept.logits.values)
+    assert close(back[said.mask], said.logits[said.mask])
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
+    student, teacher = (lively("gpt2", seed=seed, tokens=tokens) for seed in (2, 3))
+    live = LiveTeacher(teacher)
+    losses = Losses(
+        soft_targets=SoftTargets(temperature=2.0),
+        hidden_states=HiddenStates(layers="last"),
+        embeddings=Embeddings(),
+    )
+    kind: Any = None if tokens else "single_label_classification"
+    objective = Objective(losses, student, teacher, kind, causal=tokens)
+    own, its = objective.wanted(2)
+    cached = remembered(live, texts, tmp_path / "x", its, Tokenwise(100, [2.0]) if tokens else None)
+    for rows, length in BATCHES:
+        batch = texts(rows, length=length)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        terms = [
+            objective(
+                observe(student, batch, own),
+                one(batch, its),
+                depth=2,
+                progress=0.0,
+                asked=next_token_labels(labels) != IGNORED if tokens else None,
+            )
+            for one in (live, cached)
+        ]
+        for name, term in terms[0].items():
+            relative = 1e-3 if name == "hidden_states" else 1e-5
+            assert terms[1][name].item() == pytest.approx(term.item(), rel=relative), name
+
+
+def test_the_teacher_is_asked_once(lively, texts, tmp_path, caplog):
+    live = LiveTeacher(lively("bert"))
+    first: Any = remembered(live, texts, tmp_path / "x")(texts(), WANTED).logits
+
+    def never():
+        raise AssertionError("the teacher was asked again")
+
+    again: Any = cached_teacher(live, never, IDS, tmp_path / "x", WANTED, None)(texts(), WANTED)
+    assert torch.equal(again.logits, first)
+    # and anew where the folder is damaged
+    rows = next(file for file in (tmp_path / "x").iterdir() if file.suffix == ".arrow")
+    damaged = bytearray(rows.read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    rows.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        anew: Any = remembered(live, texts, tmp_path / "x")(texts(), WANTED)
+    assert "made anew" in caplog.text
+    assert torch.equal(anew.logits, first)
+
+
+def test_a_layer_that_has_not_been_kept_is_missed_by_name(lively, texts, tmp_path):
+    cached = remembered(
+        LiveTeacher(lively("bert")), texts, tmp_path / "x", Wanted(hidden=frozenset([1]))
+    )
+    cached(texts(), Wanted(hidden=frozenset([1])))
+    with pytest.raises(InputError, match=r"layer 0, which is not kept.*model\.teacher_cache to"):
+        cached(texts(), Wanted(hidden=frozenset([0, 1])))
+
+
+def test_an_example_that_was_not_asked_about_is_missed(lively, texts, tmp_path):
+    cached = remembered(LiveTeacher(lively("bert")), texts, tmp_path / "x")
+    batch = {**texts(), "example_id": torch.tensor([30, 31, 32, 77])}
+    with pytest.raises(InputError, match="knows nothing of 1 of 4 examples, 77"):
+        cached(batch, WANTED)
+
+
+def test_without_a_mask_all_are_tokens(lively, texts, tmp_path):
+    cached = remembered(LiveTeacher(lively("bert")), texts, tmp_path / "x")
+    batch = {name: value for name, value in texts([1]).items() if name != "attention_mask"}
+    assert cached(batch, WANTED).mask.tolist() == [[True] * 9]
+
+
+def test_a_teacher_is_without_gradients_and_in_eval_mode(lively, texts, tmp_path):
+    model = lively("bert").train()
+    freeze_(model)
+    assert not any(module.training for module in model.modules())
+    assert not any(weight.requires_grad for weight in model.parameters())
+    model.requires_grad_(True)  # even then
+    live = LiveTeacher(model)
+    whole = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
+    said = live(texts(), whole)
+    tensors: list[Any] = [said.logits, said.embedding, *said.hidden.values()]
+    tensors += [part for one in said.attention.values() for part in (one.query, one.key, one.value)]
+    assert len(tensors) == 10
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
+def test_a_teacher_may_read_the_batch_in_its_own_tokens(lively, texts, tmp_path):
+    model = lively("bert")
+    others = {"input_ids": torch.tensor([[7, 8, 9, 0]] * 4), "attention_mask": torch.ones(4, 4)}
+
+    def inputs(batch):
+        # The fourth example has its own length too.
+        mask = (torch.arange(4) < torch.where(batch["example_id"] == 33, 4, 3)[:, None]).long()
+        return {name: value[: len(mask)] for name, value in others.items()} | {
+            "attention_mask": mask
+        }
+
+    live, wanted = LiveTeacher(model, inputs), Wanted(embedding=True)
+    said: Any = live(texts(), wanted)
+    plain: Any = observe(model, inputs(texts()), wanted)
+    assert torch.equal(said.logits, plain.logits)
+    assert not close(said.logits, LiveTeacher(model)(texts(), wanted).logits)
+    cached = remembered(live, texts, tmp_path / "x", wanted)
+    for rows, length in BATCHES:
+        batch = texts(rows, length=length)
+        said, kept = live(batch, wanted), cached(batch, wanted)
+        assert close(kept.logits, said.logits)
+        assert close(kept.embedding, said.embedding)
+
+
+def changed(model, change):
+    other = copy.deepcopy(model)
+    change(other)
+    return other
+
+
+def nudge(name, place):
+    def change(model):
+        with torch.no_grad():
+            weight = model.get_parameter(name).view(-1)
+            weight[place] = torch.nextafter(weight[place], torch.tensor(9.0, dtype=weight.dtype))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nudge("classifier.bias", 0),
+        nudge("bert.embeddings.word_embeddings.weight", -1),
+        lambda model: setattr(model.config, "hidden_act", "relu"),
+        lambda model: setattr(model.config, "layer_norm_eps", 1e-5),
+        lambda model: setattr(model.config, "id2label", {0: "yes", 1: "no"}),
+        lambda model: model.bfloat16(),
+    ],
+    ids=["a weight", "another", "activation", "epsilon", "labels", "precision"],
+)
+def test_another_teacher_has_another_fingerprint(lively, change):
+    model = lively("bert")
+    assert fingerprint(changed(model, change)) != fingerprint(model)
+
+
+def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(lively, tmp_path):
+    model = lively("bert").float()
+    assert fingerprint(copy.deepcopy(model)) == fingerprint(model)
+    found = set()
+    for name in ("one", "other"):
+        model.save_pretrained(tmp_path / name)
+        found.add(fingerprint(type(model).from_pretrained(tmp_path / name)))
+    assert len(found) == 1
+    again = type(model).from_pretrained(tmp_path / "one").train()
+    assert {fingerprint(again)} == found
+    LiveTeacher(again.eval())({"input_ids": torch.tensor([[5, 6]])}, WANTED)  # asking is no change
+    freeze_(again)
+    assert {fingerprint(again)} == found
+
+
+def test_the_folder_is_named_after_all_that_the_answers_depend_on(lively, tmp_path):
+    live = LiveTeacher(lively("bert"))
+    usual: dict[str, Any] = {
+        "wanted": Wanted(hidden=frozenset([0, 1])),
+        "tokenwise": Tokenwise(5, [1.0, 2.0]),
+        "key": {"data": ["a", "b"], "more": 1},
+    }
+    first = cache_folder(live, tmp_path, **usual)
+    assert first.parent == tmp_path / "teacher"
+    same: list[dict[str, Any]] = [
+        {"wanted": Wanted(hidden=frozenset([1, 0]))},
+        {"tokenwise": Tokenwise(5, (2.0, 1.0))},
+        {"key": {"more": 1, "data": ["a", "b"]}},
+    ]
+    for change in ({}, *same):
+        assert cache_folder(live, tmp_path, **{**usual, **change}) == first
+    others: list[dict[str, Any]] = [
+        {"wanted": Wanted(hidden=frozenset([0]))},
+        {"wanted": Wanted(hidden=frozenset([0, 1]), embedding=True)},
+        {"tokenwise": None},
+        {"tokenwise": Tokenwise(6, [1.0, 2.0])},
+        {"tokenwise": Tokenwise(5, [1.0, 3.0])},
+        {"key": {"data": ["b", "a"], "more": 1}},
+        {"key": {"data": ["a", "b"], "more": 2}},
+        {"key": {"data": ["a", "b"]}},
+    ]
+    found = {cache_folder(live, tmp_path, **{**usual, **change}) for change in others}
+    found.add(cache_folder(LiveTeacher(lively("bert", seed=3)), tmp_path, **usual))
+    assert len(found | {first}) == len(others) + 2
+    assert cache_folder(live, tmp_path / "y", **usual) == tmp_path / "y" / "teacher" / first.name
