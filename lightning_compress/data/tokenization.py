@@ -51,6 +51,12 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
             f"data.tokenizer: {name} is neither a folder with a tokenizer nor one that could be "
             f"loaded from the Hub ({reason}). Check the name and the network, or give a folder"
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # What transformers makes of a folder with a model's configuration alone.
+        raise InputError(
+            f"data.tokenizer: {name} is a model without a tokenizer: name the tokenizer that it "
+            "was trained with"
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(

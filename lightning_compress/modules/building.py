@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
+from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.task import Task, task_of
@@ -58,6 +59,18 @@ def build_model(
     if (Path(pretrained) / MANIFEST).is_file():
         return _compressed(pretrained, task, labels, config, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
+
+
+def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
+    """How many different tokens a model knows, and how many it reads at once, where that is set."""
+    embeddings, config = model.get_input_embeddings(), model.config
+    rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return rows, None
+    # RoBERTa's positions start after the padding index.
+    offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return rows, positions - offset
 
 
 def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":

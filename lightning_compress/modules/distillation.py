@@ -23,7 +23,12 @@ from lightning_compress.modules.caching import CacheUse, remembering
 from lightning_compress.modules.examining import examine
 from lightning_compress.modules.fine_tuning import Batch, FineTuningModule
 from lightning_compress.modules.own_inputs import own_inputs
-from lightning_compress.modules.teaching import check_teacher, load_teacher
+from lightning_compress.modules.teaching import (
+    check_inputs,
+    check_labels,
+    check_teacher,
+    load_teacher,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,9 +93,12 @@ class DistillationModule(FineTuningModule):
         super().setup(stage)
         if stage == "fit" and self._live is None:
             model = self._load_teacher()
-            name = self.hparams["teacher"]
-            inputs = own_inputs(
-                name, getattr(self.trainer, "datamodule", None), by_token=self._by_token()
+            data = getattr(self.trainer, "datamodule", None)
+            inputs = own_inputs(self.hparams["teacher"], data, by_token=self._by_token())
+            check_inputs(
+                model,
+                tokens=None if inputs else self._vocabulary.get("vocab_size"),
+                max_length=getattr(data, "max_length", None),
             )
             self._live = LiveTeacher(model, inputs)
 
@@ -117,6 +125,10 @@ class DistillationModule(FineTuningModule):
                 "names another: give one of them"
             )
         student = self._load_teacher(config=self.hparams["config"])
+        if self.task == "sequence-classification":
+            check_labels(student, self._labels, whose="the data")
+            names = {"id2label", "label2id"} & self._labels.keys()
+            student.config.update({name: self._labels[name] for name in names})
         student.requires_grad_(True)
         keep_every_nth_layer_(student, every)
         return student
@@ -138,6 +150,7 @@ class DistillationModule(FineTuningModule):
             self.setup("fit")
         assert self._live is not None
         self._live.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
+        self._open_validation()
         batches = list(self._validation_batches())
         if batches:
             self._teacher_metrics = examine(self._live, batches, self.trainer)
@@ -155,6 +168,14 @@ class DistillationModule(FineTuningModule):
         )
         if self._teacher is not self._live:
             self._live = None  # its answers are enough, so its memory is free
+
+    def _open_validation(self) -> None:
+        """Have the validation batches at hand, also where the first validation comes later."""
+        trainer = self.trainer
+        if trainer.enable_validation and trainer.val_dataloaders is None:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            trainer.training = True
 
     def _validation_batches(self) -> Iterator[Batch]:
         loaders = self.trainer.val_dataloaders or []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_compress.errors import InputError
@@ -21,7 +21,7 @@ from lightning_compress.evaluation.task import ProblemType, Task, problem_type_o
 from lightning_compress.models import apply_masks_, masks_of
 from lightning_compress.models.inputs import model_inputs
 from lightning_compress.models.saving import compression_state, restore_compression_
-from lightning_compress.modules.building import build_model
+from lightning_compress.modules.building import build_model, reading_limits
 from lightning_compress.modules.optimization import Schedule, adamw, warmed_up
 
 if TYPE_CHECKING:
@@ -139,10 +139,9 @@ class FineTuningModule(L.LightningModule):
 
     def _check_fit(self) -> None:
         """Compare the model with tokenizer and data; a misfit would end in an index error."""
-        config, data = self.model.config, getattr(self._trainer, "datamodule", None)
-        embeddings = self.model.get_input_embeddings()
-        rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else 0
-        if rows and self._vocabulary.get("vocab_size", 0) > rows:
+        data = getattr(self._trainer, "datamodule", None)
+        rows, positions = reading_limits(self.model)
+        if rows is not None and self._vocabulary.get("vocab_size", 0) > rows:
             raise InputError(
                 f"the tokenizer knows {self._vocabulary['vocab_size']} tokens and the model "
                 f"{rows}: set data.tokenizer to the one the model was trained with"
@@ -155,13 +154,10 @@ class FineTuningModule(L.LightningModule):
                 "use data with fewer labels"
             )
         longest = getattr(data, "max_length", 0)
-        positions = getattr(config, "max_position_embeddings", None)
-        # RoBERTa's positions start after the padding index.
-        offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        if positions is not None and longest > positions - offset:
+        if positions is not None and longest > positions:
             raise InputError(
-                f"data.max_length is {longest} and the model reads at most {positions - offset} "
-                "tokens: lower it"
+                f"data.max_length is {longest} and the model reads at most {positions} tokens: "
+                "lower it"
             )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:

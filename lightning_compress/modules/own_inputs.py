@@ -1,6 +1,7 @@
 """A teacher that was trained with another tokenizer reads the same texts in its own tokens."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.tokenization import load_tokenizer, tokenizer_fingerprint
 from lightning_compress.distillation.teachers import Batch
 from lightning_compress.errors import InputError
+from lightning_compress.modules.teaching import DENSE
 
 
 class OwnInputs:
@@ -37,8 +39,8 @@ def own_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Bat
     """How a teacher reads a batch; None if it reads the student's tokens.
 
     Args:
-        name: the teacher's Hub name or folder; where there is no tokenizer in it, it is taken to
-            have been trained with the student's.
+        name: the teacher's Hub name, folder or checkpoint; where there is no tokenizer in it, it
+            is taken to have been trained with the student's.
         data: the data module of the run; a foreign one is taken to suit both.
         by_token: the student learns something about single tokens.
 
@@ -46,6 +48,8 @@ def own_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Bat
         InputError: it has another tokenizer, and tokens would be compared.
     """
     if not isinstance(data, TextDataModule) or data.tokenizer is None:
+        return None
+    if name == DENSE or Path(name).is_file():
         return None
     try:
         tokenizer = load_tokenizer(name)

@@ -1,5 +1,6 @@
 """From a name to a teacher that fits its student."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,10 @@ from lightning_compress.distillation.teachers import freeze_
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.task import Task, problem_type_of
 from lightning_compress.models.saving import MANIFEST
-from lightning_compress.modules.building import build_model
+from lightning_compress.modules.building import build_model, reading_limits
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 DENSE = "dense"
 
@@ -112,18 +113,58 @@ def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: 
                 "a language model learns token by token, so both need one vocabulary"
             )
         return
-    kinds = problem_type_of(teacher), problem_type_of(student)
-    if its.num_labels != own.num_labels or kinds[0] != kinds[1]:
+    labels = {"num_labels": own.num_labels, "id2label": own.id2label}
+    check_labels(teacher, {**labels, "problem_type": problem_type_of(student)}, whose="the student")
+
+
+def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose: str) -> None:
+    """See that a teacher predicts these labels.
+
+    Args:
+        teacher: a classifier.
+        labels: ``num_labels``, ``problem_type`` and ``id2label`` as far as they are known.
+        whose: they are.
+
+    Raises:
+        InputError: it has others, or has them in another order.
+    """
+    count, kind = teacher.config.num_labels, problem_type_of(teacher)
+    wanted = labels.get("num_labels") or count, labels.get("problem_type") or kind
+    if (count, kind) != wanted:
         raise InputError(
-            f"model.teacher has {its.num_labels} labels ({_words(kinds[0])}) and the student "
-            f"{own.num_labels} ({_words(kinds[1])}): both need the same; fine-tune the teacher on "
-            "the student's data"
+            f"model.teacher has {count} labels ({_words(kind)}) and {whose} {wanted[0]} "
+            f"({_words(wanted[1])}): both need the same; fine-tune the teacher on these data first"
         )
-    names = _names(its), _names(own)
+    names = _names(teacher.config.id2label, count), _names(labels.get("id2label"), count)
     if None not in names and names[0] != names[1]:
         raise InputError(
-            f"model.teacher has the labels {', '.join(names[0] or [])} and the student "
-            f"{', '.join(names[1] or [])}, in this order: both need the same in the same order"
+            f"model.teacher has the labels {', '.join(names[0] or [])} and {whose} "
+            f"{', '.join(names[1] or [])}, in this order: both need the same in the same order; "
+            "fine-tune the teacher on these data first"
+        )
+
+
+def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: int | None) -> None:
+    """See that a teacher can read the texts; a misfit would end in an index error.
+
+    Args:
+        teacher: reads them.
+        tokens: how many the student's tokenizer knows, if that is the teacher's too.
+        max_length: most tokens of a text.
+
+    Raises:
+        InputError: it cannot.
+    """
+    rows, positions = reading_limits(teacher)
+    if tokens is not None and rows is not None and tokens > rows:
+        raise InputError(
+            f"model.teacher knows {rows} tokens and the tokenizer {tokens}: put the tokenizer that "
+            "the teacher was trained with into its folder, or name another teacher"
+        )
+    if max_length is not None and positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length} and model.teacher reads at most {positions} tokens: "
+            "lower it"
         )
 
 
@@ -131,9 +172,9 @@ def _words(kind: str | None) -> str:
     return str(kind).replace("_", " ")
 
 
-def _names(config: "PreTrainedConfig") -> list[str] | None:
+def _names(id2label: Mapping[Any, str] | None, count: int | None) -> list[str] | None:
     """The labels' names in order; None where they are but numbers, which say nothing."""
-    known: dict[Any, str] = {int(index): name for index, name in (config.id2label or {}).items()}
-    names = [str(known[index]).lower() for index in range(config.num_labels or 0)]
+    known = {int(index): name for index, name in (id2label or {}).items()}
+    names = [str(known.get(index, index)).lower() for index in range(count or 0)]
     numbered = all(name.removeprefix("label_").isdigit() for name in names)
     return None if numbered else names
