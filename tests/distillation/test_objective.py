@@ -377,11 +377,17 @@ def test_what_would_fail_in_the_first_step_fails_at_once(lively, losses, student
 
 
 @pytest.mark.parametrize(("family", "heads"), [("llama", 16), ("gpt2", 32), ("albert", 2)])
-def test_relation_heads_that_divide_all_widths_pass(lively, texts, family, heads):
+def test_relations_are_split_into_the_heads_that_are_named(lively, texts, family, heads):
     student, teacher = lively(family), lively(family, seed=3)
-    losses = Losses(soft_targets=None, relations=Relations(layers="uniform", heads=heads))
+    losses = Losses(soft_targets=None, relations=Relations(heads=heads))
     (term,) = terms_of(made(losses, student, teacher), student, teacher, texts()).values()
-    assert term.item() > 1e-4
+    wanted = Wanted(attention=frozenset([1]))
+    with torch.no_grad():
+        own, its = (observe(one, texts(), wanted).attention[1] for one in (student, teacher))
+    mask = texts()["attention_mask"].bool()
+    expected = relation_loss(own, its, mask, causal=False, heads=heads)
+    assert term.item() == pytest.approx(float(expected))
+    assert float(expected) != pytest.approx(float(relation_loss(own, its, mask, causal=False)))
 
 
 def test_numbers_have_no_hard_targets(lively):

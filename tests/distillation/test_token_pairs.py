@@ -21,12 +21,15 @@ def test_it_is_the_mean_divergence_over_heads_and_tokens(slow_pairs, causal):
 
 
 def test_holes_in_a_text_are_padding_too(slow_pairs):
-    student, teacher = scores(2, 2, 5, 5), scores(2, 2, 5, 5, seed=2)
+    student, teacher = scores(2, 2, 5, 5).requires_grad_(), scores(2, 2, 5, 5, seed=2)
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 0, 1, 1, 0]]).bool()
     for causal in (False, True):
         found = pair_divergence(student, teacher, mask, causal=causal)
         expected = slow_pairs(student, teacher, mask, causal=causal)
-        assert float(found) == pytest.approx(expected, rel=1e-12)
+        assert found.item() == pytest.approx(expected, rel=1e-12)
+        # even of the first token of the first text, which sees nothing where all is causal
+        (gradient,) = torch.autograd.grad(found, student)
+        assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
