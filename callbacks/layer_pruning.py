@@ -6,7 +6,7 @@ import lightning as L
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_layers_, structure_of
-from lightning_compress.models.surgery import layer_count
+from lightning_compress.models.layer_shapes import layer_count
 from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
 
@@ -79,7 +79,7 @@ class LayerPruning(RoundPruning):
         calibration: Calibration,
         progress: float,
     ) -> None:
-        there = len(structure_of(model).blocks)
+        there = len(structure_of(model).layers)
         self._before = self._before or there
         due = round(self.count * progress) - (self._before - there)
         gone, _ = choose_layers(model, calibration, due, self.score)
@@ -87,8 +87,8 @@ class LayerPruning(RoundPruning):
         remove_layers_(model, gone, optimizers=trainer.optimizers, technique="layer_pruning")
 
     def _remaining(self, model: "PreTrainedModel") -> str:
-        return f"{len(structure_of(model).blocks)} of {self._before} layers"
+        return f"{len(structure_of(model).layers)} of {self._before} layers"
 
     def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         for logger in trainer.loggers:
-            logger.log_metrics({"layers": len(structure_of(model).blocks)}, max(self._step, 0))
+            logger.log_metrics({"layers": len(structure_of(model).layers)}, max(self._step, 0))

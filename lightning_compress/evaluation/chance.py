@@ -14,7 +14,8 @@ def chance_of(
 ) -> float:
     """The value of the primary metric that a model has to be better than.
 
-    That of a constant answer, and two standard errors more, which it could reach by luck.
+    That of the best constant answer, and what more could be luck: two standard errors, or a tenth
+    of a perplexity.
 
     Args:
         problem_type: what kind of labels; None for language models.
@@ -23,15 +24,18 @@ def chance_of(
         vocabulary: tokens a language model chooses from.
 
     Returns:
-        Accuracy of the commonest class; F1 of saying every label; no correlation; the perplexity
-        of tokens that are all as likely.
+        Accuracy of the commonest class; micro F1 of the commonest labels, as many as give the
+        highest; no correlation; the perplexity of tokens that are all as likely.
     """
     if problem_type is None:
-        return float(vocabulary)
+        return 0.9 * vocabulary
     if problem_type == "regression":
-        return 2 / max(1, examples - 1) ** 0.5
+        return float(2 / max(1, examples - 1) ** 0.5)
     if problem_type == "multi_label_classification":
-        share = sum(label_counts.values()) / (examples * max(1, len(label_counts)))
-        return 2 * share / (1 + share)
+        right, best, given = 0, 0.0, sum(label_counts.values())
+        for labels, count in enumerate(sorted(label_counts.values(), reverse=True), start=1):
+            right += count
+            best = max(best, 2 * right / (examples * labels + given))
+        return best
     share = max(label_counts.values()) / examples
     return float(share + 2 * (share * (1 - share) / examples) ** 0.5)

@@ -16,8 +16,8 @@ from lightning_compress.evaluation.forward import (
 )
 from lightning_compress.evaluation.latency import interleaved_times
 from lightning_compress.models import remove_heads_, remove_layers_, remove_neurons_, units_of
+from lightning_compress.models.layer_shapes import layer_count
 from lightning_compress.models.structure import UnitKind
-from lightning_compress.models.surgery import layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

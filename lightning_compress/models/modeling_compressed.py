@@ -3,8 +3,14 @@
 This file needs torch and transformers only. It lies in the folder of every model that transformers
 alone cannot build, and ``AutoModelFor....from_pretrained(folder, trust_remote_code=True)`` finds it
 there. ``compressed_sizes`` in ``config.json`` says what differs, by the name of the module:
-``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``.
+``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``, and
+``compact_blocks`` which layers are compact blocks, and their shape:
+``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``; then
+``stacked_layers`` is the number of layers that a text goes through one by one.
 """
+
+import copy
+import inspect
 
 import torch
 import transformers
@@ -33,6 +39,68 @@ def resize_(model: nn.Module, sizes: dict[str, dict[str, int]]) -> None:
             _reset_(module, (module.nx, module.nf), module.nf)
 
 
+class CompactBlock(nn.Module):
+    """A narrow encoder between a down- and an up-projection, beside which the input passes on.
+
+    ``h + up(norm(layers(down(h))))``. The layers are of the host's own class at the smaller width,
+    so they take attention masks, caches and kernels as their neighbours do. The norm is there where
+    the host's layers have theirs in front and so leave their sum as it comes.
+
+    Args:
+        layer: class of the host's layers.
+        config: configuration of the host.
+        depth: number of narrow layers.
+        norm: whether there is a norm.
+        narrow: fields of the configuration that differ in the narrow layers.
+    """
+
+    def __init__(self, layer, config, *, depth: int, norm: bool, narrow: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.shape = {"depth": depth, "norm": norm, "narrow": dict(narrow)}
+        small = copy.deepcopy(config)
+        for name, value in narrow.items():
+            setattr(small, name, value)
+        self.down = nn.Linear(config.hidden_size, small.hidden_size)
+        self.layers = nn.ModuleList(new_layer(layer, small) for _ in range(depth))
+        self.norm = nn.LayerNorm(small.hidden_size) if norm else nn.Identity()
+        self.up = nn.Linear(small.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        """[B, S, H] to [B, S, H]; the other arguments are those of the host's layers."""
+        small = self.down(hidden_states)
+        for layer in self.layers:
+            small = layer(small, *args, **kwargs)
+        found: torch.Tensor = hidden_states + self.up(self.norm(small))
+        return found
+
+
+def new_layer(layer: type, config: transformers.PreTrainedConfig) -> nn.Module:
+    """A layer of the host's class; some know their place, which is set once all are there."""
+    options = {"layer_idx": 0} if "layer_idx" in inspect.signature(layer).parameters else {}
+    made: nn.Module = layer(config, **options)
+    return made
+
+
+def put_(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of that name."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, module)
+
+
+def number_(layers: nn.Module) -> None:
+    """Tell attention layers their places in the order in which they run, for their caches."""
+    inside = [module for module in layers.modules() if "layer_idx" in vars(module)]
+    # A layer and the attention in it may both know; what is inside comes after what it is in.
+    owners: list[nn.Module] = []
+    for module in inside:
+        if not any(module in set(owner.modules()) for owner in owners):
+            owners.append(module)
+    for index, owner in enumerate(owners):
+        for module in owner.modules():
+            if "layer_idx" in vars(module):
+                setattr(module, "layer_idx", index)  # noqa: B010  # mypy knows no such attribute
+
+
 def _reset_(module: nn.Module, shape: tuple[int, int], outputs: int) -> None:
     for name, size in (("weight", shape), ("bias", (outputs,))):
         old = getattr(module, name)
@@ -47,6 +115,13 @@ def compressed_class(base: type) -> type:
     class Compressed(base):  # type: ignore[misc]  # the base is known only at run time
         def __init__(self, config, *args, **kwargs):  # type: ignore[no-untyped-def]
             super().__init__(config, *args, **kwargs)
+            shapes = getattr(config, "compact_blocks", {})
+            for name, shape in shapes.items():
+                put_(self, name, CompactBlock(type(self.get_submodule(name)), config, **shape))
+            for name in {name.rpartition(".")[0] for name in shapes}:
+                # The configuration counts all that attend, narrow ones included.
+                put_(self, name, self.get_submodule(name)[: config.stacked_layers])
+                number_(self.get_submodule(name))
             resize_(self, getattr(config, "compressed_sizes", {}))
 
     # The same name, for transformers writes it into config.json.

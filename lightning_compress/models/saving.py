@@ -21,16 +21,12 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import modeling_compressed
+from lightning_compress.models.layer_shapes import compact_shapes, layer_count, set_layers_
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
 from lightning_compress.models.modeling_compressed import resize_
-from lightning_compress.models.surgery import (
-    layer_count,
-    reshaping,
-    resizing,
-    set_layer_count_,
-    sizes_of,
-)
+from lightning_compress.models.structure import structure_of
+from lightning_compress.models.surgery import reshaping, resizing, sizes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +46,7 @@ def compression_state(model: nn.Module) -> dict[str, Any]:
         "format": _FORMAT,
         "edits": manifest_of(model),
         "layers": layer_count(model),
+        "compact": compact_shapes(model),
         "sizes": sizes_of(model),
         "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
     }
@@ -68,7 +65,7 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
     if reshaping([*state["edits"], *manifest_of(model)]):
         try:
             if state["layers"] is not None:
-                set_layer_count_(model, state["layers"])
+                set_layers_(model, state["layers"], state.get("compact", {}))
             resize_(model, state["sizes"])
         except AttributeError as error:
             raise InputError(f"the manifest belongs to another model: {error}") from error
@@ -163,6 +160,11 @@ def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
     shutil.copyfile(str(modeling_compressed.__file__), folder / f"{_CODE}.py")
     config = model.config
     config.compressed_sizes = sizes_of(model)
+    shapes = compact_shapes(model)
+    if shapes:
+        layers = structure_of(model).layers
+        config.compact_blocks = {layers[int(index)]: shape for index, shape in shapes.items()}
+        config.stacked_layers = len(layers)
     name = type(model).__name__
     config.auto_map = dict.fromkeys(_auto_classes(config, name), f"{_CODE}.{name}")
     try:
@@ -173,7 +175,7 @@ def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
 
 def _forget_description_(config: "PreTrainedConfig") -> None:
     """It is true of the folder only: edits would make it stale."""
-    for field in ("compressed_sizes", "auto_map"):
+    for field in ("compressed_sizes", "compact_blocks", "stacked_layers", "auto_map"):
         vars(config).pop(field, None)
 
 

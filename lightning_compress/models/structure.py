@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.choice import Choice
 from lightning_compress.models.linear import linear_at, outputs_of
+from lightning_compress.models.modeling_compressed import CompactBlock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +42,8 @@ class Family:
     A ``*`` in ``blocks`` stands for one index. ``attention`` is the module that has the attribute
     ``head_size`` and keeps ``counts``, by attribute: the number of query ``heads``, or their
     ``width`` together. ``shared``: the layers of the model are one block, used again and again.
+    ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
+    stand in front of attention and feed-forward layers, not behind their sums.
     """
 
     blocks: str
@@ -49,6 +53,8 @@ class Family:
     head_size: str
     counts: Mapping[str, Literal["heads", "width"]] = field(default_factory=dict)
     shared: bool = False
+    inner: str = "intermediate_size"
+    norm_first: bool = False
 
 
 _BERT = Family(
@@ -77,6 +83,7 @@ FAMILIES = {
         attention="attention",
         head_size="attention_head_size",
         counts={"n_heads": "heads"},
+        inner="hidden_dim",
     ),
     "albert": Family(
         blocks="encoder.albert_layer_groups.*.albert_layers.*",
@@ -97,6 +104,8 @@ FAMILIES = {
         attention="attn",
         head_size="head_dim",
         counts={"num_heads": "heads", "split_size": "width"},
+        inner="n_inner",
+        norm_first=True,
     ),
     # A head is a key-value head here, with all the query heads that share it.
     "llama": Family(
@@ -108,6 +117,7 @@ FAMILIES = {
         neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
         attention="self_attn",
         head_size="head_dim",
+        norm_first=True,
     ),
 }
 
@@ -132,20 +142,24 @@ class Units:
 class Structure:
     """The structure of one model; every name is relative to that model.
 
-    ``blocks`` are the names of the transformer blocks, first to last.
+    ``layers`` are the names of what a text goes through one by one, first to last; ``blocks`` those
+    of all transformer blocks of the family: the layers, but what is in a compact block instead of
+    it; ``projections`` those of the linear layers around compact blocks.
     """
 
     family: str
+    layers: list[str]
     blocks: list[str]
+    projections: list[str]
 
     def linear_names(self) -> list[str]:
-        """Names of the linear layers (``nn.Linear`` or ``Conv1D``) inside the blocks."""
+        """Names of the linear layers (``nn.Linear`` or ``Conv1D``) of the layers."""
         entry = FAMILIES[self.family]
         names = [
             *(*entry.heads.inputs, entry.heads.output),
             *(*entry.neurons.inputs, entry.neurons.output),
         ]
-        return [f"{block}.{name}" for block in self.blocks for name in names]
+        return [f"{block}.{name}" for block in self.blocks for name in names] + self.projections
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -164,7 +178,22 @@ def structure_of(model: nn.Module) -> Structure:
     pattern = re.compile(
         r"(.+\.)?" + FAMILIES[family].blocks.replace(".", r"\.").replace("*", r"\d+")
     )
-    return Structure(family, [name for name, _ in model.named_modules() if pattern.fullmatch(name)])
+    layers = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    blocks = [block for name in layers for block in _blocks(model, name)]
+    compact = [name for name, module in model.named_modules() if isinstance(module, CompactBlock)]
+    around = [f"{name}.{projection}" for name in compact for projection in ("down", "up")]
+    return Structure(family, layers, blocks, around)
+
+
+def _blocks(model: nn.Module, layer: str) -> list[str]:
+    """Names of the family's own blocks in a layer: itself, or what it holds."""
+    module = model.get_submodule(layer)
+    if isinstance(module, CompactBlock):
+        return [f"{layer}.layers.{index}" for index in range(len(module.layers))]
+    if isinstance(module, Choice):
+        old = [f"{layer}.old.{index}" for index in range(len(module.old))]
+        return [*old, *_blocks(model, f"{layer}.new")]
+    return [layer]
 
 
 def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:

@@ -3,7 +3,6 @@
 An edit is checked whole before anything is touched: one that is refused leaves the model as it was.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.layer_shapes import replace_layers_
 from lightning_compress.models.linear import inputs_of, linear_at, output_dim, outputs_of
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, set_masks_
 from lightning_compress.models.slicing import Cut, cut_, forget_
 from lightning_compress.models.structure import (
     FAMILIES,
-    Family,
     UnitKind,
     Units,
     structure_of,
@@ -26,6 +25,7 @@ from lightning_compress.models.structure import (
 )
 
 HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
+SUBSTITUTION_EDIT = "substitute_layers"
 
 
 def remove_heads_(
@@ -105,30 +105,35 @@ def remove_layers_(
             f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
             "each layer depend on its position"
         )
-    gone = _in_order(layers, len(structure.blocks), what, "layer")
-    _require_rest(gone, len(structure.blocks), what, "layers")
+    gone = _in_order(layers, len(structure.layers), what, "layer")
+    _require_rest(gone, len(structure.layers), what, "layers")
     if not gone:
         return
-    kept = [layer for layer in range(len(structure.blocks)) if layer not in gone]
+    kept = [layer for layer in range(len(structure.layers)) if layer not in gone]
     for optimizer in optimizers:
         for layer in gone:
-            forget_(optimizer, model.get_submodule(structure.blocks[layer]).parameters())
-    names = {structure.blocks[old]: structure.blocks[new] for new, old in enumerate(kept)}
-    masks = _renamed(masks_of(model), names, structure.blocks)
-    _keep_blocks_(model, kept)
+            forget_(optimizer, model.get_submodule(structure.layers[layer]).parameters())
+    names = {structure.layers[old]: structure.layers[new] for new, old in enumerate(kept)}
+    masks = renamed_masks(masks_of(model), names, structure.layers)
+    config: Any = model.config
+    types = getattr(config, "layer_types", None)
+    replace_layers_(model, [model.get_submodule(structure.layers[layer]) for layer in kept])
+    if types is not None:
+        config.layer_types = [types[layer] for layer in kept]
     if masks_of(model):
         set_masks_(model, masks)
     _record_(model, {"edit": LAYERS_EDIT, "technique": technique, "layers": gone})
 
 
 def resizing(edits: Iterable[Edit]) -> bool:
-    """Whether edits give layers sizes that the configuration cannot express: units were removed."""
-    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT) for edit in edits)
+    """Whether edits give layers sizes that the configuration cannot express."""
+    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT, SUBSTITUTION_EDIT) for edit in edits)
 
 
 def reshaping(edits: Iterable[Edit]) -> bool:
     """Whether edits change the model's shape at all."""
-    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT) for edit in edits)
+    edits = list(edits)
+    return resizing(edits) or any(edit["edit"] == LAYERS_EDIT for edit in edits)
 
 
 def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -136,7 +141,7 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
 
     Attributes of modules by the name of the module, as ``modeling_compressed.resize_`` takes them.
     """
-    if _family(model) is None:
+    if getattr(getattr(model, "config", None), "model_type", None) not in FAMILIES:
         return {}
     structure = structure_of(model)
     entry = FAMILIES[structure.family]
@@ -150,28 +155,6 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
         name: {a: getattr(module, a) for a in attributes if a in vars(module)}
         for name, module in modules.items()
     }
-
-
-def set_layer_count_(model: nn.Module, count: int) -> None:
-    """Give the model that many layers: the first ones, and copies of the last if it has fewer.
-
-    For a model that is about to get other weights.
-    """
-    there = len(structure_of(model).blocks)
-    if there != count:
-        _keep_blocks_(model, [min(layer, there - 1) for layer in range(count)])
-
-
-def layer_count(model: nn.Module) -> int | None:
-    """How many layers the model has; None where they share one block, or the family is unknown."""
-    family = _family(model)
-    if family is None or family.shared:
-        return None
-    return len(structure_of(model).blocks)
-
-
-def _family(model: nn.Module) -> Family | None:
-    return FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
 
 
 def _remove_units_(
@@ -247,28 +230,16 @@ def _count_again_(model: nn.Module, units: Units) -> None:
         setattr(attention, attribute, sizes[what])
 
 
-def _keep_blocks_(model: nn.Module, kept: Sequence[int]) -> None:
-    """Let the model consist of these of its blocks; one that is named again is copied."""
-    config: Any = model.config
-    old = structure_of(model).blocks
-    blocks = nn.ModuleList()
-    for index, layer in enumerate(kept):
-        block = model.get_submodule(old[layer])
-        blocks.append(copy.deepcopy(block) if layer in kept[:index] else block)
-        for module in blocks[index].modules():
-            if "layer_idx" in vars(module):
-                setattr(module, "layer_idx", index)  # noqa: B010  # mypy knows no such attribute
-    owner, _, leaf = old[0].rpartition(".")[0].rpartition(".")
-    setattr(model.get_submodule(owner), leaf, blocks)
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = [config.layer_types[layer] for layer in kept]
-    config.num_hidden_layers = len(kept)
-
-
-def _renamed(
+def renamed_masks(
     masks: Mapping[str, Tensor], new_names: Mapping[str, str], blocks: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Masks by the names that their parameters have once blocks are gone, without those gone."""
+    """Masks by the names that their parameters have once layers are gone, without those gone.
+
+    Args:
+        masks: by name of the parameter.
+        new_names: of the layers that stay, by their old ones.
+        blocks: the old names of all layers.
+    """
     renamed = {}
     for name, mask in masks.items():
         block = next((block for block in blocks if name.startswith(f"{block}.")), None)

@@ -30,7 +30,7 @@ def influence_scores(
     Returns:
         [L] float64.
     """
-    blocks = structure_of(model).blocks
+    blocks = structure_of(model).layers
     total = torch.zeros(len(blocks), dtype=torch.float64)
     tokens = 0
     mask: Tensor

@@ -16,7 +16,7 @@ LayerScore = Literal["divergence", "influence", "last", "random"]
 
 def last_scores(model: nn.Module, calibration: Calibration, without: Sequence[int] = ()) -> Tensor:
     """The plain baseline: the later a layer, the sooner it goes."""
-    scores = -torch.arange(len(structure_of(model).blocks), dtype=torch.float64)
+    scores = -torch.arange(len(structure_of(model).layers), dtype=torch.float64)
     scores[list(without)] = torch.inf
     return scores
 
@@ -25,7 +25,7 @@ def random_scores(
     model: nn.Module, calibration: Calibration, without: Sequence[int] = ()
 ) -> Tensor:
     """What any other score has to beat: numbers drawn from torch's generator."""
-    scores = torch.rand(len(structure_of(model).blocks), dtype=torch.float64)
+    scores = torch.rand(len(structure_of(model).layers), dtype=torch.float64)
     scores[list(without)] = torch.inf
     return scores
 

@@ -28,19 +28,27 @@ def divergence_scores(
     Returns:
         [L] float64.
     """
-    layers = len(structure_of(model).blocks)
+    layers = len(structure_of(model).layers)
     scores = torch.full((layers,), torch.inf, dtype=torch.float64)
     whole = [calibration.logits(batch) for batch in calibration.batches]
     for layer in range(layers):
         if layer in without:
             continue
-        with skipped(model, [*without, layer]):
-            total = sum(
-                _divergence(before, calibration.logits(batch), batch)
-                for before, batch in zip(whole, calibration.batches, strict=True)
-            )
-        scores[layer] = total / sum(len(batch["input_ids"]) for batch in calibration.batches)
+        scores[layer] = divergence_without(model, calibration, [*without, layer], whole)
     return scores
+
+
+@torch.no_grad()
+def divergence_without(
+    model: nn.Module, calibration: Calibration, layers: Sequence[int], whole: Sequence[Tensor]
+) -> float:
+    """How far the outputs move when these layers are skipped; ``whole``: of each batch before."""
+    with skipped(model, layers):
+        total = sum(
+            _divergence(before, calibration.logits(batch), batch)
+            for before, batch in zip(whole, calibration.batches, strict=True)
+        )
+    return total / sum(len(batch["input_ids"]) for batch in calibration.batches)
 
 
 def _divergence(whole: Tensor, less: Tensor, batch: Batch) -> float:

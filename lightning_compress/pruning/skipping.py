@@ -17,7 +17,7 @@ def skipped(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
         model: a transformer of a known family.
         layers: counted from 0.
     """
-    blocks = structure_of(model).blocks
+    blocks = structure_of(model).layers
     hooks = [
         model.get_submodule(blocks[layer]).register_forward_hook(_pass_on, with_kwargs=True)
         for layer in layers

@@ -1,0 +1,114 @@
+"""Narrow layers made of wide ones: what these compute, as seen in a smaller basis.
+
+Source: after Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and
+Columns", 2024, https://arxiv.org/abs/2401.15024. Other than there, heads and neurons are left out
+too, and norms, which would be others in the basis, stay as they are.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.models.choice import Choice
+from lightning_compress.models.linear import linear_at, output_dim, outputs_of
+from lightning_compress.models.structure import Family
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer's weight [outputs, inputs] and bias [outputs], or a part of its outputs."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def slice_layers_(choice: Choice, basis: Tensor, mean: Tensor, family: Family) -> None:
+    """Make the narrow layers of the old ones, in place.
+
+    Of an old layer those heads and neurons are taken whose weights are largest, and of each head
+    the largest of its dimensions; what there are too few of stays random and says nothing.
+
+    Args:
+        choice: a compact block, whose down-projection is the inverse of ``basis``, and old layers.
+        basis: [H, R]; a wide vector is the basis times a narrow one, plus ``mean``.
+        mean: [H].
+        family: of the model.
+    """
+    block = choice.new
+    inverse = block.down.weight
+    if family.norm_first:  # which takes the mean away
+        mean = torch.zeros_like(mean)
+    for index, narrow in enumerate(block.layers):
+        old = choice.old[index * len(choice.old) // len(block.layers)]
+        for kind in (family.heads, family.neurons):
+            wide = [part for name in kind.inputs for part in _parts(old, name, kind.parts)]
+            output = _parts(old, kind.output, 1)[0]
+            if kind is family.heads:
+                sizes = _head_size(old, family), _head_size(narrow, family)
+                rows = outputs_of(linear_at(narrow, kind.inputs[0])) // kind.parts
+                between, out = _largest_heads(wide, output, sizes, rows // sizes[1])
+                chosen = [between, between, out]
+                wide[0] = _Linear(
+                    *(x * (sizes[1] / sizes[0]) ** 0.5 for x in vars(wide[0]).values())
+                )
+            else:
+                rows = outputs_of(linear_at(narrow, kind.inputs[0]))
+                strength = wide[-1].weight.norm(dim=1) * output.weight.norm(dim=0)
+                out = strength.topk(min(rows, len(strength))).indices.sort().values
+                chosen = [out] * len(wide)
+            small = [
+                _Linear(one.weight[sel] @ basis, one.bias[sel] + one.weight[sel] @ mean)
+                for one, sel in zip(wide, chosen, strict=True)
+            ]
+            for place, name in enumerate(kind.inputs):
+                _set_inputs_(narrow, name, small[place * kind.parts : (place + 1) * kind.parts])
+            _set_output_(
+                narrow, kind.output, _Linear(inverse @ output.weight[:, out], inverse @ output.bias)
+            )
+
+
+def _largest_heads(
+    wide: list[_Linear], output: _Linear, sizes: tuple[int, int], heads: int
+) -> tuple[Tensor, Tensor]:
+    """Rows of the queries and keys, and of the values, of the heads that are taken."""
+    query, key, value = (one.weight for one in wide)
+    # Both [heads, size]: how much a dimension says to the scores, and to the output.
+    scores = (query.norm(dim=1) * key.norm(dim=1)).reshape(-1, sizes[0])
+    says = (value.norm(dim=1) * output.weight.norm(dim=0)).reshape(-1, sizes[0])
+    taken = says.square().sum(1).topk(min(heads, len(says))).indices.sort().values
+    count = min(sizes)
+
+    def rows(strength: Tensor) -> Tensor:
+        inside: Tensor = strength[taken].topk(count, dim=1).indices.sort(dim=1).values
+        return (taken[:, None] * sizes[0] + inside).flatten()
+
+    return rows(scores), rows(says)
+
+
+def _head_size(layer: nn.Module, family: Family) -> int:
+    return int(getattr(layer.get_submodule(family.attention), family.head_size))
+
+
+def _parts(layer: nn.Module, name: str, parts: int) -> list[_Linear]:
+    module = linear_at(layer, name)
+    weight = module.weight if output_dim(module) == 0 else module.weight.T
+    bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias
+    return [_Linear(*both) for both in zip(weight.chunk(parts), bias.chunk(parts), strict=True)]
+
+
+def _set_inputs_(layer: nn.Module, name: str, parts: list[_Linear]) -> None:
+    module = linear_at(layer, name)
+    weight = module.weight if output_dim(module) == 0 else module.weight.T
+    for target, source in zip(weight.chunk(len(parts)), parts, strict=True):
+        target[: len(source.weight)] = source.weight
+    for target, source in zip(module.bias.chunk(len(parts)), parts, strict=True):
+        target[: len(source.bias)] = source.bias
+
+
+def _set_output_(layer: nn.Module, name: str, source: _Linear) -> None:
+    module = linear_at(layer, name)
+    weight = module.weight if output_dim(module) == 0 else module.weight.T
+    weight.zero_()
+    weight[:, : source.weight.shape[1]] = source.weight
+    module.bias.copy_(source.bias)
