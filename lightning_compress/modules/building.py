@@ -128,7 +128,10 @@ def _from_pretrained(
 def _compressed(
     folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any], option: str
 ) -> "PreTrainedModel":
-    model = load_compressed(folder, dtype="float32", **config)
+    try:
+        model = load_compressed(folder, dtype="float32", **config)
+    except InputError as error:
+        raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
     if task_of(model) != task:
         raise InputError(
             f"{option}: {folder} is a {type(model).__name__}, which does not do {task}: "

@@ -252,7 +252,7 @@ class DistillationModule(FineTuningModule):
         """Log the metrics of the validation split, the teacher's as a line beside them."""
         super().on_validation_epoch_end()
         if not self.trainer.sanity_checking:
-            self.log_dict(self._of_teacher())
+            self.log_dict(self._of_teacher(), sync_dist=True)  # they are equal already
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in the student alone."""

@@ -222,7 +222,9 @@ class FineTuningModule(L.LightningModule):
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         for name, value in metrics.compute().items():
-            self.log(f"{split}_{name}", value.float(), prog_bar=name == self.primary_metric)
+            # It is of all processes already; to say so keeps Lightning from advising it.
+            shown = name == self.primary_metric
+            self.log(f"{split}_{name}", value.float(), prog_bar=shown, sync_dist=True)
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
