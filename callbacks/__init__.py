@@ -1,6 +1,7 @@
 """When to compress: one callback a file; ships as ``lightning_compress.callbacks``."""
 
 from .compression_benchmark import CompressionBenchmark
+from .encoder_block_substitution import EncoderBlockSubstitution
 from .head_pruning import HeadPruning
 from .layer_pruning import LayerPruning
 from .magnitude_pruning import IterativeMagnitudePruning
@@ -11,6 +12,7 @@ from .structured_pruning import StructuredPruning
 
 __all__ = [
     "CompressionBenchmark",
+    "EncoderBlockSubstitution",
     "HeadPruning",
     "IterativeMagnitudePruning",
     "LayerPruning",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         remove_neurons_,
         save_compressed,
         structure_of,
+        substitute_layers_,
     )
 
 # Looked up when first used: the command line starts without importing torch.
@@ -24,6 +25,7 @@ _HOMES = {
     "remove_neurons_": "models",
     "save_compressed": "models",
     "structure_of": "models",
+    "substitute_layers_": "models",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "remove_neurons_",
     "save_compressed",
     "structure_of",
+    "substitute_layers_",
 ]
 
 

@@ -137,5 +137,5 @@ def fingerprint_of(parts: Sequence[TokenBatches]) -> str:
         digest.update(f"{id_} {len(tokens)} {segments is not None} ".encode())
         for numbers in (tokens, segments):
             if numbers is not None:
-                digest.update(np.ascontiguousarray(numbers, dtype=np.int64))
+                digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import apply_masks_, masks_of, set_masks_
 from lightning_compress.models.saving import load_compressed, save_compressed
 from lightning_compress.models.structure import structure_of, transformer_in, units_of
+from lightning_compress.models.substituting import substitute_layers_
 from lightning_compress.models.surgery import remove_heads_, remove_layers_, remove_neurons_
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "save_compressed",
     "set_masks_",
     "structure_of",
+    "substitute_layers_",
     "transformer_in",
     "units_of",
 ]

@@ -68,8 +68,7 @@ def stage_substitution_(
     technique: str,
 ) -> None:
     """Put compact blocks beside the layers that they will replace; arguments as above."""
-    _check_groups(model, groups)
-    heads = heads_for(model, width, heads)
+    heads = check_substitution(model, groups, width=width, heads=heads)
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
     structure = structure_of(model)
@@ -139,12 +138,19 @@ def choices_of(model: nn.Module) -> list[Choice]:
     return [module for module in model.modules() if isinstance(module, Choice)]
 
 
-def heads_for(model: nn.Module, width: int, heads: int | None) -> int:
-    """How many heads a narrow layer has.
+def check_substitution(
+    model: nn.Module, groups: Sequence[Sequence[int]], *, width: int, heads: int | None
+) -> int:
+    """See that layers can be substituted; gives the number of heads of a narrow one.
 
     Raises:
-        InputError: the width is no multiple of them, or more than the model's.
+        InputError: they cannot, as of :func:`substitute_layers_`.
     """
+    _check_groups(model, groups)
+    return _heads_for(model, width, heads)
+
+
+def _heads_for(model: nn.Module, width: int, heads: int | None) -> int:
     config: Any = model.config
     full = int(config.hidden_size)
     if not 1 <= width <= full:

@@ -81,7 +81,8 @@ def _largest_heads(
 
     def rows(strength: Tensor) -> Tensor:
         inside: Tensor = strength[taken].topk(count, dim=1).indices.sort(dim=1).values
-        return (taken[:, None] * sizes[0] + inside).flatten()
+        found: Tensor = (taken[:, None] * sizes[0] + inside).flatten()
+        return found
 
     return rows(scores), rows(says)
 

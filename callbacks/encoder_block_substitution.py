@@ -1,0 +1,319 @@
+"""When to substitute encoder blocks: chosen and matched at the start, replaced while it trains."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.evaluation.progress import progress_bar
+from lightning_compress.models import structure_of, transformer_in
+from lightning_compress.models.substituting import (
+    check_substitution,
+    choices_of,
+    settle_substitution_,
+    stage_substitution_,
+)
+from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.substitution.initialisation import Start, start_
+from lightning_compress.substitution.matching import match_, matching_error
+from lightning_compress.substitution.passing import dense_outputs, passages
+from lightning_compress.substitution.replacing import draw_, probability_at
+from lightning_compress.substitution.selection import Selection, check_groups, choose_groups
+
+from .agreement import digest_of, require_agreement
+from .calibrating import calibration_for
+from .reshaping import follow_reshaping, require_reshapable
+from .run_folder import keep_dense
+from .run_length import run_length, steps_done
+from .selection import restart_selection
+from .shapes import add_shape, follow_checkpoints
+from .substitution_pages import log_matching, log_substitution
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
+    """Put compact encoders in the place of encoder blocks of any LightningModule's model.
+
+    Before the first step groups of neighbouring layers are chosen; each gets a compact encoder
+    between a down- and an up-projection beside it, which starts from what passes through the group
+    and learns to say what the group says. While the model trains, more and more batches go through
+    the compact encoders, until the old layers leave for good; the rest of the run is recovery.
+    The old layers are not trained. With a DistillationModule the teacher is the model before.
+
+    Args:
+        groups: which layers, counted from 0, each group of neighbours; default: they are chosen.
+        count: how many groups to choose.
+        size: layers of each group that is chosen.
+        selection: ``divergence`` (the groups without which the predictions change least, one after
+            the other) or ``even``.
+        keep_ends: never choose the first and the last layer.
+        width: of the compact encoders: a number, or a fraction of the model's, which is rounded
+            to a multiple of 8.
+        depth: how many narrow layers each has.
+        heads: of each narrow layer; default: as many of the model's size as fit, or two smaller.
+        start: where a compact encoder starts: ``random``, ``zero`` (it says nothing),
+            ``components`` (zero, and the down-projection keeps the principal components),
+            ``least_squares`` (besides, the up-projection is fitted) or ``sliced`` (besides, the
+            narrow layers are made of the old ones).
+        match_steps: how many batches each learns from alone; 0: none.
+        match_learning_rate: of that.
+        replacing: share of the run in which old layers and compact encoders take turns; 0: they are
+            replaced at once.
+        probability: with which a batch goes through a compact encoder at the first step; it grows
+            to one.
+        calibration_examples: how many training examples choice, start and matching look at.
+
+    Raises:
+        InputError: an option is out of range, or the module holds no Hugging Face model whose
+            layers can be substituted; before the training starts.
+
+    Source: ``lightning_compress.models.substituting`` and the files of
+    ``lightning_compress.substitution`` name theirs.
+    """
+
+    charts: ClassVar = {
+        "replacing": "^replacing_probability$",
+        "matching error": "^matching error/",
+    }
+
+    def __init__(
+        self,
+        *,
+        groups: list[list[int]] | None = None,
+        count: int = 1,
+        size: int = 1,
+        selection: Selection = "divergence",
+        keep_ends: bool = True,
+        width: int | float = 0.25,
+        depth: int = 1,
+        heads: int | None = None,
+        start: Start = "sliced",
+        match_steps: int = 300,
+        match_learning_rate: float = 1e-3,
+        replacing: float = 0.5,
+        probability: float = 0.3,
+        calibration_examples: int = 512,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        for name, value in (("count", count), ("size", size), ("depth", depth)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        for name, share in (("replacing", replacing), ("probability", probability)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} is a fraction between 0 and 1, not {share}")
+        if match_steps < 0 or calibration_examples < 1 or match_learning_rate <= 0:
+            raise InputError(
+                "match_steps must be at least 0, calibration_examples at least 1 and "
+                "match_learning_rate positive"
+            )
+        if isinstance(width, float) and not 0 < width <= 1:
+            raise InputError(f"width is a number, or a fraction of the model's, not {width}")
+        self.target_reached = False
+        self._begun = False
+        self._until = 0  # the step at which the old layers leave
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
+        if sum(isinstance(callback, EncoderBlockSubstitution) for callback in callbacks) > 1:
+            raise InputError("trainer.callbacks: EncoderBlockSubstitution is given twice; keep one")
+        follow_checkpoints(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done, before anything is trained."""
+        require_reshapable(trainer)
+        model = transformer_in(pl_module)
+        if model is None:
+            raise InputError(
+                f"{type(pl_module).__name__} holds no Hugging Face model, whose layers could be "
+                "substituted"
+            )
+        if self._begun:
+            return
+        options = self.hparams
+        groups = options["groups"]
+        if groups is None:
+            layers = len(structure_of(model).layers)
+            check_groups(
+                layers,
+                groups=options["count"],
+                size=options["size"],
+                keep_ends=options["keep_ends"],
+            )
+        check_substitution(model, groups or [[0]], width=self._width(model), heads=options["heads"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose, start and match the compact encoders."""
+        run, _ = run_length(trainer)
+        self._until = round(self.hparams["replacing"] * run)
+        model = transformer_in(pl_module)
+        assert model is not None  # on_fit_start has seen to it
+        if not self._begun:
+            keep_dense(trainer, pl_module)
+            self._begin(trainer, model)
+            self._begun = True
+            # Built for the dense model, before its first step.
+            trainer.strategy.setup_optimizers(trainer)
+        if not self.target_reached:
+            self._settle_if_due(trainer, pl_module)
+        if not self.target_reached:
+            _find_unused_parameters(trainer, True)
+        follow_reshaping(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Decide by which way this batch goes, the same on all processes."""
+        if self.target_reached:
+            return
+        model = transformer_in(pl_module)
+        assert model is not None
+        step = steps_done(trainer, pl_module)
+        chance = probability_at(step, until=self._until, first=self.hparams["probability"])
+        seed, batch = os.environ.get("PL_GLOBAL_SEED", "0"), trainer.fit_loop.total_batch_idx
+        draw_(choices_of(model), chance, f"{seed}-{batch}")
+        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set dynamically
+            for logger in trainer.loggers:
+                logger.log_metrics({"replacing_probability": chance}, step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Go through the compact encoders again; let the old layers leave when it is time."""
+        if self.target_reached:
+            return
+        model = transformer_in(pl_module)
+        assert model is not None
+        for choice in choices_of(model):
+            choice.replaced = True
+        if self._settle_if_due(trainer, pl_module):
+            _find_unused_parameters(trainer, False)
+            follow_reshaping(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so if the run ended too soon."""
+        if not self.target_reached:
+            rank_zero_warn(
+                f"the run ended before step {self._until}, at which the compact encoders take "
+                "over: let it run on, or lower replacing"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the shape beside the weights."""
+        add_shape(pl_module, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress, as plain data."""
+        return {"begun": self._begun, "target_reached": self.target_reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring progress back."""
+        self._begun = state_dict["begun"]
+        self.target_reached = state_dict["target_reached"]
+
+    def _width(self, model: "PreTrainedModel") -> int:
+        width: int | float = self.hparams["width"]
+        full = int(model.config.hidden_size)
+        return width if isinstance(width, int) else max(8, 8 * round(width * full / 8))
+
+    def _begin(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+        options = self.hparams
+        calibration = calibration_for(trainer, model, options["calibration_examples"])
+        with evaluating(model), _own_random_numbers():
+            groups = options["groups"] or choose_groups(
+                model,
+                calibration,
+                groups=options["count"],
+                size=options["size"],
+                by=options["selection"],
+                keep_ends=options["keep_ends"],
+            )
+            require_agreement(trainer, digest_of(groups), "which layers to substitute")
+            log_substitution(trainer, model, groups, self._width(model), options["depth"])
+            stage_substitution_(
+                model,
+                groups,
+                width=self._width(model),
+                depth=options["depth"],
+                heads=options["heads"],
+                technique="encoder_block_substitution",
+            )
+            self._match(trainer, model, groups, calibration)
+
+    def _match(
+        self,
+        trainer: L.Trainer,
+        model: "PreTrainedModel",
+        groups: list[list[int]],
+        calibration: Calibration,
+    ) -> None:
+        choices, options = choices_of(model), self.hparams
+        targets = dense_outputs(choices, calibration)
+        family = structure_of(model).family
+        steps = len(groups) * options["match_steps"]
+        with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
+            for index, (group, choice) in enumerate(zip(groups, choices, strict=True)):
+                seen = passages(choices, index, calibration, targets[index])
+                kept = start_(choice, seen, options["start"], family)
+                before = matching_error(choice.new, seen)
+                curve: list[float] = []
+
+                def on_step(
+                    error: float, group: list[int] = group, curve: list[float] = curve
+                ) -> None:
+                    curve.append(error)
+                    advance(f"matching layers {group}", 1)
+
+                if options["match_steps"]:
+                    match_(
+                        choice.new,
+                        seen,
+                        steps=options["match_steps"],
+                        learning_rate=options["match_learning_rate"],
+                        on_step=on_step,
+                    )
+                after = matching_error(choice.new, seen)
+                log_matching(trainer, group, curve, kept)
+                rank_zero_info(
+                    f"Layers {', '.join(map(str, group))}: a compact encoder explains "
+                    f"{1 - before:.1%} of what they say at its start, {1 - after:.1%} once matched."
+                )
+
+    def _settle_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Let the old layers leave if it is time, and tell."""
+        model = transformer_in(pl_module)
+        assert model is not None
+        if steps_done(trainer, pl_module) < self._until:
+            return False
+        settle_substitution_(model, trainer.optimizers)
+        self.target_reached = True
+        restart_selection(trainer)
+        rank_zero_info(f"The compact encoders have taken over at step {trainer.global_step}.")
+        return True
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Random numbers by the run's seed alone, which leave those of the training as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        yield
+
+
+def _find_unused_parameters(trainer: L.Trainer, find: bool) -> None:
+    """Tell DDP that some of what learns may not be used in every batch."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = find
