@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from lightning_compress import cli
-from lightning_compress.models import load_compressed, masks_of
+from lightning_compress.data import TextClassificationDataModule
+from lightning_compress.models import load_compressed, masks_of, save_compressed
+from lightning_compress.modules import FineTuningModule
 
 RECIPE = """
 trainer:
@@ -267,3 +269,98 @@ def test_there_is_one_copy_of_the_callbacks():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+DISTILLATION = """
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+  logger: {{init_args: {{save_dir: {folder}/logs}}}}
+  callbacks:
+    - class_path: lightning_compress.callbacks.CompressionBenchmark
+      init_args: {{baseline: {folder}/teacher, seconds: 0.05}}
+model:
+  class_path: lightning_compress.modules.DistillationModule
+  init_args:
+    config:
+      model_type: bert
+      hidden_size: 16
+      num_hidden_layers: 2
+      num_attention_heads: 2
+      intermediate_size: 32
+      max_position_embeddings: 32
+    teacher: {folder}/teacher
+    cache_dir: {folder}/cache
+    learning_rate: 1e-2
+    {options}
+data:
+  path: {folder}
+  tokenizer: {folder}/tokenizer
+  max_length: 24
+  batch_size: 8
+  cache_dir: {folder}/cache
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("losses: {soft_targets: {temperature: -1}}",
+         r"losses\.soft_targets\.temperature.*positive.*-1"),
+        ("losses: {soft_targets: {temperature: [2, 0]}}", r"losses\.soft_targets\.temperature"),
+        ("losses: {hidden_states: {layers: {0: 9}}}", r"layer 9 of the teacher.*layers 0 to 1"),
+        ("losses: {hidden_states: {layers: every}}", r"layers"),
+        ("losses: {task: null, soft_targets: null}", r"model\.losses are all null"),
+        ("losses: {softtargets: {weight: 1}}", r"softtargets"),
+        ("teacher_cache: sometimes", r"teacher_cache"),
+        ("top_k: 0", r"model\.top_k must be at least 1"),
+        ("every_nth_layer: 2", r"model\.every_nth_layer.*model\.config\.model_type.*one of them"),
+        ("", r"model\.teacher is no better than chance.*fine-tune it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_distilled_is_one_clear_line(tiny_bert, text_files, run, options, named):
+    tiny_bert.save_pretrained(text_files / "teacher")
+    recipe = text_files / "distil.yaml"
+    recipe.write_text(DISTILLATION.format(folder=text_files, options=options))
+    code, printed = run("fit", "--config", recipe)
+    assert code == 2
+    errors = [line for line in printed.splitlines() if "error: " in line]
+    assert len(errors) == 1, printed
+    assert re.search(named, printed.split("error: ")[1], re.DOTALL), printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_a_recipe_that_distils(text_files, run, quiet_trainer, caplog):
+    data = TextClassificationDataModule(
+        path=str(text_files), tokenizer=str(text_files / "tokenizer"), max_length=24, batch_size=8
+    )
+    torch.manual_seed(0)
+    config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "intermediate_size": 64,
+              "max_position_embeddings": 32}  # fmt: skip
+    teacher = FineTuningModule(config=config, learning_rate=3e-3)
+    quiet_trainer(max_epochs=15).fit(teacher, datamodule=data)
+    save_compressed(teacher.model, text_files / "teacher", data.tokenizer)
+    recipe = text_files / "distil.yaml"
+    options = (
+        "losses: {task: {weight: [1, 0.1]}, soft_targets: {temperature: [4, 1]}, "
+        "hidden_states: {layers: {1: 0}}}"
+    )
+    recipe.write_text(DISTILLATION.format(folder=text_files, options=options))
+    arguments = ["--config", recipe, "--trainer.callbacks.runtimes", "[eager]",
+                 "--trainer.callbacks.precisions", "[fp32]",
+                 "--trainer.callbacks.seconds", "0.05"]  # fmt: skip
+    code, printed = run("fit", *arguments)
+    assert code == 0, printed
+    assert "Warning" not in printed
+    assert "The teacher on the validation split: accuracy" in caplog.text
+    folder = text_files / "logs" / "distil" / "version_0"
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    assert {row["model"] for row in rows} == {"dense", "compressed"}
+    student = load_compressed(folder / "model")
+    assert student.config.hidden_size == 16
+    (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
+    for arguments_of in (["test", *arguments], ["fit", *arguments, "--trainer.max_epochs", "3"]):
+        code, printed = run(*arguments_of, "--ckpt_path", checkpoint)
+        assert code == 0, printed

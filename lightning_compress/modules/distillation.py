@@ -19,6 +19,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.loss import task_loss
 from lightning_compress.evaluation.metrics import primary_metric
 from lightning_compress.evaluation.task import next_token_labels
+from lightning_compress.models.structure import FAMILIES
 from lightning_compress.modules.caching import CacheUse, remembering
 from lightning_compress.modules.examining import examine
 from lightning_compress.modules.fine_tuning import Batch, FineTuningModule
@@ -112,7 +113,7 @@ class DistillationModule(FineTuningModule):
         teacher = self._live.model
         check_teacher(teacher, self.model, self.task)
         self.objective = Objective(
-            self.losses, self.model, teacher, self.problem_type, causal=self.task == "causal-lm"
+            self.losses, self.model, teacher, self.problem_type, causal=_causal(self.model)
         )
 
     def _build(self) -> "PreTrainedModel":
@@ -124,7 +125,13 @@ class DistillationModule(FineTuningModule):
                 "model.every_nth_layer makes the student of the teacher, and model.pretrained "
                 "names another: give one of them"
             )
-        student = self._load_teacher(config=self.hparams["config"])
+        config = self.hparams["config"] or {}
+        if "model_type" in config:
+            raise InputError(
+                "model.every_nth_layer makes the student of the teacher, and "
+                "model.config.model_type asks for a new model: give one of them"
+            )
+        student = self._load_teacher(config)
         if self.task == "sequence-classification":
             check_labels(student, self._labels, whose="the data")
             names = {"id2label", "label2id"} & self._labels.keys()
@@ -267,3 +274,11 @@ class DistillationModule(FineTuningModule):
             for name in [name for name in state if name.startswith("objective.")]:
                 del state[name]
         super().on_load_checkpoint(checkpoint)
+
+
+def _causal(model: "PreTrainedModel") -> bool:
+    """Whether tokens see only those before them; of a family that is not known it does not matter."""
+    family = FAMILIES.get(model.config.model_type)
+    return family is not None and (
+        family.causal or bool(getattr(model.config, "is_decoder", False))
+    )
