@@ -43,7 +43,8 @@ class Family:
     ``head_size`` and keeps ``counts``, by attribute: the number of query ``heads``, or their
     ``width`` together. ``shared``: the layers of the model are one block, used again and again.
     ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
-    stand in front of attention and feed-forward layers, not behind their sums.
+    stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
+    sees only those before it.
     """
 
     blocks: str
@@ -55,6 +56,7 @@ class Family:
     shared: bool = False
     inner: str = "intermediate_size"
     norm_first: bool = False
+    causal: bool = False
 
 
 _BERT = Family(
@@ -106,6 +108,7 @@ FAMILIES = {
         counts={"num_heads": "heads", "split_size": "width"},
         inner="n_inner",
         norm_first=True,
+        causal=True,
     ),
     # A head is a key-value head here, with all the query heads that share it.
     "llama": Family(
@@ -118,6 +121,7 @@ FAMILIES = {
         attention="self_attn",
         head_size="head_dim",
         norm_first=True,
+        causal=True,
     ),
 }
 

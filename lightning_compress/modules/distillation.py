@@ -277,7 +277,7 @@ class DistillationModule(FineTuningModule):
 
 
 def _causal(model: "PreTrainedModel") -> bool:
-    """Whether tokens see only those before them; of a family that is not known it does not matter."""
+    """Whether tokens see only those before them; asked of known families alone."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and (
         family.causal or bool(getattr(model.config, "is_decoder", False))
