@@ -36,7 +36,7 @@ DATA = {
                         "test": "test.jsonl.gz"}},
 }  # fmt: skip
 TEACHER_EPOCHS = {"sst2": 2, "imdb": 2}
-STEPS = {"sst2": 2000, "imdb": 1500}  # of 32 texts
+STEPS = {"sst2": 1500, "imdb": 1000}  # of 32 texts
 METHODS = ("plain", "distilled", "unlabelled", "half plain", "half")
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ROOT = Path("logs/distillation_table")
