@@ -113,8 +113,9 @@ def test_the_student_comes_closer_to_the_teacher_and_says_how(
     assert steps[-1]["train_soft_targets"] < 0.1 * steps[0]["train_soft_targets"]
 
 
-@pytest.mark.parametrize("train_on", ["unlabelled", "both"])
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize(
+    ("train_on", "hard"), [("unlabelled", False), ("unlabelled", True), ("both", False)]
+)
 def test_it_learns_from_texts_that_nobody_has_labelled(
     texts, student, quiet_trainer, train_on, hard
 ):
