@@ -180,14 +180,14 @@ def test_tensorboard_has_the_report_the_hyperparameters_and_the_page(
 
 def test_a_perplexity_is_not_drawn_in_one_chart_with_the_sparsity(tmp_path: Path) -> None:
     trainer = trainer_in(tmp_path, Compressing(0.5))
-    log_layout(trainer, "val_perplexity", share=False)
+    log_layout(trainer, L.LightningModule(), "val_perplexity", share=False)
     trainer.logger.finalize("success")  # type: ignore[union-attr]
     total, _, metric = charts_in(events_in(tmp_path))
     assert (total, metric) == (["^sparsity/total$"], ["^val_perplexity$"])
 
 
 def test_a_run_that_compresses_nothing_gets_no_page(tmp_path: Path) -> None:
-    log_layout(trainer_in(tmp_path), "val_accuracy", share=True)
+    log_layout(trainer_in(tmp_path), L.LightningModule(), "val_accuracy", share=True)
     assert not list(tmp_path.rglob("events.*"))
 
 
