@@ -34,7 +34,7 @@ def log_layout(
         return
     if share and "sparsity" in charts:
         charts = {f"sparsity and {metric}": [*charts.pop("sparsity"), f"^{metric}$"], **charts}
-    else:
+    elif not any(f"^{metric}$" in tags for tags in charts.values()):
         charts[metric] = [f"^{metric}$"]
     page = {"Compression": {title: ["Multiline", tags] for title, tags in charts.items()}}
     for logger in tensorboard_loggers(trainer):
