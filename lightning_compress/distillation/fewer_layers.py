@@ -37,7 +37,7 @@ def keep_every_nth_layer_(model: "PreTrainedModel", n: int) -> None:
             "model.every_nth_layer: the layers of the teacher are one block, used again and again; "
             "name it in model.pretrained and give model.config fewer num_hidden_layers"
         )
-    count = len(structure.blocks)
+    count = len(structure.layers)
     if not 2 <= n <= count:
         raise InputError(
             f"model.every_nth_layer is {n}: the teacher has {count} layers, so it lies between 2 "

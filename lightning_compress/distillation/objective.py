@@ -16,13 +16,12 @@ from lightning_compress.distillation.attention_maps import (
 from lightning_compress.distillation.embeddings import Embeddings, embedding_loss
 from lightning_compress.distillation.hidden_states import HiddenStates, hidden_state_loss
 from lightning_compress.distillation.layer_map import layer_pairs
-from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of
+from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of, heads_of
 from lightning_compress.distillation.ramp import at
 from lightning_compress.distillation.relations import Relations, check_split, relation_loss
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
-from lightning_compress.models import units_of
 from lightning_compress.models.linear import linear_at, outputs_of
 from lightning_compress.models.structure import Units
 
@@ -104,7 +103,7 @@ class Objective(nn.Module):
             )
 
     def _check_heads(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
-        own, its = units_of(student, "heads"), units_of(teacher, "heads")
+        own, its = heads_of(student), heads_of(teacher)
         depth, relations = depth_of(student), self.losses.relations
         for one, other in self._pairs(self.losses.attention_maps, depth):
             check_heads(own[one % len(own)].count, its[other % len(its)].count)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models import units_of
+from lightning_compress.models import structure_of, units_of
+from lightning_compress.models.choice import Choice
 from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.layer_shapes import layer_count
 from lightning_compress.models.structure import Units
 
 if TYPE_CHECKING:
@@ -98,14 +100,18 @@ def observe(model: "PreTrainedModel", batch: Mapping[str, Tensor], wanted: Wante
     mask = batch.get("attention_mask")
     mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
     states = bool(wanted.hidden) or wanted.embedding
-    options: dict[str, Any] = {"output_hidden_states": True} if states else {}
-    with _attention_inputs(model, wanted.attention) as attention:
+    layered = layer_count(model) is not None
+    options: dict[str, Any] = {"output_hidden_states": True} if states and not layered else {}
+    with (
+        _attention_inputs(model, wanted.attention) as attention,
+        _layer_outputs(model if states and layered else None) as said,
+    ):
         found = model(**model_inputs(model, batch), **options)
-    hidden: Sequence[Tensor] = found.hidden_states if states else ()
+    hidden: Sequence[Tensor] = said or (found.hidden_states[1:] if states else ())
     return Outputs(
         logits=found.logits,
         mask=mask.bool(),
-        hidden={layer: hidden[layer + 1] for layer in wanted.hidden},
+        hidden={layer: hidden[layer] for layer in wanted.hidden},
         attention=attention,
         embedding=mean_over_tokens(hidden[-1], mask) if wanted.embedding else None,
     )
@@ -113,7 +119,27 @@ def observe(model: "PreTrainedModel", batch: Mapping[str, Tensor], wanted: Wante
 
 def depth_of(model: "PreTrainedModel") -> int:
     """How many layers a batch goes through."""
-    return int(model.config.num_hidden_layers)
+    layers = layer_count(model)
+    return int(model.config.num_hidden_layers) if layers is None else layers
+
+
+def heads_of(model: nn.Module) -> list[Units]:
+    """The heads of each layer, first to last; of a compact block those of its last narrow layer.
+
+    Where the layers are one block, used again and again, those of the block.
+
+    Raises:
+        InputError: the model is of no known family.
+    """
+    units = units_of(model, "heads")
+    if layer_count(model) is None:
+        return units
+    ways = []
+    for name in structure_of(model).layers:
+        layer = model.get_submodule(name)
+        way = ("new." if layer.replaced else "old.") if isinstance(layer, Choice) else ""
+        ways.append(f"{name}.{way}")
+    return [[one for one in units if one.output.startswith(way)][-1] for way in ways]
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
@@ -123,13 +149,42 @@ def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
 
 
 @contextmanager
+def _layer_outputs(model: "PreTrainedModel | None") -> Iterator[list[Tensor]]:
+    """Fills itself while the model runs; the last as it leaves the model, behind a last norm.
+
+    transformers, asked for hidden states, would also give those of the layers in compact blocks.
+    """
+    found: list[Tensor] = []
+    if model is None:
+        yield found
+        return
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        found[-1] = output[0]
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    layers = structure_of(model).layers
+    hooks = [
+        *(model.get_submodule(name).register_forward_hook(keep) for name in layers),
+        model.base_model.register_forward_hook(leave),
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def _attention_inputs(model: nn.Module, layers: frozenset[int]) -> Iterator[dict[int, Attention]]:
     """Fills itself while the model runs."""
     found: dict[int, Attention] = {}
     if not layers:
         yield found
         return
-    units = units_of(model, "heads")
+    units = heads_of(model)
     # By projection, then by layer: in the order in which they run, for layers may share a block.
     said: list[list[tuple[Units, Tensor]]] = [[] for _ in units[0].inputs]
 

@@ -1,10 +1,15 @@
-"""Which of the dense model's heads, neurons and layers are left, read off the manifest."""
+"""Which heads, neurons and layers are left, read off the manifest."""
 
 from torch import nn
 
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.structure import UnitKind, units_of
-from lightning_compress.models.surgery import HEADS_EDIT, LAYERS_EDIT, NEURONS_EDIT
+from lightning_compress.models.surgery import (
+    HEADS_EDIT,
+    LAYERS_EDIT,
+    NEURONS_EDIT,
+    SUBSTITUTION_EDIT,
+)
 
 _EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
 
@@ -12,16 +17,20 @@ _EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
 def units_left(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
     """For every layer of the dense model, those of its units that are left, by its own count.
 
-    None for a layer that was removed.
+    None for a layer that was removed. Of a model with compact blocks: of the blocks that it had
+    when they took the place of layers, narrow ones included.
 
     Raises:
         InputError: the model is of no known family.
     """
     left: list[list[int] | None] = [list(range(one.count)) for one in units_of(model, kind)]
     for edit in reversed(manifest_of(model)):
+        if edit["edit"] == SUBSTITUTION_EDIT:
+            break
         if edit["edit"] == LAYERS_EDIT:
-            for layer in edit["layers"]:  # ascending, so each finds its old place
-                left.insert(layer, None)
+            # Ascending, so each finds its old place.
+            for block in edit.get("blocks", edit["layers"]):
+                left.insert(block, None)
         elif edit["edit"] == _EDITS[kind]:
             for layer, gone in edit["layers"].items():
                 left[int(layer)] = _before(left[int(layer)] or [], gone)

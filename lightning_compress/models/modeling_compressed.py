@@ -62,6 +62,10 @@ class CompactBlock(nn.Module):
             setattr(small, name, value)
         self.down = nn.Linear(config.hidden_size, small.hidden_size)
         self.layers = nn.ModuleList(new_layer(layer, small) for _ in range(depth))
+        for module in self.layers.modules():
+            if getattr(module, "config", None) is small:
+                # Once built they only ask how attention is computed, which the model is told later.
+                module.config = config
         self.norm = nn.LayerNorm(small.hidden_size) if norm else nn.Identity()
         self.up = nn.Linear(small.hidden_size, config.hidden_size)
 

@@ -6,6 +6,7 @@ layers differ in size, ``config.json`` says how and ``modeling_compressed.py`` l
 that transformers loads the folder without this package.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
 from lightning_compress.models.modeling_compressed import resize_
 from lightning_compress.models.structure import structure_of
+from lightning_compress.models.substituting import choices_of, settle_substitution_
 from lightning_compress.models.surgery import reshaping, resizing, sizes_of
 
 if TYPE_CHECKING:
@@ -113,7 +115,8 @@ def save_compressed(
 ) -> Path:
     """Write a model, dense or compressed, to a folder that :func:`load_compressed` reads.
 
-    The folder appears whole or not at all; an older model in its place is replaced.
+    The folder appears whole or not at all; an older model in its place is replaced. Of compact
+    blocks beside the layers that they replace, the compact blocks alone are saved.
 
     Raises:
         InputError: ``folder`` holds something that is not a saved model.
@@ -123,6 +126,9 @@ def save_compressed(
         raise InputError(
             f"{folder} holds files that are not a saved model: choose another folder or empty it"
         )
+    if choices_of(model):
+        model = copy.deepcopy(model)
+        settle_substitution_(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

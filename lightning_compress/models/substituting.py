@@ -118,6 +118,8 @@ def settle_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = ())
     """
     structure = structure_of(model)
     layers = [model.get_submodule(name) for name in structure.layers]
+    if not choices_of(model):
+        return
     for layer in layers:
         if isinstance(layer, Choice):
             for optimizer in optimizers:
@@ -131,6 +133,10 @@ def settle_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = ())
     replace_layers_(model, [layer.new if isinstance(layer, Choice) else layer for layer in layers])
     if masks_of(model):
         set_masks_(model, kept)
+    # What was done meanwhile counts blocks that are no longer there.
+    edits = manifest_of(model)
+    done = next(edit for edit in reversed(edits) if edit["edit"] == SUBSTITUTION_EDIT)
+    set_manifest_(model, [*(edit for edit in edits if edit is not done), done])
 
 
 def choices_of(model: nn.Module) -> list[Choice]:
@@ -170,6 +176,10 @@ def _check_groups(model: nn.Module, groups: Sequence[Sequence[int]]) -> None:
             f"the layers of {what} cannot be made narrow; those of these families can: "
             + ", ".join(SUBSTITUTABLE)
         )
+    config: Any = model.config
+    for field in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        if getattr(config, field, False):
+            raise InputError(f"the layers of {what} cannot be substituted: its config has {field}")
     count = len(structure.layers)
     seen: set[int] = set()
     if not groups or not all(groups):

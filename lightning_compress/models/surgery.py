@@ -110,6 +110,10 @@ def remove_layers_(
     if not gone:
         return
     kept = [layer for layer in range(len(structure.layers)) if layer not in gone]
+    inside = tuple(f"{structure.layers[layer]}." for layer in gone)
+    blocks = [
+        index for index, block in enumerate(structure.blocks) if f"{block}.".startswith(inside)
+    ]
     for optimizer in optimizers:
         for layer in gone:
             forget_(optimizer, model.get_submodule(structure.layers[layer]).parameters())
@@ -122,7 +126,8 @@ def remove_layers_(
         config.layer_types = [types[layer] for layer in kept]
     if masks_of(model):
         set_masks_(model, masks)
-    _record_(model, {"edit": LAYERS_EDIT, "technique": technique, "layers": gone})
+    edit = {"edit": LAYERS_EDIT, "technique": technique, "layers": gone}
+    _record_(model, edit if blocks == gone else {**edit, "blocks": blocks})
 
 
 def resizing(edits: Iterable[Edit]) -> bool:
