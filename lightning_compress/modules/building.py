@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation.fitting import most_tokens
 from lightning_compress.evaluation.task import Task, task_of
 from lightning_compress.models import load_compressed
 from lightning_compress.models.saving import MANIFEST, quiet_transformers
@@ -63,14 +64,9 @@ def build_model(
 
 def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
     """How many different tokens a model knows, and how many it reads at once, where that is set."""
-    embeddings, config = model.get_input_embeddings(), model.config
+    embeddings = model.get_input_embeddings()
     rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return rows, None
-    # RoBERTa's positions start after the padding index.
-    offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    return rows, positions - offset
+    return rows, most_tokens(model.config)
 
 
 def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
