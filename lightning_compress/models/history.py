@@ -29,11 +29,12 @@ def units_left(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
             break
         if edit["edit"] == LAYERS_EDIT:
             # Ascending, so each finds its old place.
-            for block in edit.get("blocks", edit["layers"]):
+            for block in edit["blocks"] if "blocks" in edit else edit["layers"]:
                 left.insert(block, None)
         elif edit["edit"] == _EDITS[kind]:
             for layer, gone in edit["layers"].items():
-                left[int(layer)] = _before(left[int(layer)] or [], gone)
+                there = left[int(layer)]
+                left[int(layer)] = None if there is None else _before(there, gone)
     return left
 
 
