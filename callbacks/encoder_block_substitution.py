@@ -1,9 +1,10 @@
 """When to substitute encoder blocks: chosen and matched at the start, replaced while it trains."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import lightning as L
 import torch
@@ -15,6 +16,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.models import structure_of, transformer_in
+from lightning_compress.models.layer_shapes import compact_shapes
 from lightning_compress.models.substituting import (
     check_substitution,
     choices_of,
@@ -22,6 +24,7 @@ from lightning_compress.models.substituting import (
     stage_substitution_,
 )
 from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.pruning.rewinding import rewind_schedule_, schedule_state
 from lightning_compress.substitution.initialisation import Start, start_
 from lightning_compress.substitution.matching import match_, matching_error
 from lightning_compress.substitution.passing import dense_outputs, passages
@@ -117,11 +120,16 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 "match_steps must be at least 0, calibration_examples at least 1 and "
                 "match_learning_rate positive"
             )
+        for name, chosen, ways in (("start", start, Start), ("selection", selection, Selection)):
+            if chosen not in get_args(ways):
+                raise InputError(f"{name} is one of {', '.join(get_args(ways))}, not {chosen!r}")
         if isinstance(width, float) and not 0 < width <= 1:
             raise InputError(f"width is a number, or a fraction of the model's, not {width}")
         self.target_reached = False
         self._begun = False
+        self._seed = "0"  # of the run that began
         self._until = 0  # the step at which the old layers leave
+        self._find_unused = False  # what the user told DDP
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
@@ -143,32 +151,47 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
             return
         options = self.hparams
         groups = options["groups"]
+        layers = len(structure_of(model).layers)
+        if groups is None and compact_shapes(model):
+            raise InputError(
+                f"some layers of {type(model).__name__} are compact blocks already: name in groups "
+                "which others to substitute"
+            )
+        check_substitution(
+            model,
+            [[0]] if groups is None else groups,
+            width=self._width(model),
+            heads=options["heads"],
+        )
         if groups is None:
-            layers = len(structure_of(model).layers)
             check_groups(
                 layers,
                 groups=options["count"],
                 size=options["size"],
                 keep_ends=options["keep_ends"],
             )
-        check_substitution(model, groups or [[0]], width=self._width(model), heads=options["heads"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose, start and match the compact encoders."""
         run, _ = run_length(trainer)
-        self._until = round(self.hparams["replacing"] * run)
+        if self.hparams["replacing"] and not math.isfinite(run):
+            raise InputError(
+                "replacing is a share of the run, and this run has no end: set trainer.max_epochs "
+                "or trainer.max_steps, or replacing to 0"
+            )
+        self._until = round(self.hparams["replacing"] * run) if self.hparams["replacing"] else 0
         model = transformer_in(pl_module)
         assert model is not None  # on_fit_start has seen to it
         if not self._begun:
             keep_dense(trainer, pl_module)
+            self._seed = os.environ.get("PL_GLOBAL_SEED", "0")
             self._begin(trainer, model)
             self._begun = True
-            # Built for the dense model, before its first step.
-            trainer.strategy.setup_optimizers(trainer)
+            _rebuild_optimizers(trainer)
         if not self.target_reached:
             self._settle_if_due(trainer, pl_module)
         if not self.target_reached:
-            _find_unused_parameters(trainer, True)
+            self._find_unused = _find_unused_parameters(trainer, True)
         follow_reshaping(trainer)
 
     def on_train_batch_start(
@@ -181,9 +204,9 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         assert model is not None
         step = steps_done(trainer, pl_module)
         chance = probability_at(step, until=self._until, first=self.hparams["probability"])
-        seed, batch = os.environ.get("PL_GLOBAL_SEED", "0"), trainer.fit_loop.total_batch_idx
-        draw_(choices_of(model), chance, f"{seed}-{batch}")
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # set dynamically
+        draw_(choices_of(model), chance, f"{self._seed}-{trainer.fit_loop.total_batch_idx}")
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
+        if every and step % every == 0:
             for logger in trainer.loggers:
                 logger.log_metrics({"replacing_probability": chance}, step)
 
@@ -198,7 +221,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         for choice in choices_of(model):
             choice.replaced = True
         if self._settle_if_due(trainer, pl_module):
-            _find_unused_parameters(trainer, False)
+            _find_unused_parameters(trainer, self._find_unused)
             follow_reshaping(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -217,11 +240,16 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
-        return {"begun": self._begun, "target_reached": self.target_reached}
+        return {
+            "begun": self._begun,
+            "seed": self._seed,
+            "target_reached": self.target_reached,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Bring progress back."""
         self._begun = state_dict["begun"]
+        self._seed = state_dict["seed"]
         self.target_reached = state_dict["target_reached"]
 
     def _width(self, model: "PreTrainedModel") -> int:
@@ -232,7 +260,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
     def _begin(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         options = self.hparams
         calibration = calibration_for(trainer, model, options["calibration_examples"])
-        with evaluating(model), _own_random_numbers():
+        with evaluating(model), _own_random_numbers(int(self._seed)):
             groups = options["groups"] or choose_groups(
                 model,
                 calibration,
@@ -252,6 +280,9 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 technique="encoder_block_substitution",
             )
             self._match(trainer, model, groups, calibration)
+        for choice in choices_of(model):  # made in eval mode
+            choice.training = model.training
+            choice.new.train(model.training)
 
     def _match(
         self,
@@ -306,14 +337,29 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
 
 
 @contextmanager
-def _own_random_numbers() -> Iterator[None]:
+def _own_random_numbers(seed: int) -> Iterator[None]:
     """Random numbers by the run's seed alone, which leave those of the training as they are."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        torch.manual_seed(seed)
         yield
 
 
-def _find_unused_parameters(trainer: L.Trainer, find: bool) -> None:
-    """Tell DDP that some of what learns may not be used in every batch."""
-    if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._ddp_kwargs["find_unused_parameters"] = find
+def _rebuild_optimizers(trainer: L.Trainer) -> None:
+    """Optimizers that know of the compact encoders; a run that has begun dense goes on in them."""
+    optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
+    trainer.strategy.setup_optimizers(trainer)
+    for old, new in zip(optimizers, trainer.optimizers, strict=True):
+        there = {weight for group in new.param_groups for weight in group["params"]}
+        new.state.update({weight: state for weight, state in old.state.items() if weight in there})
+    for before, now in zip(schedules, trainer.lr_scheduler_configs, strict=True):
+        rewind_schedule_(now.scheduler, schedule_state(before.scheduler))
+
+
+def _find_unused_parameters(trainer: L.Trainer, find: bool) -> bool:
+    """Tell DDP whether some of what learns may not be used in every batch; gives what it was."""
+    if not isinstance(trainer.strategy, DDPStrategy):
+        return False
+    options = trainer.strategy._ddp_kwargs
+    before = bool(options.get("find_unused_parameters", False))
+    options["find_unused_parameters"] = find
+    return before

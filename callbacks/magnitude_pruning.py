@@ -112,10 +112,8 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._begun = False  # the warm-up is over
         self._edited = False  # something has been pruned
         self._pl_module: L.LightningModule
-        self._names: list[str] = []
-        self._input_dims: dict[str, int] = {}
         self._schedule: PruningSchedule
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: dict[Optimizer, RemovableHandle] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a second callback of this kind: the two would undo each other's masks."""
@@ -130,9 +128,9 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the weights."""
         model = _masked_module(pl_module)
-        self._names = weight_names(model, self._weights)
+        names = weight_names(model, self._weights)
         if self._pattern is not None:
-            self._input_dims = input_dims(model, self._names, self._pattern.m)
+            input_dims(model, names, self._pattern.m)
         self._rewinding.require_possible(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -142,10 +140,8 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         run, epoch = run_length(trainer)
         self._schedule = self._phases.in_steps(self._target, run, epoch)
         model = _masked_module(pl_module)
-        self._hooks = [
-            optimizer.register_step_post_hook(lambda *_: apply_masks_(model))
-            for optimizer in trainer.optimizers
-        ]
+        for optimizer in trainer.optimizers:
+            self._hold(optimizer, model)
         self._log_sparsity(trainer, pl_module)
         self._advance(trainer, pl_module)
 
@@ -153,7 +149,9 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep pruned weights out of the gradient's norm and the optimizer's moments."""
-        zero_gradients_(_masked_module(pl_module))
+        model = _masked_module(pl_module)
+        zero_gradients_(model)
+        self._hold(optimizer, model)  # another callback may have built it anew
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -223,9 +221,9 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The warm-up is over."""
-        schedule = self._schedule
+        schedule, weights = self._schedule, self._chosen(_masked_module(pl_module))
         rank_zero_info(
-            f"Pruning {len(self._names)} weights to {self._target:.1%} sparsity, "
+            f"Pruning {len(weights)} weights to {self._target:.1%} sparsity, "
             f"{schedule.shape}, steps {schedule.begin} to {schedule.end} of {schedule.run}."
         )
         self._rewinding.remember(trainer, pl_module)
@@ -241,7 +239,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
             masks=before,
             scope=self._scope,
             pattern=self._pattern,
-            input_dims=self._input_dims,
+            input_dims=input_dims(model, list(weights), self._pattern.m) if self._pattern else {},
         )
         require_agreement(trainer, masks_digest(after), "which weights to prune")
         if pruned_of(after, weights) == pruned_of(before, weights):
@@ -265,7 +263,8 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
 
     def _chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
         parameters = dict(model.named_parameters())
-        return {name: parameters[name] for name in self._names}
+        # Asked anew, for layers may have come or gone.
+        return {name: parameters[name] for name in weight_names(model, self._weights)}
 
     def _sparsity(self, pl_module: L.LightningModule) -> dict[str, float]:
         """Of each chosen weight by the name of its layer, and in ``total``."""
@@ -280,10 +279,16 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=max(self._step, 0))
 
+    def _hold(self, optimizer: Optimizer, model: nn.Module) -> None:
+        """Keep pruned weights zero whatever this optimizer does."""
+        if optimizer not in self._hooks:
+            hook = optimizer.register_step_post_hook(lambda *_: apply_masks_(model))
+            self._hooks[optimizer] = hook
+
     def _release(self) -> None:
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
-        self._hooks = []
+        self._hooks = {}
 
 
 def _masked_module(pl_module: L.LightningModule) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import lightning as L
 
 from lightning_compress.models.linear import linear_at
-from lightning_compress.models.structure import FAMILIES, structure_of
+from lightning_compress.models.structure import structure_of
 
 from .tensorboard_pages import tensorboard_loggers
 
@@ -51,13 +51,9 @@ def log_substitution(
         depth: of the compact encoders.
     """
     structure = structure_of(model)
-    entry = FAMILIES[structure.family]
-    names = [
-        *(*entry.heads.inputs, entry.heads.output),
-        *(*entry.neurons.inputs, entry.neurons.output),
-    ]
+    sizes = {name: linear_at(model, name).weight.numel() for name in structure.linear_names()}
     costs = [
-        sum(linear_at(model, f"{layer}.{name}").weight.numel() for name in names)
+        sum(size for name, size in sizes.items() if name.startswith(f"{layer}."))
         for layer in structure.layers
     ]
     # Four projections and two of four times the width, between those down and up.

@@ -48,7 +48,7 @@ def start_(choice: Choice, passages: Sequence[Passage], start: Start, family: st
         nn.init.normal_(block.up.weight, std=0.02)
         return None
     basis, mean, kept = _components(passages, block.down.out_features)
-    block.down.weight.copy_(torch.linalg.pinv(basis))
+    block.down.weight.copy_(torch.linalg.pinv(basis.double()))
     block.down.bias.copy_(-(block.down.weight @ mean))
     if start == "sliced":
         slice_layers_(choice, basis, mean, FAMILIES[family])

@@ -31,7 +31,7 @@ def match_(
     Batches are drawn by torch's generator.
 
     Args:
-        block: in train mode; only its parameters learn.
+        block: only its parameters learn; in eval mode, for the old layers had no dropout either.
         passages: what goes in, and what has to come out.
         steps: of AdamW, a batch each.
         learning_rate: its peak, behind a short rise; it falls as a cosine.

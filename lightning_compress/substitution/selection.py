@@ -75,6 +75,11 @@ def check_groups(layers: int, *, groups: int, size: int, keep_ends: bool) -> Non
         InputError: there are not.
     """
     free = layers - 2 if keep_ends else layers
+    if groups * size == layers and not keep_ends:
+        raise InputError(
+            f"count: {groups} groups of {size} are all {layers} layers, which leaves no choice: "
+            "choose fewer, or name them in groups"
+        )
     if min(groups, size) < 1 or groups * size > free:
         kept = ", of which the first and the last are kept (keep_ends)" if keep_ends else ""
         raise InputError(

@@ -49,6 +49,10 @@ def slice_layers_(choice: Choice, basis: Tensor, mean: Tensor, family: Family) -
                 rows = outputs_of(linear_at(narrow, kind.inputs[0])) // kind.parts
                 between, out = _largest_heads(wide, output, sizes, rows // sizes[1])
                 chosen = [between, between, out]
+                heads = torch.arange(len(out) // min(sizes)) * sizes[1]
+                places = (heads[:, None] + torch.arange(min(sizes))).flatten()
+                for random in vars(_parts(narrow, kind.inputs[0], kind.parts)[0]).values():
+                    random.zero_()  # or dimensions that no old one fills would blur the scores
                 wide[0] = _Linear(
                     *(x * (sizes[1] / sizes[0]) ** 0.5 for x in vars(wide[0]).values())
                 )
@@ -57,15 +61,16 @@ def slice_layers_(choice: Choice, basis: Tensor, mean: Tensor, family: Family) -
                 strength = wide[-1].weight.norm(dim=1) * output.weight.norm(dim=0)
                 out = strength.topk(min(rows, len(strength))).indices.sort().values
                 chosen = [out] * len(wide)
+                places = torch.arange(len(out))
             small = [
                 _Linear(one.weight[sel] @ basis, one.bias[sel] + one.weight[sel] @ mean)
                 for one, sel in zip(wide, chosen, strict=True)
             ]
             for place, name in enumerate(kind.inputs):
-                _set_inputs_(narrow, name, small[place * kind.parts : (place + 1) * kind.parts])
-            _set_output_(
-                narrow, kind.output, _Linear(inverse @ output.weight[:, out], inverse @ output.bias)
-            )
+                parts = small[place * kind.parts : (place + 1) * kind.parts]
+                _set_inputs_(narrow, name, parts, places)
+            small_output = _Linear(inverse @ output.weight[:, out], inverse @ output.bias)
+            _set_output_(narrow, kind.output, small_output, places)
 
 
 def _largest_heads(
@@ -98,18 +103,18 @@ def _parts(layer: nn.Module, name: str, parts: int) -> list[_Linear]:
     return [_Linear(*both) for both in zip(weight.chunk(parts), bias.chunk(parts), strict=True)]
 
 
-def _set_inputs_(layer: nn.Module, name: str, parts: list[_Linear]) -> None:
+def _set_inputs_(layer: nn.Module, name: str, parts: list[_Linear], places: Tensor) -> None:
     module = linear_at(layer, name)
     weight = module.weight if output_dim(module) == 0 else module.weight.T
     for target, source in zip(weight.chunk(len(parts)), parts, strict=True):
-        target[: len(source.weight)] = source.weight
+        target[places] = source.weight
     for target, source in zip(module.bias.chunk(len(parts)), parts, strict=True):
-        target[: len(source.bias)] = source.bias
+        target[places] = source.bias
 
 
-def _set_output_(layer: nn.Module, name: str, source: _Linear) -> None:
+def _set_output_(layer: nn.Module, name: str, source: _Linear, places: Tensor) -> None:
     module = linear_at(layer, name)
     weight = module.weight if output_dim(module) == 0 else module.weight.T
     weight.zero_()
-    weight[:, : source.weight.shape[1]] = source.weight
+    weight[:, places] = source.weight
     module.bias.copy_(source.bias)
