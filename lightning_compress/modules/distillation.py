@@ -223,7 +223,10 @@ class DistillationModule(FineTuningModule):
         if "task" in weights:
             assert isinstance(student.logits, Tensor)
             terms["task"] = task_loss(self.task, self.problem_type, student.logits, batch["labels"])
-        self.log_dict({f"train_{name}": term.detach() for name, term in terms.items()})
+        # Lightning's bookkeeping of a value takes longer than its computation.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
+        if every and (self.global_step + 1) % every == 0:
+            self.log_dict({f"train_{name}": term.detach() for name, term in terms.items()})
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def _asked(self, batch: Batch) -> Tensor | None:
