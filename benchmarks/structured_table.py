@@ -10,8 +10,8 @@ only coarsely; "post-training" trains nothing; "taught" is "fisher" while the fi
 teaches what is left of it. They are compared with the fine-tuned model trained
 on for as long, "post-training" with the one that is not. Reviews are cut at 128 tokens here.
 
-Prints a table and draws logs/structured_table/TASK.png. A run whose result is there is not run
-again. Nothing is chosen on the test split.
+Prints a table and draws benchmarks/figures/structured_TASK.png. A run whose result is there is not
+run again. Nothing is chosen on the test split.
 """
 
 import argparse
@@ -43,6 +43,7 @@ BATCHES = {"sst2": 150, "imdb": 50}
 LAYERS = 4
 OTHERS = ("taught", "layers", "post-training")
 ROOT = Path("logs/structured_table")
+FIGURES = Path("benchmarks/figures")
 
 
 def callbacks_for(method, level):
@@ -160,7 +161,7 @@ def table(task, methods, levels, seeds):
 
 
 def draw(task, curves, dense, error):
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.axhspan(dense - error, dense + error, color="0.92", label="fine-tuned ± standard error")
     for method, points in curves.items():
@@ -169,9 +170,10 @@ def draw(task, curves, dense, error):
     axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %", title=task)
     axes.invert_xaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    path = ROOT / f"{task}.png"
-    figure.savefig(path, dpi=150)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    FIGURES.mkdir(exist_ok=True)
+    path = FIGURES / f"structured_{task}.png"
+    figure.savefig(path, dpi=100)
     print(f"\nfigure: {path}")
 
 
