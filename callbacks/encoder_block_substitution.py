@@ -213,13 +213,9 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Go through the compact encoders again; let the old layers leave when it is time."""
+        """Let the old layers leave when it is time."""
         if self.target_reached:
             return
-        model = transformer_in(pl_module)
-        assert model is not None
-        for choice in choices_of(model):
-            choice.replaced = True
         if self._settle_if_due(trainer, pl_module):
             _find_unused_parameters(trainer, self._find_unused)
             follow_reshaping(trainer)

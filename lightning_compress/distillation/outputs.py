@@ -12,7 +12,7 @@ from lightning_compress.models import structure_of, units_of
 from lightning_compress.models.choice import Choice
 from lightning_compress.models.inputs import model_inputs
 from lightning_compress.models.layer_shapes import layer_count
-from lightning_compress.models.structure import Units
+from lightning_compress.models.structure import Units, units_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,15 +131,19 @@ def heads_of(model: nn.Module) -> list[Units]:
     Raises:
         InputError: the model is of no known family.
     """
-    units = units_of(model, "heads")
     if layer_count(model) is None:
-        return units
-    ways = []
-    for name in structure_of(model).layers:
+        return units_of(model, "heads")
+    structure, blocks = structure_of(model), []
+    for name in structure.layers:
         layer = model.get_submodule(name)
-        way = ("new." if layer.replaced else "old.") if isinstance(layer, Choice) else ""
-        ways.append(f"{name}.{way}")
-    return [[one for one in units if one.output.startswith(way)][-1] for way in ways]
+        way = ("new." if layer.through_new else "old.") if isinstance(layer, Choice) else ""
+        inside = [
+            block
+            for block in (*structure.blocks, *structure.leaving)
+            if f"{block}.".startswith(f"{name}.{way}")
+        ]
+        blocks.append(inside[-1])
+    return units_in(model, blocks, "heads")
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ class Choice(nn.Module):
 
     Attributes:
         replaced: whether to go through the compact block.
+        drawn: whether a batch of the training does too; otherwise only in eval mode.
     """
 
     def __init__(self, old: nn.ModuleList, new: CompactBlock) -> None:
@@ -21,10 +22,16 @@ class Choice(nn.Module):
         self.old = old.requires_grad_(False)
         self.new = new
         self.replaced = True
+        self.drawn = True
+
+    @property
+    def through_new(self) -> bool:
+        """Whether the next batch goes through the compact block."""
+        return self.replaced and (self.drawn or not self.training)
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
         """[B, S, H] to [B, S, H]; the other arguments are those of the old layers."""
-        if self.replaced:
+        if self.through_new:
             found: Tensor = self.new(hidden_states, *args, **kwargs)
             return found
         for layer in self.old:

@@ -69,7 +69,8 @@ def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:
     put_(model, container, stack)
     number_(stack)
     config: Any = model.config
-    config.num_hidden_layers = len(structure_of(model).blocks)
+    structure = structure_of(model)
+    config.num_hidden_layers = len(structure.blocks) + len(structure.leaving)
 
 
 def _layer_of(shape: Shape | None, host: type, model: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ A family is one entry of ``FAMILIES``: names of modules and attributes, nothing 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -148,22 +148,25 @@ class Structure:
 
     ``layers`` are the names of what a text goes through one by one, first to last; ``blocks`` those
     of all transformer blocks of the family: the layers, but what is in a compact block instead of
-    it; ``projections`` those of the linear layers around compact blocks.
+    it; ``projections`` those of the linear layers around compact blocks; ``leaving`` those of the
+    blocks that compact blocks beside them are to replace, and which are in no other list.
     """
 
     family: str
     layers: list[str]
     blocks: list[str]
     projections: list[str]
+    leaving: list[str]
 
-    def linear_names(self) -> list[str]:
+    def linear_names(self, *, leaving: bool = False) -> list[str]:
         """Names of the linear layers (``nn.Linear`` or ``Conv1D``) of the layers."""
         entry = FAMILIES[self.family]
         names = [
             *(*entry.heads.inputs, entry.heads.output),
             *(*entry.neurons.inputs, entry.neurons.output),
         ]
-        return [f"{block}.{name}" for block in self.blocks for name in names] + self.projections
+        blocks = [*self.blocks, *(self.leaving if leaving else [])]
+        return [f"{block}.{name}" for block in blocks for name in names] + self.projections
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -186,7 +189,13 @@ def structure_of(model: nn.Module) -> Structure:
     blocks = [block for name in layers for block in _blocks(model, name)]
     compact = [name for name, module in model.named_modules() if isinstance(module, CompactBlock)]
     around = [f"{name}.{projection}" for name in compact for projection in ("down", "up")]
-    return Structure(family, layers, blocks, around)
+    leaving = [
+        f"{name}.old.{index}"
+        for name, module in model.named_modules()
+        if isinstance(module, Choice)
+        for index in range(len(module.old))
+    ]
+    return Structure(family, layers, blocks, around, leaving)
 
 
 def _blocks(model: nn.Module, layer: str) -> list[str]:
@@ -195,8 +204,7 @@ def _blocks(model: nn.Module, layer: str) -> list[str]:
     if isinstance(module, CompactBlock):
         return [f"{layer}.layers.{index}" for index in range(len(module.layers))]
     if isinstance(module, Choice):
-        old = [f"{layer}.old.{index}" for index in range(len(module.old))]
-        return [*old, *_blocks(model, f"{layer}.new")]
+        return _blocks(model, f"{layer}.new")
     return [layer]
 
 
@@ -208,11 +216,15 @@ def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:
     Raises:
         InputError: the model is of no known family.
     """
-    structure = structure_of(model)
-    entry = FAMILIES[structure.family]
+    return units_in(model, structure_of(model).blocks, kind)
+
+
+def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Units]:
+    """The same of some blocks, by their names."""
+    entry = FAMILIES[structure_of(model).family]
     projections = entry.heads if kind == "heads" else entry.neurons
     found = []
-    for layer, block in enumerate(structure.blocks):
+    for layer, block in enumerate(blocks):
         rows = outputs_of(linear_at(model, f"{block}.{projections.inputs[-1]}"))
         attention = model.get_submodule(f"{block}.{entry.attention}")
         size = int(getattr(attention, entry.head_size)) if kind == "heads" else 1

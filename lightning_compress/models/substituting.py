@@ -133,10 +133,6 @@ def settle_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = ())
     replace_layers_(model, [layer.new if isinstance(layer, Choice) else layer for layer in layers])
     if masks_of(model):
         set_masks_(model, kept)
-    # What was done meanwhile counts blocks that are no longer there.
-    edits = manifest_of(model)
-    done = next(edit for edit in reversed(edits) if edit["edit"] == SUBSTITUTION_EDIT)
-    set_manifest_(model, [*(edit for edit in edits if edit is not done), done])
 
 
 def choices_of(model: nn.Module) -> list[Choice]:

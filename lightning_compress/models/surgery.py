@@ -151,8 +151,12 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
     structure = structure_of(model)
     entry = FAMILIES[structure.family]
     names = [
-        *structure.linear_names(),
-        *(f"{block}.{entry.attention}" for block in structure.blocks if entry.counts),
+        *structure.linear_names(leaving=True),
+        *(
+            f"{block}.{entry.attention}"
+            for block in (*structure.blocks, *structure.leaving)
+            if entry.counts
+        ),
     ]
     attributes = ("in_features", "out_features", "nx", "nf", *entry.counts)
     modules = {name: model.get_submodule(name) for name in names}

@@ -19,7 +19,10 @@ def probability_at(step: int, *, until: int, first: float) -> float:
 
 
 def draw_(choices: Sequence[Choice], probability: float, key: str) -> None:
-    """Decide for one batch, group by group; the same for the same key on every process."""
+    """Decide for one batch of the training, group by group.
+
+    The same for the same key on every process.
+    """
     numbers = random.Random(key)
     for choice in choices:
-        choice.replaced = numbers.random() < probability
+        choice.drawn = numbers.random() < probability

@@ -1,16 +1,11 @@
 import pytest
-from torch import nn
 
-from lightning_compress.models.choice import Choice
 from lightning_compress.substitution.replacing import draw_, probability_at
 
 
 @pytest.fixture
-def choices():
-    found = [Choice.__new__(Choice) for _ in range(4)]
-    for choice in found:
-        nn.Module.__init__(choice)
-    return found
+def choices(scene):
+    return scene(groups=((0,), (1,), (2, 3), (4,))).choices
 
 
 @pytest.mark.parametrize(
@@ -32,7 +27,7 @@ def test_the_probability_grows_in_a_straight_line(step, until, first, wanted):
 
 def drawn(choices, probability, key):
     draw_(choices, probability, key)
-    return [choice.replaced for choice in choices]
+    return [choice.drawn for choice in choices]
 
 
 def test_equal_keys_draw_alike_and_others_do_not(choices):
