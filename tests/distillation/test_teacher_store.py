@@ -389,7 +389,10 @@ def _asked(folder: Path, place: Path, results: Any) -> None:
     results.put(store.rows(sorted(answers))["logits"].tobytes())
 
 
-def test_two_processes_ask_the_teacher_once(tmp_path: Path) -> None:
+def test_two_processes_ask_the_teacher_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the processes find this file
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     jobs = [
