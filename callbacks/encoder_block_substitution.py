@@ -2,20 +2,17 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
-from lightning_compress.models import structure_of, transformer_in
+from lightning_compress.models import structure_of
 from lightning_compress.models.layer_shapes import compact_shapes
 from lightning_compress.models.substituting import (
     check_substitution,
@@ -24,16 +21,20 @@ from lightning_compress.models.substituting import (
     stage_substitution_,
 )
 from lightning_compress.pruning.calibration import Calibration
-from lightning_compress.pruning.rewinding import rewind_schedule_, schedule_state
-from lightning_compress.substitution.initialisation import Start, start_
-from lightning_compress.substitution.matching import match_, matching_error
-from lightning_compress.substitution.passing import dense_outputs, passages
+from lightning_compress.substitution.initialisation import Start
+from lightning_compress.substitution.preparing import prepare_
 from lightning_compress.substitution.replacing import draw_, probability_at
 from lightning_compress.substitution.selection import Selection, check_groups, choose_groups
 
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
-from .reshaping import follow_reshaping, require_reshapable
+from .reshaping import (
+    find_unused_parameters,
+    follow_reshaping,
+    rebuild_optimizers,
+    require_reshapable,
+    reshapable_model,
+)
 from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
@@ -141,12 +142,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done, before anything is trained."""
         require_reshapable(trainer)
-        model = transformer_in(pl_module)
-        if model is None:
-            raise InputError(
-                f"{type(pl_module).__name__} holds no Hugging Face model, whose layers could be "
-                "substituted"
-            )
+        model = reshapable_model(pl_module)
         if self._begun:
             return
         options = self.hparams
@@ -180,18 +176,17 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 "or trainer.max_steps, or replacing to 0"
             )
         self._until = round(self.hparams["replacing"] * run) if self.hparams["replacing"] else 0
-        model = transformer_in(pl_module)
-        assert model is not None  # on_fit_start has seen to it
+        model = reshapable_model(pl_module)
         if not self._begun:
             keep_dense(trainer, pl_module)
             self._seed = os.environ.get("PL_GLOBAL_SEED", "0")
             self._begin(trainer, model)
             self._begun = True
-            _rebuild_optimizers(trainer)
+            rebuild_optimizers(trainer)
         if not self.target_reached:
             self._settle_if_due(trainer, pl_module)
         if not self.target_reached:
-            self._find_unused = _find_unused_parameters(trainer, True)
+            self._find_unused = find_unused_parameters(trainer, True)
         follow_reshaping(trainer)
 
     def on_train_batch_start(
@@ -200,8 +195,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         """Decide by which way this batch goes, the same on all processes."""
         if self.target_reached:
             return
-        model = transformer_in(pl_module)
-        assert model is not None
+        model = reshapable_model(pl_module)
         step = steps_done(trainer, pl_module)
         chance = probability_at(step, until=self._until, first=self.hparams["probability"])
         draw_(choices_of(model), chance, f"{self._seed}-{trainer.fit_loop.total_batch_idx}")
@@ -217,7 +211,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         if self.target_reached:
             return
         if self._settle_if_due(trainer, pl_module):
-            _find_unused_parameters(trainer, self._find_unused)
+            find_unused_parameters(trainer, self._find_unused)
             follow_reshaping(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -256,7 +250,8 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
     def _begin(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         options = self.hparams
         calibration = calibration_for(trainer, model, options["calibration_examples"])
-        with evaluating(model), _own_random_numbers(int(self._seed)):
+        with evaluating(model), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self._seed))
             groups = options["groups"] or choose_groups(
                 model,
                 calibration,
@@ -275,54 +270,42 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 heads=options["heads"],
                 technique="encoder_block_substitution",
             )
-            self._match(trainer, model, groups, calibration)
+            self._prepare(trainer, model, groups, calibration)
         for choice in choices_of(model):  # made in eval mode
             choice.training = model.training
             choice.new.train(model.training)
 
-    def _match(
+    def _prepare(
         self,
         trainer: L.Trainer,
         model: "PreTrainedModel",
         groups: list[list[int]],
         calibration: Calibration,
     ) -> None:
-        choices, options = choices_of(model), self.hparams
-        targets = dense_outputs(choices, calibration)
-        family = structure_of(model).family
+        """Start and match the compact encoders, and tell how well."""
+        options = self.hparams
         steps = len(groups) * options["match_steps"]
         with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
-            for index, (group, choice) in enumerate(zip(groups, choices, strict=True)):
-                seen = passages(choices, index, calibration, targets[index])
-                kept = start_(choice, seen, options["start"], family)
-                before = matching_error(choice.new, seen)
-                curve: list[float] = []
-
-                def on_step(
-                    error: float, group: list[int] = group, curve: list[float] = curve
-                ) -> None:
-                    curve.append(error)
-                    advance(f"matching layers {group}", 1)
-
-                if options["match_steps"]:
-                    match_(
-                        choice.new,
-                        seen,
-                        steps=options["match_steps"],
-                        learning_rate=options["match_learning_rate"],
-                        on_step=on_step,
-                    )
-                after = matching_error(choice.new, seen)
-                log_matching(trainer, group, curve, kept)
+            found = prepare_(
+                choices_of(model),
+                calibration,
+                structure_of(model).family,
+                start=options["start"],
+                steps=options["match_steps"],
+                learning_rate=options["match_learning_rate"],
+                on_step=lambda group: advance(f"matching layers {groups[group]}", 1),
+            )
+            for group, one in zip(groups, found, strict=True):
+                log_matching(trainer, group, one.curve, one.kept)
                 rank_zero_info(
                     f"Layers {', '.join(map(str, group))}: a compact encoder explains "
-                    f"{1 - before:.1%} of what they say at its start, {1 - after:.1%} once matched."
+                    f"{1 - one.start:.1%} of what they say at its start, {1 - one.end:.1%} once "
+                    "matched."
                 )
 
     def _settle_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Let the old layers leave if it is time, and tell."""
-        model = transformer_in(pl_module)
-        assert model is not None
+        model = reshapable_model(pl_module)
         if steps_done(trainer, pl_module) < self._until:
             return False
         settle_substitution_(model, trainer.optimizers)
@@ -330,32 +313,3 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         restart_selection(trainer)
         rank_zero_info(f"The compact encoders have taken over at step {trainer.global_step}.")
         return True
-
-
-@contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Random numbers by the run's seed alone, which leave those of the training as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _rebuild_optimizers(trainer: L.Trainer) -> None:
-    """Optimizers that know of the compact encoders; a run that has begun dense goes on in them."""
-    optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
-    trainer.strategy.setup_optimizers(trainer)
-    for old, new in zip(optimizers, trainer.optimizers, strict=True):
-        there = {weight for group in new.param_groups for weight in group["params"]}
-        new.state.update({weight: state for weight, state in old.state.items() if weight in there})
-    for before, now in zip(schedules, trainer.lr_scheduler_configs, strict=True):
-        rewind_schedule_(now.scheduler, schedule_state(before.scheduler))
-
-
-def _find_unused_parameters(trainer: L.Trainer, find: bool) -> bool:
-    """Tell DDP whether some of what learns may not be used in every batch; gives what it was."""
-    if not isinstance(trainer.strategy, DDPStrategy):
-        return False
-    options = trainer.strategy._ddp_kwargs
-    before = bool(options.get("find_unused_parameters", False))
-    options["find_unused_parameters"] = find
-    return before

@@ -15,7 +15,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
-from lightning_compress.models import manifest_of, structure_of, transformer_in, units_of
+from lightning_compress.models import manifest_of, structure_of, units_of
 from lightning_compress.models.inputs import model_inputs
 from lightning_compress.models.structure import UnitKind
 from lightning_compress.pruning.calibration import Batch, Calibration
@@ -25,7 +25,7 @@ from lightning_compress.pruning.unit_choice import Limits, choose_units
 
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
-from .reshaping import require_reshapable
+from .reshaping import require_reshapable, reshapable_model
 from .run_folder import keep_dense, run_folder
 from .shapes import add_shape, follow_checkpoints
 from .unit_pages import log_remaining
@@ -90,12 +90,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done, before anything is trained."""
         require_reshapable(trainer)
-        model = transformer_in(pl_module)
-        if model is None:
-            raise InputError(
-                f"{type(pl_module).__name__} holds no Hugging Face model, whose parts could be "
-                "removed"
-            )
+        model = reshapable_model(pl_module)
         if self.target_reached:
             return
         units = [one for kind in self._limits for one in units_of(model, kind)]
@@ -106,8 +101,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prune, and make the result the best checkpoint."""
-        model = transformer_in(pl_module)
-        assert model is not None  # on_fit_start has seen to it
+        model = reshapable_model(pl_module)
         if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
             return
         _load_best(trainer, pl_module)

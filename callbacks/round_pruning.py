@@ -11,13 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
-from lightning_compress.models import transformer_in
 from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.rounds import round_steps
 from lightning_compress.pruning.schedule import Phases, Unit
 
 from .calibrating import calibration_for
-from .reshaping import follow_reshaping, require_reshapable
+from .reshaping import follow_reshaping, require_reshapable, reshapable_model
 from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
@@ -101,7 +100,7 @@ class RoundPruning(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done."""
         require_reshapable(trainer)
-        self._check(_transformer(pl_module))
+        self._check(reshapable_model(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay the rounds out over the run."""
@@ -110,7 +109,7 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         run, epoch = run_length(trainer)
         schedule = self._phases.in_steps(1.0, run, epoch)
         self._steps = round_steps(schedule.begin, schedule.end, self._rounds)
-        self._log(trainer, _transformer(pl_module))
+        self._log(trainer, reshapable_model(pl_module))
         self._advance(trainer, pl_module)
 
     def on_train_batch_end(
@@ -153,7 +152,7 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         due = sum(start <= step for start in self._steps)
         if due == self._done:
             return
-        model = _transformer(pl_module)
+        model = reshapable_model(pl_module)
         keep_dense(trainer, pl_module)
         calibration = calibration_for(trainer, model, self._calibration_examples)
         with evaluating(model), torch.random.fork_rng(devices=[]):
@@ -168,12 +167,3 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         if due == self._rounds:
             self.target_reached = True
             restart_selection(trainer)
-
-
-def _transformer(pl_module: L.LightningModule) -> "PreTrainedModel":
-    model = transformer_in(pl_module)
-    if model is None:
-        raise InputError(
-            f"{type(pl_module).__name__} holds no Hugging Face model, whose parts could be removed"
-        )
-    return model
