@@ -205,6 +205,27 @@ def _umask() -> int:
     return mask
 
 
+def edits_in(folder: str | Path) -> list[Edit]:
+    """The edits that a saved model has seen; none of a folder without a manifest.
+
+    Raises:
+        InputError: the manifest is damaged, or was written by a newer version.
+    """
+    if not (Path(folder) / MANIFEST).is_file():
+        return []
+    try:
+        edits: list[Edit] = _manifest_in(Path(folder))["edits"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} cannot be loaded, its manifest is damaged: {error}") from error
+    return edits
+
+
+def _manifest_in(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    _require_format(state)
+    return state
+
+
 def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
     """Load what :func:`save_compressed` wrote, in eval mode; any Hugging Face folder loads too.
 
@@ -233,8 +254,7 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)
         _forget_description_(model.config)
         if (folder / MANIFEST).is_file():
-            state = json.loads((folder / MANIFEST).read_text())
-            _require_format(state)
+            state = _manifest_in(folder)
             masks = load_file(folder / MASKS) if (folder / MASKS).is_file() else {}
             _restore_edits_(model, state["edits"], masks)
     except InputError:

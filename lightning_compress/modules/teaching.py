@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from lightning_compress.distillation.teachers import freeze_
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.task import Task, problem_type_of
-from lightning_compress.models.saving import MANIFEST
+from lightning_compress.models.saving import edits_in
 from lightning_compress.modules.building import build_model, reading_limits
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def _dense_model_of(student: str | None) -> str:
     beside = Path(student).parent / DENSE
     if (beside / "config.json").is_file():
         return str(beside)
-    if (Path(student) / MANIFEST).is_file() and '"edits": []' not in (
-        Path(student) / MANIFEST
-    ).read_text():
+    if edits_in(student):
         raise InputError(
             f"model.teacher is dense, and {beside}, which would be the model that {student} came "
             "from, is not there: name a teacher"
@@ -82,17 +81,14 @@ def _from_checkpoint(path: Path) -> "PreTrainedModel":
 
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        options = checkpoint["hyper_parameters"]
-        module = FineTuningModule.load_from_checkpoint
-        if "teacher" in options:
+        if "teacher" in checkpoint["hyper_parameters"]:
             raise InputError(
                 f"model.teacher: {path} is the checkpoint of a student of DistillationModule; if "
                 "it is to teach, name the folder model/ of its run"
             )
-        return module(path, map_location="cpu", weights_only=True).model
-    except InputError:
-        raise
-    except Exception as error:  # damaged files fail in many ways
+        module = FineTuningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        return module.model
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model.teacher: {path} cannot be read as a checkpoint of FineTuningModule: {reason}"
