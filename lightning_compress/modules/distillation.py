@@ -158,9 +158,8 @@ class DistillationModule(FineTuningModule):
         assert self._live is not None
         self._live.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
         self._open_validation()
-        batches = list(self._validation_batches())
-        if batches:
-            self._teacher_metrics = examine(self._live, batches, self.trainer)
+        if any(self.trainer.num_val_batches):
+            self._teacher_metrics = examine(self._live, self._validation_batches(), self.trainer)
         self._say_how_good_it_is()
         soft = self.losses.soft_targets
         _, wanted = self.objective.wanted(depth_of(self.model))
