@@ -117,6 +117,8 @@ def compressed_class(base: type) -> type:
     """The class of the same name whose models have the sizes that their configuration gives."""
 
     class Compressed(base):  # type: ignore[misc]  # the base is known only at run time
+        """The base's architecture in the sizes of ``config.json``."""
+
         def __init__(self, config, *args, **kwargs):  # type: ignore[no-untyped-def]
             super().__init__(config, *args, **kwargs)
             shapes = getattr(config, "compact_blocks", {})
