@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 
 import lightning as L
+from studies import bare_trainer
 
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.distillation.objective import Losses
@@ -54,20 +55,6 @@ def data_for(task, seed, *, labels=None, **options):
     )  # fmt: skip
 
 
-def trainer_for(**options):
-    return L.Trainer(
-        accelerator="cpu",
-        gradient_clip_val=1.0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=ROOT,
-        **options,
-    )
-
-
 def tested(trainer, module, data):
     accuracy = trainer.test(module, datamodule=data, verbose=False)[0]["test_accuracy"]
     examples = len(data.examples("test"))
@@ -83,7 +70,7 @@ def teacher_of(task):
         data = data_for(task, 0)
         mini = str(SHARED / "models/imdb-bert-mini")
         module = FineTuningModule(pretrained=mini, config=STILL, learning_rate=2e-4)
-        trainer = trainer_for(max_epochs=TEACHER_EPOCHS[task])
+        trainer = bare_trainer(ROOT, num_sanity_val_steps=0, max_epochs=TEACHER_EPOCHS[task])
         trainer.fit(module, datamodule=data)
         save_compressed(module.model, folder, data.tokenizer)
         found = {"validation": float(trainer.callback_metrics["val_accuracy"])}
@@ -117,7 +104,7 @@ def run(task, method, seed):
     options = {"train_on": "both"} if method in ("unlabelled", "half") else {}
     options |= {} if method == "all labels" else {"labels": FEW[task]}
     data, module = data_for(task, seed, **options), module_for(method, teacher)
-    trainer = trainer_for(max_steps=STEPS, limit_val_batches=20)
+    trainer = bare_trainer(ROOT, num_sanity_val_steps=0, max_steps=STEPS, limit_val_batches=20)
     trainer.fit(module, datamodule=data)
     result = tested(trainer, module, data)
     path.write_text(json.dumps(result))

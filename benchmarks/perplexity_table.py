@@ -32,9 +32,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from structured_table import trainer_for
+from studies import save_curves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, StructuredPruning
@@ -214,26 +214,17 @@ def table(name, methods, levels, seeds):
 
 
 def draw(name, curves, dense):
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhline(dense, color="0.8", label="dense, not trained on")
-    for method, points in curves.items():
-        dashed = method in ("random", "layers")
-        axes.plot(*zip(*points, strict=True), "o--" if dashed else "o-", label=method)
-    axes.set(
-        xlabel="multiplications of the blocks that remain, %",
-        ylabel="perplexity", yscale="log", title=name,
-    )  # fmt: skip
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.invert_xaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    FIGURES.mkdir(exist_ok=True)
-    path = FIGURES / f"perplexity_{name}.png"
-    figure.savefig(path, dpi=100)
-    print(f"\nfigure: {path}")
+    def prepare(axes):
+        axes.axhline(dense, color="0.8", label="dense, not trained on")
+        axes.set(
+            xlabel="multiplications of the blocks that remain, %",
+            ylabel="perplexity", yscale="log", title=name,
+        )  # fmt: skip
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+
+    save_curves(FIGURES / f"perplexity_{name}.png", curves, prepare)
 
 
 def main():

@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 import lightning as L
-from matplotlib.figure import Figure
+from studies import bare_trainer, save_curves
 
 from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, StructuredPruning
 from lightning_compress.data import TextClassificationDataModule
@@ -76,18 +76,12 @@ def parts_of(task, method, seed):
 
 
 def trainer_for(batches, callbacks):
-    return L.Trainer(
-        accelerator="cpu",
+    return bare_trainer(
+        ROOT,
         max_epochs=1 if batches else 0,
         limit_train_batches=batches or None,
         limit_val_batches=0,
-        gradient_clip_val=1.0,
         callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=ROOT,
     )
 
 
@@ -161,20 +155,12 @@ def table(task, methods, levels, seeds):
 
 
 def draw(task, curves, dense, error):
-    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhspan(dense - error, dense + error, color="0.92", label="fine-tuned ± standard error")
-    for method, points in curves.items():
-        dashed = method in ("random", "layers")
-        axes.plot(*zip(*points, strict=True), "o--" if dashed else "o-", label=method)
-    axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %", title=task)
-    axes.invert_xaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    FIGURES.mkdir(exist_ok=True)
-    path = FIGURES / f"structured_{task}.png"
-    figure.savefig(path, dpi=100)
-    print(f"\nfigure: {path}")
+    def prepare(axes):
+        band = "fine-tuned ± standard error"
+        axes.axhspan(dense - error, dense + error, color="0.92", label=band)
+        axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %", title=task)
+
+    save_curves(FIGURES / f"structured_{task}.png", curves, prepare)
 
 
 def main():
