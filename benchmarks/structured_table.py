@@ -85,13 +85,15 @@ def trainer_for(batches, callbacks):
     )
 
 
-def fine_tuned(task, seed):
+def fine_tuned(task, seed, encoder="mini"):
     """The folder of the dense model of a seed."""
-    folder = Path(f"logs/finetune_{task}-seed{seed}/version_0/model")
+    name, made_by = {
+        "mini": (f"finetune_{task}", f"magnitude_table.py --tasks {task}"),
+        "deep": (f"finetune_{task}-deep", "deep_encoder.py"),
+    }[encoder]
+    folder = Path(f"logs/{name}-seed{seed}/version_0/model")
     if not folder.is_dir():
-        raise SystemExit(
-            f"{folder} is not there: first python benchmarks/magnitude_table.py --tasks {task}"
-        )
+        raise SystemExit(f"{folder} is not there: first python benchmarks/{made_by}")
     return folder
 
 

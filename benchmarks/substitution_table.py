@@ -1,22 +1,32 @@
 """Encoder-block substitution on real text: accuracy against the multiplications that remain.
 
-    python benchmarks/substitution_table.py [--task sst2] [--seeds 0 1 2] [--methods default ...]
+    python benchmarks/substitution_table.py [--encoder mini] [--task sst2] [--seeds 0 1 2]
+        [--replaced 1 2 3] [--rows methods]
 
-Starts from the models that benchmarks/magnitude_table.py has fine-tuned (4 layers, width 256), and
-puts compact encoders in the place of some layers, in short runs of the same length for all, with
-the dense model as teacher unless it says "alone". "default" is one narrow layer of a quarter of the
-width in place of each of the two inner layers, sliced from them, matched, and then replacing them
-batch by batch; the other rows differ from it in what they are called after. Beside it:
+Starts from fine-tuned models: "mini" (4 layers, width 256) from benchmarks/magnitude_table.py,
+"deep" (12 layers, width 128) from benchmarks/deep_encoder.py. Everything is trained for as many
+batches, with the fine-tuned model as teacher unless it says otherwise, and tested on all test
+texts; reviews are cut at 128 tokens. "substituted" puts one narrow layer of a quarter of the width
+in the place of each of so many layers; these are sliced from the old ones, matched to them, and
+take over batch by batch. Beside it:
 
-  layers      the same number of layers dropped, those that change the predictions least
-  structured  heads and neurons removed until as many multiplications remain as in "default"
-  thesis      as the bachelor thesis meant it: random start, depth 2, replaced at once, no teacher
-  dense       nothing removed
+  skipped     the same layers dropped, with nothing in their place
+  layers      those layers dropped that change the predictions least, as many as come nearest to
+              the multiplications of "substituted"
+  theseus     as few whole layers as in "layers", each of which takes over from its neighbours batch
+              by batch (BERT-of-Theseus)
+  structured  heads and neurons removed until as many multiplications remain as in "substituted"
+  thesis      as the bachelor thesis meant it: two layers of a sixth of the width, a random start,
+              replaced at once, no teacher
 
-Prints a table. A run whose result is there is not run again. Nothing is chosen on the test split.
+``--rows variants`` compares ways of substituting: each differs from "substituted" in what it is
+called after. Speed is that of the dense model over the compressed one's on 8 texts of 128 tokens,
+timed in turn in one process. Prints a table, draws benchmarks/figures/substitution_ENCODER_TASK.png
+for the methods. A run whose result is there is not run again. Nothing is chosen on the test split.
 """
 
 import argparse
+import copy
 import json
 import logging
 import statistics
@@ -25,8 +35,13 @@ import warnings
 from pathlib import Path
 
 import lightning as L
+import numpy as np
+import torch
 from structured_table import DATA, fine_tuned, trainer_for
+from studies import save_curves
+from torch import nn
 
+from lightning_compress import load_compressed, remove_layers_
 from lightning_compress.callbacks import (
     EncoderBlockSubstitution,
     LayerPruning,
@@ -34,71 +49,148 @@ from lightning_compress.callbacks import (
 )
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
+from lightning_compress.evaluation.latency import interleaved_times
+from lightning_compress.models import manifest_of, structure_of
+from lightning_compress.models.choice import Choice
+from lightning_compress.models.layer_shapes import replace_layers_
+from lightning_compress.models.substituting import choices_of, settle_substitution_
 from lightning_compress.modules import DistillationModule, FineTuningModule
+from lightning_compress.substitution.replacing import draw_, probability_at
 
+LAYERS = {"mini": 4, "deep": 12}
+REPLACED = {"mini": (1, 2, 3), "deep": (3, 6, 7, 9)}  # 25, 50, 60 and 75 %
+HALF = {"mini": 2, "deep": 6}
 BATCHES = {"sst2": 300, "imdb": 80}
-TWO = {"groups": [[1], [2]]}
-THESIS = {**TWO, "width": 48, "depth": 2, "start": "random", "match_steps": 0, "replacing": 0.0}
-SUBSTITUTIONS = {
-    "default": TWO,
-    "one layer": {"groups": [[1]]},
-    "three layers": {"groups": [[1], [2], [3]]},
-    "one group of two": {"groups": [[1, 2]]},
-    "width 1/6": {**TWO, "width": 1 / 6},
-    "width 1/3": {**TWO, "width": 1 / 3},
-    "start zero": {**TWO, "start": "zero"},
-    "start components": {**TWO, "start": "components"},
-    "start least squares": {**TWO, "start": "least_squares"},
-    "not matched": {**TWO, "match_steps": 0},
-    "at once": {**TWO, "replacing": 0.0},
-    "alone": TWO,
-    "thesis": THESIS,
+LIMITS = {"sst2": {}, "imdb": {"train": 12000}}
+METHODS = ("substituted", "skipped", "layers", "theseus", "structured", "thesis")
+THESIS = {"width": 1 / 6, "depth": 2, "start": "random", "match_steps": 0, "replacing": 0.0}
+VARIANTS = {
+    "groups of two": {"size": 2},
+    "groups of three": {"size": 3},
+    "width 1/6": {"width": 1 / 6},
+    "width 1/3": {"width": 1 / 3},
+    "start random": {"start": "random"},
+    "start zero": {"start": "zero"},
+    "start components": {"start": "components"},
+    "start least squares": {"start": "least_squares"},
+    "not matched": {"match_steps": 0},
+    "at once": {"replacing": 0.0},
+    "evenly spread": {"selection": "even"},
+    "no teacher": {},
 }
-METHODS = ("dense", *SUBSTITUTIONS, "layers", "structured")
-ALONE = ("alone", "thesis")
+ALONE = ("no teacher", "thesis", "dense alone")
 ROOT = Path("logs/substitution_table")
+FIGURES = Path("benchmarks/figures")
 
 
-def callbacks_for(method, kept):
-    if method == "dense":
+class Skipped(L.Callback):
+    """Layers that are gone before the first step."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def on_fit_start(self, trainer, pl_module):
+        remove_layers_(pl_module.model, self.layers)
+
+
+class Theseus(L.Callback):
+    """Whole layers take over from groups of neighbours in the first half of the run."""
+
+    def __init__(self, left, steps):
+        self.left, self.until, self.step = left, steps // 2, 0
+
+    def on_fit_start(self, trainer, pl_module):
+        model = pl_module.model
+        layers = [model.get_submodule(name) for name in structure_of(model).layers]
+        staged = []
+        for numbers in np.array_split(range(len(layers)), self.left):
+            group = [layers[number] for number in numbers]
+            choice = Choice(nn.ModuleList(group), copy.deepcopy(group[0]))
+            staged.append(choice if group[1:] else group[0])
+        replace_layers_(model, staged)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.step == self.until:
+            settle_substitution_(pl_module.model)
+        draw_(
+            choices_of(pl_module.model),
+            probability_at(self.step, until=self.until, first=0.3),
+            f"theseus-{batch_idx}",
+        )
+        self.step += 1
+
+
+def substitution(encoder, replaced, method):
+    options = {"count": replaced, "keep_ends": replaced <= LAYERS[encoder] - 2}
+    options |= THESIS if method == "thesis" else VARIANTS.get(method, {})
+    options["count"] //= options.get("size", 1)
+    return EncoderBlockSubstitution(**options)
+
+
+def module_for(encoder, task, method, seed):
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    dense = str(fine_tuned(task, seed, encoder))
+    options = {"pretrained": dense, "config": still, "learning_rate": 2e-4}
+    if method in ALONE:
+        return FineTuningModule(**options)
+    return DistillationModule(teacher="dense", **options)
+
+
+def callbacks_for(encoder, task, replaced, method, seed):
+    if method.startswith("dense"):
         return []
-    if method == "layers":
-        return [LayerPruning(count=2, warmup=0.0)]
+    if method not in METHODS[1:5]:
+        return [substitution(encoder, replaced, method)]
+    same = run(encoder, task, replaced, "substituted", seed)
+    kept = same["macs"] / run(encoder, task, 0, "dense", seed)["macs"]
+    dropped = round(LAYERS[encoder] * (1 - kept))
+    if method == "skipped":
+        return [Skipped([layer for group in same["groups"] for layer in group])]
+    if method == "theseus":
+        return [Theseus(LAYERS[encoder] - dropped, BATCHES[task])]
     if method == "structured":
         return [StructuredPruning(macs=1 - kept, rounds=3, warmup=0.0, recovery=0.5)]
-    return [EncoderBlockSubstitution(**SUBSTITUTIONS[method])]
+    return [LayerPruning(count=dropped, warmup=0.0)]
 
 
-def run(task, method, seed):
-    path = ROOT / f"{task}-{method.replace('/', ':')}-seed{seed}.json"
+@torch.inference_mode()
+def speed_of(model, dense):
+    """How many times as fast, and how many texts a second."""
+    batch = {"input_ids": torch.randint(1000, 30000, (8, 128))}
+    calls = [[lambda one=one: one(**batch)] for one in (dense.eval(), model.eval())]
+    before, after = interleaved_times(calls, seconds=8.0)
+    return float((before / after).median()), 8 / float(after.median())
+
+
+def run(encoder, task, replaced, method, seed):
+    path = ROOT / f"{encoder}-{task}-{replaced}-{method.replace('/', ':')}-seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
-    kept = None
-    if method == "structured":
-        kept = run(task, "default", seed)["macs"] / run(task, "dense", seed)["macs"]
-    print(f"running {path.stem}", flush=True)
     L.seed_everything(seed, verbose=False)
-    dense = str(fine_tuned(task, seed))
+    dense = fine_tuned(task, seed, encoder)
     data = TextClassificationDataModule(
-        **DATA[task], tokenizer=dense, seed=seed, validation_fraction=0.05, batch_size=32
-    )
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    options = {"pretrained": dense, "config": still, "learning_rate": 2e-4}
-    module = (
-        FineTuningModule(**options)
-        if method in ALONE
-        else DistillationModule(teacher="dense", **options)
-    )
-    trainer = trainer_for(BATCHES[task], callbacks_for(method, kept))
+        **DATA[task] | {"limits": LIMITS[task]},
+        tokenizer=str(dense), seed=seed, validation_fraction=0.05, batch_size=32,
+    )  # fmt: skip
+    module = module_for(encoder, task, method, seed)
+    callbacks = callbacks_for(encoder, task, replaced, method, seed)
+    print(f"running {path.stem}", flush=True)
+    trainer = trainer_for(BATCHES[task], callbacks)
     start = time.perf_counter()
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - start
     accuracy = trainer.test(module, datamodule=data, verbose=False)[0]["test_accuracy"]
-    batches = list(data.test_dataloader())
+    speed, rate = speed_of(module.model, load_compressed(dense))
+    blocks = [module.model.get_submodule(name) for name in structure_of(module.model).layers]
+    edits = [edit for edit in manifest_of(module.model) if "groups" in edit]
     result = {
         "accuracy": 100 * accuracy,
-        "macs": count_macs(module.model, batches[0]),
+        "macs": count_macs(module.model, next(iter(data.test_dataloader()))),
         "parameters": count_parameters(module.model)[0],
+        "block_parameters": sum(count_parameters(block)[0] for block in blocks),
+        "speed": speed,
+        "texts_per_second": rate,
+        "groups": [group for edit in edits for group in edit["groups"]],
         "examples": len(data.examples("test")),
         "seconds": seconds,
     }
@@ -107,44 +199,80 @@ def run(task, method, seed):
     return result
 
 
-def table(task, methods, seeds):
-    dense = [run(task, "dense", seed) for seed in seeds]
+def shares(results, whole, what):
+    """The mean of what is left of something, in %."""
+    return 100 * statistics.mean(a[what] / b[what] for a, b in zip(results, whole, strict=True))
+
+
+def table(encoder, task, replaced, methods, seeds):
+    dense = [run(encoder, task, 0, "dense", seed) for seed in seeds]
+    alone = [run(encoder, task, 0, "dense alone", seed) for seed in seeds]
     mean, examples = statistics.mean(one["accuracy"] for one in dense), dense[0]["examples"]
     error = (mean * (100 - mean) / examples) ** 0.5
-    print(f"\n{task}: accuracy in % on {examples} test examples, seeds {seeds}")
-    print(f"standard error of one accuracy: {error:.2f} points\n")
-    print("| method | MACs kept | parameters kept | accuracy | to dense | of dense | minutes |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for method in methods:
-        found = [run(task, method, seed) for seed in seeds]
-        kept = [
-            100
-            * statistics.mean(
-                one[what] / whole[what] for one, whole in zip(found, dense, strict=True)
+    print(f"\n{encoder}, {task}: accuracy in % on {examples} test examples, seeds {seeds}")
+    print(f"standard error of one accuracy: {error:.2f} points")
+    print(f"dense after {BATCHES[task]} batches more, taught by itself: {mean:.2f}")
+    print(f"  and by the labels: {statistics.mean(one['accuracy'] for one in alone):.2f}\n")
+    print(
+        "| layers replaced | method | MACs kept | parameters kept | of the blocks | speed | "
+        "accuracy | to dense | of dense | minutes |"
+    )
+    print("| --- |" + " --- |" * 9)
+    curves = {}
+    for count in replaced:
+        for method in methods:
+            found = [run(encoder, task, count, method, seed) for seed in seeds]
+            kept = [
+                shares(found, dense, what) for what in ("macs", "parameters", "block_parameters")
+            ]
+            gaps = [a["accuracy"] - b["accuracy"] for a, b in zip(found, dense, strict=True)]
+            spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
+            accuracy = statistics.mean(one["accuracy"] for one in found)
+            minutes = statistics.median(one["seconds"] for one in found) / 60
+            speed = statistics.median(one["speed"] for one in found)
+            print(
+                f"| {count} of {LAYERS[encoder]} | {method} | "
+                + "".join(f"{one:.1f} % | " for one in kept)
+                + f"{speed:.2f} | {accuracy:.2f} | {statistics.mean(gaps):+.2f}{spread} | "
+                f"{accuracy / mean:.1%} | {minutes:.1f} |",
+                flush=True,
             )
-            for what in ("macs", "parameters")
-        ]
-        gaps = [
-            one["accuracy"] - whole["accuracy"] for one, whole in zip(found, dense, strict=True)
-        ]
-        spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
-        accuracy = statistics.mean(one["accuracy"] for one in found)
-        minutes = statistics.median(one["seconds"] for one in found) / 60
-        print(
-            f"| {method} | {kept[0]:.1f} % | {kept[1]:.1f} % | {accuracy:.2f} | "
-            f"{statistics.mean(gaps):+.2f}{spread} | {accuracy / mean:.1%} | {minutes:.1f} |"
-        )
+            curves.setdefault(method, []).append((kept[0], accuracy))
+    return curves, mean, error
+
+
+def draw(encoder, task, curves, dense, error):
+    def prepare(axes):
+        axes.axhspan(dense - error, dense + error, color="0.92", label="dense ± standard error")
+        axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %")
+        axes.set_title(f"{encoder}, {task}")
+
+    save_curves(FIGURES / f"substitution_{encoder}_{task}.png", curves, prepare)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", default="mini", choices=LAYERS)
     parser.add_argument("--task", default="sst2", choices=BATCHES)
+    parser.add_argument("--replaced", nargs="+", type=int, help="layers that are replaced")
+    parser.add_argument("--rows", default="methods", choices=("methods", "variants"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    table(arguments.task, arguments.methods, arguments.seeds)
+    encoder, task, seeds = arguments.encoder, arguments.task, arguments.seeds
+    if arguments.rows == "variants":
+        half = HALF[encoder]
+        rows = [
+            "substituted",
+            *(name for name, options in VARIANTS.items() if options.get("size", 1) <= half),
+        ]
+        table(encoder, task, arguments.replaced or [half], rows, seeds)
+        return
+    curves, dense, error = table(
+        encoder, task, arguments.replaced or REPLACED[encoder], METHODS, seeds
+    )
+    draw(encoder, task, curves, dense, error)
 
 
 if __name__ == "__main__":
