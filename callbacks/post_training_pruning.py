@@ -151,7 +151,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
         else:
             # The middle batch is of middling length: they come in all lengths.
             ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
-            measured = seconds_per_unit(model, ordered[len(ordered) // 2], list(self._limits))
+            measured = seconds_per_unit(model, ordered[len(ordered) // 2], units)
             costs = trainer.strategy.broadcast(measured)
             if not any(costs.values()):
                 raise InputError(

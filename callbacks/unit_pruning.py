@@ -1,6 +1,7 @@
 """What the callbacks that remove heads and neurons have in common."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What there was before the first round; ``cost`` for texts of so many ``tokens``."""
+
+    tokens: float
+    cost: float
+    counts: dict[UnitKind, int]
 
 
 class UnitPruning(RoundPruning):
@@ -58,18 +68,18 @@ class UnitPruning(RoundPruning):
         self._technique = technique
         # For the page in TensorBoard.
         self.charts = {f"remaining {kind}": f"^{kind}/layer" for kind in limits}
-        self._before: list[Units] | None = None  # the units there were before the first round
+        self._before: _Before | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, and what there was to begin with."""
-        before = None if self._before is None else [vars(one) for one in self._before]
+        before = None if self._before is None else vars(self._before)
         return {**super().state_dict(), "before": before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Bring progress back."""
         super().load_state_dict(state_dict)
         before = state_dict["before"]
-        self._before = None if before is None else [Units(**one) for one in before]
+        self._before = None if before is None else _Before(**before)
 
     def _check(self, model: "PreTrainedModel") -> None:
         if self._done:
@@ -88,11 +98,14 @@ class UnitPruning(RoundPruning):
         progress: float,
     ) -> None:
         units = self._units(model)
-        self._before = self._before or units
-        costs = self._amount.costs(model, units, calibration.tokens())
+        tokens = self._before.tokens if self._before else calibration.tokens()
+        costs = self._amount.costs(model, units, tokens)
+        if self._before is None:
+            counts = {kind: sum(u.count for u in units_of(model, kind)) for kind in self._limits}
+            self._before = _Before(tokens, total_cost(units, costs), counts)
         scores = UNIT_SCORES[self._score](model, units, calibration)
         scores = {name: score.cpu() for name, score in scores.items()}
-        budget = self._amount.budget(total_cost(self._before, costs), progress)
+        budget = self._amount.budget(self._before.cost, progress)
         gone = choose_units(units, scores, costs, budget, self._limits)
         require_agreement(trainer, digest_of(gone), "which heads and neurons to remove")
         log_scores(trainer, units, scores, self._step)
@@ -107,7 +120,7 @@ class UnitPruning(RoundPruning):
     def _remaining(self, model: "PreTrainedModel") -> str:
         parts = []
         for kind in self._limits:
-            before = sum(one.count for one in self._before or [] if one.kind == kind)
+            before = self._before.counts[kind] if self._before else 0
             parts.append(f"{sum(u.count for u in units_of(model, kind)):,} of {before:,} {kind}")
         return " and ".join(parts)
 

@@ -28,7 +28,7 @@ def prune_post_training_(
     model: nn.Module,
     calibration: Calibration,
     logits_of: Callable[[nn.Module, Batch], Tensor],
-    costs: Mapping[UnitKind, float],
+    costs: Mapping[str, float],
     budget: float,
     limits: Mapping[UnitKind, Limits],
     *,
@@ -40,7 +40,7 @@ def prune_post_training_(
         model: a transformer of a known family, in eval mode, trained to the end.
         calibration: the examples, a thousand or so.
         logits_of: what a model says of a batch.
-        costs: of one head and one neuron.
+        costs: of one head or neuron, by name of the projection (``Units.output``).
         budget: what all of them may cost in the end.
         limits: which kinds of units go, and what a layer keeps of each.
         on_progress: called with what has been done, after each part.
@@ -72,7 +72,7 @@ def _chosen(
     model: nn.Module,
     units: list[Units],
     calibration: Calibration,
-    costs: Mapping[UnitKind, float],
+    costs: Mapping[str, float],
     budget: float,
     limits: Mapping[UnitKind, Limits],
 ) -> dict[UnitKind, dict[int, list[int]]]:

@@ -1,12 +1,12 @@
 """How much of the heads and neurons goes, and what one of them costs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.structure import UnitKind, Units
+from lightning_compress.models.structure import Units
 from lightning_compress.pruning.unit_weights import macs_per_pair, macs_per_token
 
 
@@ -39,14 +39,15 @@ class Amount:
         if self.count is not None and self.count < 1:
             raise InputError(f"count must be at least 1, not {self.count}")
 
-    def costs(
-        self, model: nn.Module, units: Iterable[Units], tokens: float
-    ) -> dict[UnitKind, float]:
-        """What a unit of each kind costs: one, or multiplications for a text of so many tokens."""
+    def costs(self, model: nn.Module, units: Iterable[Units], tokens: float) -> dict[str, float]:
+        """What a unit costs: one, or multiplications for a text of so many tokens.
+
+        By name of the projection (``Units.output``); narrow layers have cheaper units than others.
+        """
         if self.macs is None:
-            return {one.kind: 1.0 for one in units}
+            return {one.output: 1.0 for one in units}
         return {
-            one.kind: macs_per_token(model, one) * tokens + macs_per_pair(model, one) * tokens**2
+            one.output: macs_per_token(model, one) * tokens + macs_per_pair(model, one) * tokens**2
             for one in units
         }
 
@@ -72,6 +73,6 @@ def amount_of(**ways: float | None) -> Amount:
     return Amount(**given)  # type: ignore[arg-type]  # a count is checked by the command line
 
 
-def total_cost(units: Iterable[Units], costs: dict[UnitKind, float]) -> float:
+def total_cost(units: Iterable[Units], costs: Mapping[str, float]) -> float:
     """What units cost together."""
-    return sum(costs[one.kind] * one.count for one in units)
+    return sum(costs[one.output] * one.count for one in units)

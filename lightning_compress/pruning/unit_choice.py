@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.structure import UnitKind, Units
+from lightning_compress.pruning.unit_amount import total_cost
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class _Chunk:
 def choose_units(
     units: Sequence[Units],
     scores: Mapping[str, Tensor],
-    costs: Mapping[UnitKind, float],
+    costs: Mapping[str, float],
     budget: float,
     limits: Mapping[UnitKind, Limits],
 ) -> dict[UnitKind, dict[int, list[int]]]:
@@ -52,7 +53,7 @@ def choose_units(
         units: heads, neurons or both, of all layers.
         scores: [U] by name of the projection (``Units.output``); higher is more important. Those
             of heads and neurons have to be comparable if both are given.
-        costs: of one unit of each kind; a kind that costs nothing stays.
+        costs: of one unit, by the same names; what costs nothing stays.
         budget: what all units may cost in the end.
         limits: for each kind.
 
@@ -68,7 +69,7 @@ def choose_units(
                 f"the scores of {one.kind} in layer {one.layer} are not finite: the training has "
                 "diverged; lower the learning rate or clip gradients"
             )
-    spent = sum(costs[one.kind] * one.count for one in units)
+    spent = total_cost(units, costs)
     chunks = [chunk for one in units for chunk in _chunks(one, scores, costs, limits)]
     gone: dict[UnitKind, dict[int, list[int]]] = {one.kind: {} for one in units}
     for chunk in sorted(chunks, key=lambda chunk: chunk.price):
@@ -78,7 +79,7 @@ def choose_units(
         spent -= chunk.saved
         gone[chunk.units.kind].setdefault(chunk.units.layer, []).extend(chunk.chosen)
     if spent > budget * (1 + 1e-9):
-        total = sum(costs[one.kind] * one.count for one in units)
+        total = total_cost(units, costs)
         raise InputError(
             f"the budget cannot be met: what every layer keeps at least costs {spent / total:.1%} "
             f"of what there is, more than the {budget / total:.1%} asked for; lower the minimum, "
@@ -90,7 +91,7 @@ def choose_units(
 def _chunks(
     one: Units,
     scores: Mapping[str, Tensor],
-    costs: Mapping[UnitKind, float],
+    costs: Mapping[str, float],
     limits: Mapping[UnitKind, Limits],
 ) -> list[_Chunk]:
     """The units of a layer that may go, cheapest first, in the portions in which they go."""
@@ -99,10 +100,10 @@ def _chunks(
     first = one.count % limit.multiple or limit.multiple
     ends = [0, *range(first, one.count - limit.minimum + 1, limit.multiple)]
     chunks: list[_Chunk] = []
-    if costs[one.kind] == 0:
+    if costs[one.output] == 0:
         return chunks
     for start, end in pairwise(ends):
-        saved = costs[one.kind] * (end - start)
+        saved = costs[one.output] * (end - start)
         price = float(values[start:end].sum()) / saved
         # Rounding must not let a chunk overtake the one before it.
         price = max(price, chunks[-1].price) if chunks else price

@@ -136,9 +136,11 @@ def test_feed_forward_layers_that_read_in_pieces_are_pruned_alike(tiny_model, fa
     """All of it: gates, statistics, removal, matching."""
     models = [tiny_model(family, chunk_size_feed_forward=size).double() for size in (0, 3)]
     for model in models:
+        units = [*units_of(model, "heads"), *units_of(model, "neurons")]
         prune_post_training_(
             model, seen(model), lambda model, batch: model(**batch).logits,
-            {"heads": 8.0, "neurons": 1.0}, 0.5 * len(units_of(model, "heads")) * (4 * 8 + 64),
+            {one.output: 8.0 if one.kind == "heads" else 1.0 for one in units},
+            0.5 * len(units_of(model, "heads")) * (4 * 8 + 64),
             {"heads": Limits(), "neurons": Limits(8, 8)},
         )  # fmt: skip
     whole, pieces = models
