@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Tests never reach for the network; the libraries look at this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -118,6 +119,36 @@ class ToyData(L.LightningDataModule):
 def toy_data() -> ToyData:
     """A small classification problem without text or files."""
     return ToyData()
+
+
+class SaveEveryStep(L.Callback):
+    """Leaves a checkpoint of each step, to resume from any of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        path = self.folder / f"step={trainer.global_step}.ckpt"
+        if trainer.global_step and not path.exists():  # with accumulation: when it has just stepped
+            trainer.save_checkpoint(path)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Nested plain data with tensors are equal, bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}.{index}")
+    else:
+        assert one == other, where
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A LightningModule that is nobody's in particular, and data that a resumed run reads on in."""
+"""LightningModules that are not ours, data that a resumed run reads on in, what a run leaves."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,8 +7,15 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from lightning_compress.models import manifest_of
 
 BATCHES = 8
+CONFIG: dict[str, Any] = {
+    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
+}  # fmt: skip
 
 
 class PlainModule(L.LightningModule):
@@ -46,6 +53,45 @@ class JudgedModule(PlainModule):
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.log("score", -float(self.global_step))
+
+
+class Foreign(L.LightningModule):
+    """Somebody's own module, with the model under another name and without any hook of ours."""
+
+    def __init__(self, seed: int = 0, **changes: Any) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        # No dropout: Lightning does not bring random numbers back on resume.
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = AutoConfig.for_model(**{**CONFIG, **dropout, **changes})
+        self.net = AutoModelForSequenceClassification.from_config(config)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.net(batch["input_ids"], labels=batch["labels"]).loss
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("score", -float(self.global_step))  # worse and worse
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("test", self.net(batch["input_ids"], labels=batch["labels"]).loss)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def model_of(module: Any) -> Any:
+    """The model of a foreign module or of one of ours."""
+    return module.net if isinstance(module, Foreign) else module.model
+
+
+def state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """What a resumed run has to end with like the uninterrupted one."""
+    return {
+        "weights": module.state_dict(),
+        "moments": trainer.optimizers[0].state_dict()["state"],
+        "manifest": manifest_of(model_of(module)),
+    }
 
 
 class ResumableLoader:

@@ -39,10 +39,9 @@ from lightning_compress.models import (
 from lightning_compress.models.substituting import choices_of
 from lightning_compress.modules import FineTuningModule
 
-CONFIG: dict[str, Any] = {
-    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
-}  # fmt: skip
+from ..conftest import SaveEveryStep, ToyData, assert_same
+from .conftest import CONFIG, Foreign, model_of, state
+
 QUICK: dict[str, Any] = {"match_steps": 3, "calibration_examples": 16}
 
 
@@ -53,64 +52,6 @@ def substitution(**options):
 def fine_tuning(seed=0, **changes):
     torch.manual_seed(seed)
     return FineTuningModule(config={**CONFIG, **changes}, learning_rate=1e-3)
-
-
-class Foreign(L.LightningModule):
-    """Somebody's own module, with the model under another name and without any hook of ours."""
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        # No dropout: Lightning does not bring random numbers back on resume.
-        config = {**CONFIG, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        self.net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config))
-
-    def training_step(self, batch, batch_idx):
-        return self.net(batch["input_ids"], labels=batch["labels"]).loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("score", -float(self.global_step))  # worse and worse
-
-    def test_step(self, batch, batch_idx):
-        self.log("test", self.net(batch["input_ids"], labels=batch["labels"]).loss)
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
-
-class SaveEveryStep(L.Callback):
-    def __init__(self, folder):
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_):
-        file = self.folder / f"step={trainer.global_step}.ckpt"
-        if not file.exists():  # a step may take several batches
-            trainer.save_checkpoint(file)
-
-
-def model_of(module):
-    return module.net if isinstance(module, Foreign) else module.model
-
-
-def state(trainer, module):
-    optimizer = trainer.optimizers[0].state_dict()
-    return {
-        "weights": module.state_dict(),
-        "moments": {
-            (key, name): value
-            for key, one in optimizer["state"].items()
-            for name, value in one.items()
-        },
-        "manifest": manifest_of(model_of(module)),
-    }
-
-
-def assert_same(one, other):
-    assert one["manifest"] == other["manifest"]
-    for part in ("weights", "moments"):
-        assert one[part].keys() == other[part].keys()
-        for name, value in one[part].items():
-            assert torch.equal(value, other[part][name]), name
 
 
 def heads(module):
@@ -124,8 +65,6 @@ def groups_of(module):
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A folder with a model that has learned the toy data."""
-    from tests.conftest import ToyData
-
     folder = tmp_path_factory.mktemp("taught")
     torch.manual_seed(0)
     module = FineTuningModule(config=CONFIG, learning_rate=3e-3)
@@ -379,7 +318,8 @@ def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
 NEW_PROCESS = """
 import sys
 import lightning as L, torch
-from tests.callbacks.test_encoder_block_substitution import Foreign, state, substitution
+from tests.callbacks.conftest import Foreign, state
+from tests.callbacks.test_encoder_block_substitution import substitution
 from tests.conftest import ToyData
 
 if __name__ == "__main__":
@@ -640,7 +580,8 @@ def test_tensorboard_shows_it(toy_data, quiet_trainer, tmp_path):
 DDP = """
 import json, sys
 import lightning as L, torch
-from tests.callbacks.test_encoder_block_substitution import Foreign, groups_of, substitution
+from tests.callbacks.conftest import Foreign
+from tests.callbacks.test_encoder_block_substitution import groups_of, substitution
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning
 from lightning_compress.models.substituting import choices_of

@@ -6,6 +6,8 @@ from lightning_compress.callbacks import IterativeMagnitudePruning, magnitude_pr
 from lightning_compress.models import masks_of
 from lightning_compress.modules import FineTuningModule
 
+from ..conftest import SaveEveryStep, assert_same
+
 STEPS = 24  # three epochs
 WARMUP, END = 3, 12
 
@@ -23,24 +25,6 @@ def pruning(rewind, **options):
     )
 
 
-def assert_same(one, other, where=""):
-    """Nested plain data with tensors are equal, bit for bit."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}.{index}")
-    else:
-        assert one == other, where
-
-
 def everything(trainer, module, callback):
     return {
         "weights": dict(module.state_dict()),
@@ -49,16 +33,6 @@ def everything(trainer, module, callback):
         "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
         "callback": callback.state_dict(),
     }
-
-
-class SaveEveryStep(L.Callback):
-    def __init__(self, folder):
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_):
-        path = self.folder / f"step={trainer.global_step}.ckpt"
-        if trainer.global_step and not path.exists():  # with accumulation: when it has just stepped
-            trainer.save_checkpoint(path)
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from lightning_compress.callbacks import (
     CompressionBenchmark,
@@ -29,10 +27,9 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import load_compressed, manifest_of, masks_of, units_of
 from lightning_compress.modules import FineTuningModule
 
-CONFIG: dict[str, Any] = {
-    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
-}  # fmt: skip
+from ..conftest import SaveEveryStep, assert_same
+from .conftest import CONFIG, Foreign, state
+
 CALLBACKS = {
     "heads": lambda: HeadPruning(share=0.5, rounds=3, calibration_examples=16),
     "neurons": lambda: NeuronPruning(count=96, rounds=2, score="activation", refit=True),
@@ -44,63 +41,13 @@ CALLBACKS = {
 
 def fine_tuning(seed=0, **changes):
     torch.manual_seed(seed)
-    return FineTuningModule(config={**CONFIG, **changes}, learning_rate=1e-3)
-
-
-class Foreign(L.LightningModule):
-    """Somebody's own module, with the model under another name and without any hook of ours."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        # No dropout: Lightning does not bring random numbers back on resume.
-        config = {**CONFIG, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        self.net = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config))
-
-    def training_step(self, batch, batch_idx):
-        return self.net(batch["input_ids"], labels=batch["labels"]).loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("score", -float(self.global_step))  # worse and worse
-
-    def test_step(self, batch, batch_idx):
-        self.log("test", self.net(batch["input_ids"], labels=batch["labels"]).loss)
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
-
-class SaveEveryStep(L.Callback):
-    def __init__(self, folder):
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_):
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+    return FineTuningModule(
+        config={**CONFIG, "num_hidden_layers": 3, **changes}, learning_rate=1e-3
+    )
 
 
 def counts(model, kind):
     return [one.count for one in units_of(model, kind)]
-
-
-def state(trainer, module):
-    optimizer = trainer.optimizers[0].state_dict()
-    return {
-        "weights": module.state_dict(),
-        "moments": {
-            (key, name): value
-            for key, one in optimizer["state"].items()
-            for name, value in one.items()
-        },
-        "manifest": manifest_of(getattr(module, "model", None) or module.net),
-    }
-
-
-def assert_same(one, other):
-    assert one["manifest"] == other["manifest"]
-    for part in ("weights", "moments"):
-        assert one[part].keys() == other[part].keys()
-        for name, value in one[part].items():
-            assert torch.equal(value, other[part][name]), name
 
 
 def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_trainer):
@@ -179,7 +126,7 @@ def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
         trainer = quiet_trainer(
             max_epochs=4, enable_checkpointing=not ckpt, callbacks=[pruning, *callbacks]
         )
-        module = Foreign()
+        module = Foreign(num_hidden_layers=3)
         trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
         return trainer, module
 
@@ -191,7 +138,7 @@ def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
     for epoch in (0, 1, 2):
         assert_same(state(*fit(ckpt=tmp_path / f"epoch={epoch}.ckpt")), whole)
     trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
-    other = Foreign()
+    other = Foreign(num_hidden_layers=3)
     tester = quiet_trainer(callbacks=[HeadPruning(share=0.5)])
     tester.test(other, toy_data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
     assert counts(other.net, "heads") == counts(module.net, "heads")
@@ -299,7 +246,8 @@ def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
 DDP = """
 import json, sys
 import lightning as L, torch
-from tests.callbacks.test_structured_pruning import Foreign, counts
+from tests.callbacks.conftest import Foreign
+from tests.callbacks.test_structured_pruning import counts
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPruning
 
@@ -310,7 +258,7 @@ class SameEverywhere(L.Callback):
         assert torch.equal(both[0], both[1]), trainer.global_step
 
 if __name__ == "__main__":
-    data, module = ToyData(), Foreign()
+    data, module = ToyData(), Foreign(num_hidden_layers=3)
     callbacks = [
         HeadPruning(share=0.5, rounds=2), NeuronPruning(share=0.5, rounds=3),
         LayerPruning(count=1), SameEverywhere(),

@@ -12,7 +12,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
 from lightning_compress.callbacks import (
     CompressionBenchmark,
@@ -31,27 +30,14 @@ from lightning_compress.distillation.teachers import fingerprint
 from lightning_compress.models import load_compressed, manifest_of, masks_of, units_of
 from lightning_compress.modules import DistillationModule
 
+from ..conftest import SaveEveryStep, assert_same
 from .conftest import GPT2, STUDENT, TEACHER, lines, text_data, trained
 
 UNIFORM = Losses(hidden_states=HiddenStates(layers="uniform"))
 
 
-class SaveEveryStep(L.Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_) -> None:
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
-
-
 def counts(model: Any, kind: Any) -> list[int]:
     return [one.count for one in units_of(model, kind)]
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 def bert_layers(model: Any) -> Any:

@@ -1,6 +1,5 @@
 """Distillation of a model whose layers are substituted while it learns from what it was."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,13 +18,7 @@ from lightning_compress.models import load_compressed, manifest_of, save_compres
 from lightning_compress.models.substituting import choices_of
 from lightning_compress.modules import DistillationModule
 
-
-class SaveEveryStep(L.Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
+from ..conftest import SaveEveryStep, assert_same
 
 
 class Teacher(L.Callback):
@@ -86,9 +79,7 @@ def test_what_it_was_teaches_what_becomes_of_it(texts, student, quiet_trainer, s
         resumed = build(seed=7)
         fit(resumed, ckpt=tmp_path / f"step={step}.ckpt")
         assert manifest_of(resumed.model) == manifest_of(module.model)
-        assert resumed.state_dict().keys() == state.keys()
-        for name, value in resumed.state_dict().items():
-            assert torch.equal(value, state[name]), name
+        assert_same(resumed.state_dict(), state)
     results = trainer.test(
         module, datamodule=texts(), ckpt_path="best", verbose=False, weights_only=True
     )

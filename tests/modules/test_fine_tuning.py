@@ -10,6 +10,8 @@ from lightning_compress.evaluation.loss import task_loss
 from lightning_compress.models import masks_of, save_compressed, set_masks_
 from lightning_compress.modules import FineTuningModule, NonFiniteLossError
 
+from ..conftest import assert_same
+
 CONFIG = {
     "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 16,
@@ -33,12 +35,6 @@ def fit(module, data, trainer, **options):
 
 def weights(module):
     return {name: value.clone() for name, value in module.model.state_dict().items()}
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 def test_it_learns_and_logs_what_it_promises(toy_data, quiet_trainer):
@@ -68,7 +64,7 @@ def test_a_checkpoint_alone_brings_the_model_back_in_a_new_process(
     for file in start.iterdir():
         file.unlink()
     loaded = FineTuningModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    assert_equal(weights(loaded), weights(module))
+    assert_same(weights(loaded), weights(module))
     assert torch.equal(masks_of(loaded.model)[name], mask)
     batch = next(iter(toy_data.test_dataloader()))
     torch.save(batch, tmp_path / "batch.pt")
@@ -90,10 +86,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(toy_data, quiet_trainer, tmp_p
     torch.manual_seed(123)  # the resumed run must not depend on the process's own state
     resumed = FineTuningModule(config=CONFIG)
     resumed_trainer.fit(resumed, toy_data, ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")
-    assert_equal(weights(resumed), weights(whole))
+    assert_same(weights(resumed), weights(whole))
     one, other = (t.optimizers[0].state_dict()["state"] for t in (resumed_trainer, whole_trainer))
-    for index, state in one.items():
-        assert_equal(state, other[index])
+    assert_same(one, other)
 
 
 def test_masks_of_the_starting_model_stay_zero(tiny_bert, toy_data, quiet_trainer, tmp_path):
@@ -124,7 +119,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_spares_the_weights(
     module = Overflowing(config=CONFIG)
     with pytest.raises(NonFiniteLossError, match=r"step 3.*model\.learning_rate"):
         fit(module, toy_data, quiet_trainer(max_epochs=1))
-    assert_equal(weights(module), before)
+    assert_same(weights(module), before)
     assert all(value.isfinite().all() for value in weights(module).values())
 
 
