@@ -2,7 +2,9 @@
 
 import os
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,28 @@ def quiet_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
         return L.Trainer(**{**defaults, **options})  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., str]:
+    """Runs a script, whose first argument is the test's folder; gives what it says on stderr.
+
+    For what needs processes of its own, such as training on two of them.
+    """
+
+    def run(code: str, *arguments: object, options: Sequence[str] = ()) -> str:
+        script = tmp_path / "run.py"
+        script.write_text(code)
+        root = Path(__file__).resolve().parents[1]  # where it finds the package `tests`
+        done = subprocess.run(
+            [sys.executable, *options, str(script), str(tmp_path), *map(str, arguments)],
+            capture_output=True, text=True, timeout=300, check=False,
+            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -63,12 +61,8 @@ with open(f"{sys.argv[1]}/rank{rank}.json", "w") as file:
 
 
 @pytest.mark.slow
-def test_two_processes_prune_the_same_and_stop_if_they_would_not(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], check=True, timeout=300, capture_output=True
-    )
+def test_two_processes_prune_the_same_and_stop_if_they_would_not(run_script, tmp_path):
+    run_script(SCRIPT)
     results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     (one, one_astray), (other, other_astray) = results
     assert one == other

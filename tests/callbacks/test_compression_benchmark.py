@@ -2,8 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +264,10 @@ trainer.test(Module(), DataLoader(rows, batch_size=1), verbose=False)
 
 
 @pytest.mark.slow
-def test_the_first_of_two_processes_measures_the_whole_split(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_first_of_two_processes_measures_the_whole_split(
+    run_script: Callable[..., str], tmp_path: Path
+) -> None:
+    run_script(SCRIPT)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["task"]["examples"] == 9
     assert report["task"]["tokens"] == {"p50": 5, "p95": 9, "max": 9}

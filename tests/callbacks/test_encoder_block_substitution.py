@@ -2,10 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -335,20 +331,8 @@ if __name__ == "__main__":
 """
 
 
-def in_a_new_process(script, *arguments, tmp_path):
-    file = tmp_path / "run.py"
-    file.write_text(script)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(file), str(tmp_path), *map(str, arguments)], capture_output=True,
-        text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
-def test_a_new_process_goes_on_bit_for_bit(toy_data, quiet_trainer, tmp_path):
+def test_a_new_process_goes_on_bit_for_bit(toy_data, quiet_trainer, run_script, tmp_path):
     module = Foreign()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there
@@ -358,7 +342,7 @@ def test_a_new_process_goes_on_bit_for_bit(toy_data, quiet_trainer, tmp_path):
     trainer.fit(module, toy_data)
     torch.set_num_threads(threads)
     checkpoints = [tmp_path / f"step={step}.ckpt" for step in (8, 16)]
-    in_a_new_process(NEW_PROCESS, *checkpoints, tmp_path=tmp_path)
+    run_script(NEW_PROCESS, *checkpoints)
     for checkpoint in checkpoints:
         assert_same(torch.load(f"{checkpoint}.end"), state(trainer, module))
 
@@ -618,8 +602,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_replace_the_same_and_stay_the_same(tmp_path):
-    in_a_new_process(DDP, tmp_path=tmp_path)
+def test_two_processes_replace_the_same_and_stay_the_same(run_script, tmp_path):
+    run_script(DDP)
     one, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert one == other
     assert one["groups"] == [[[1], [2]]]

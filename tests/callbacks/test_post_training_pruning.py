@@ -1,9 +1,6 @@
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -187,15 +184,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_prune_alike_and_keep_one_dense_model(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(DDP)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300,
-        check=False, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_two_processes_prune_alike_and_keep_one_dense_model(run_script, tmp_path):
+    run_script(DDP)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["saved"] == [str(tmp_path / "dense")]
     assert second["saved"] == []

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -277,15 +273,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_remove_the_same_and_stay_the_same(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(DDP)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300,
-        check=False, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_two_processes_remove_the_same_and_stay_the_same(run_script, tmp_path):
+    run_script(DDP)
     left = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert left[0] == left[1]
     heads, neurons = left[0]

@@ -1,9 +1,6 @@
 """Two real processes: each its share, together every example, also after a resume."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -56,8 +53,8 @@ def main(options):
     Path(f"rank{last.global_rank}.json").write_text(json.dumps(report))
 
 if __name__ == "__main__":
-    STEPS = int(sys.argv[2])
-    main(json.loads(sys.argv[1]))
+    STEPS = int(sys.argv[3])
+    main(json.loads(sys.argv[2]))
 """
 
 
@@ -68,7 +65,9 @@ if __name__ == "__main__":
 def test_two_processes(
     classification: Callable[..., TextClassificationDataModule],
     write_rows: Callable[..., Path],
+    run_script: Callable[..., str],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     train_on: str,
     steps: int,
     trained: int,
@@ -76,15 +75,8 @@ def test_two_processes(
     write_rows(words(91)[60:], [None] * 31, "unlabelled.jsonl")
     data = classification(train_on=train_on)
     options = {name: value for name, value in data.hparams.items() if name != "_instantiator"}
-    script = tmp_path / "main.py"
-    script.write_text(SCRIPT)
-    subprocess.run(
-        [sys.executable, str(script), json.dumps(options), str(2 * steps)],
-        check=True,
-        timeout=300,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+    monkeypatch.chdir(tmp_path)  # where the script leaves its files
+    run_script(SCRIPT, json.dumps(options), 2 * steps)
     reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     first, second = (report["whole"] for report in reports)
     for stage, count, times in (("val", 6, 2), ("test", 20, 1)):

@@ -1,11 +1,7 @@
 """Distillation with all that fits a fine-tuning: pruning, language models, other labels."""
 
 import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -250,7 +246,7 @@ if __name__ == "__main__":
         asked.append(len(batch["input_ids"]))
         return outputs.observe(model, batch, wanted)
     teachers.observe = count
-    school, place, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
+    place, school, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
     for use in ("always", "never"):
         asked.clear()
         torch.manual_seed(0)
@@ -273,18 +269,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_ask_once_and_learn_the_same(school, tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(DDP)
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:lightning_compress", str(script), str(school),
-         str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "sync_dist" not in done.stderr
+def test_two_processes_ask_once_and_learn_the_same(school, run_script, tmp_path):
+    said = run_script(DDP, school, options=["-W", "error::UserWarning:lightning_compress"])
+    assert "sync_dist" not in said
     assert len(list((tmp_path / "cache" / "teacher").glob("[!.]*"))) == 1
     one, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     # Each measures the teacher on its half of 38 validation texts; one asks it about all 150.
