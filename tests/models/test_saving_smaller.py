@@ -1,9 +1,6 @@
 """Models with units and layers removed, saved and loaded elsewhere."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,26 +18,9 @@ from lightning_compress.models import (
 )
 from lightning_compress.models.saving import compression_state, restore_compression_
 
+from .conftest import IDS
+
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
-IDS = "torch.arange(2, 26).reshape(3, 8)"
-OURS = """
-import sys, torch
-from lightning_compress.models import load_compressed
-for folder in sys.argv[1:]:
-    with torch.inference_mode():
-        torch.save(load_compressed(folder)(input_ids={ids}).logits, folder + ".ours")
-"""
-WITHOUT_US = """
-import sys
-sys.modules["lightning_compress"] = None  # whoever imports it gets an error
-import torch
-from transformers import AutoModelForSequenceClassification
-for folder in sys.argv[1:]:
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-    with torch.inference_mode():
-        torch.save(model(input_ids={ids}).logits, folder + ".alone")
-    model.save_pretrained(folder + "-again")
-"""
 
 
 def smaller(model):
@@ -54,28 +34,13 @@ def smaller(model):
 
 def logits(model):
     with torch.inference_mode():
-        return model(input_ids=torch.arange(2, 26).reshape(3, 8)).logits
+        return model(input_ids=IDS).logits
 
 
-def in_a_new_process(script, folders, tmp_path):
-    code = script.replace("{ids}", IDS)
-    options = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", code, *map(str, folders)], check=True, timeout=300,
-        env={**os.environ, **options},
-    )  # fmt: skip
-
-
-def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(tiny_model, tmp_path):
-    models = {family: smaller(tiny_model(family)) for family in FAMILIES}
-    folders = [save_compressed(model, tmp_path / family) for family, model in models.items()]
-    in_a_new_process(OURS, folders, tmp_path)
-    in_a_new_process(WITHOUT_US, folders, tmp_path)
-    again = [folder.with_name(f"{folder.name}-again") for folder in folders]
-    in_a_new_process(WITHOUT_US, again, tmp_path)
-    for family, model in models.items():
-        for name in (f"{family}.ours", f"{family}.alone", f"{family}-again.alone"):
-            assert torch.equal(torch.load(tmp_path / name), logits(model)), name
+def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
+    tiny_model, assert_same_elsewhere
+):
+    assert_same_elsewhere({family: smaller(tiny_model(family)) for family in FAMILIES})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,9 +2,6 @@
 
 import copy
 import functools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,11 +36,12 @@ from lightning_compress.models.substituting import (
 )
 from lightning_compress.pruning.skipping import skipped
 
+from .conftest import IDS
+
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
 MODELS = [*FAMILIES, "gpt2-lm"]
 DEPTH = {"distilbert": "n_layers", "gpt2": "n_layer"}
 GROUPS = [[1], [3, 4]]
-IDS = torch.arange(2, 26).reshape(3, 8)
 
 
 def lively_(model, seed=2):
@@ -286,50 +284,13 @@ def test_the_manifest_tells(substituted):
 
 # --- saved and loaded
 
-OURS = """
-import sys, torch
-from lightning_compress.models import load_compressed
-for folder in sys.argv[1:]:
-    with torch.inference_mode():
-        torch.save(load_compressed(folder)(input_ids={ids}).logits, folder + ".ours")
-"""
-WITHOUT_US = """
-import sys
-sys.modules["lightning_compress"] = None  # whoever imports it gets an error
-import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-for first in sys.argv[1:]:
-    auto = AutoModelForCausalLM if "-lm" in first else AutoModelForSequenceClassification
-    for folder in (first, first + "-again"):
-        model = auto.from_pretrained(folder, trust_remote_code=True)
-        with torch.inference_mode():
-            torch.save(model(input_ids={ids}).logits, folder + ".alone")
-        model.save_pretrained(first + "-again")
-"""
-
-
-def in_a_new_process(script, folders, tmp_path):
-    code = script.replace("{ids}", "torch.arange(2, 26).reshape(3, 8)")
-    options = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, "-c", code, *map(str, folders)], check=True, timeout=300,
-        env={**os.environ, **options},
-    )  # fmt: skip
-
 
 @pytest.mark.slow
 def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
-    substituted, tmp_path
+    substituted, assert_same_elsewhere
 ):
     models = {name: substituted(name) for name in MODELS}
-    models["pruned"] = pruned_before_and_after(substituted)
-    folders = [save_compressed(model, tmp_path / name) for name, model in models.items()]
-    in_a_new_process(OURS, folders, tmp_path)
-    in_a_new_process(WITHOUT_US, folders, tmp_path)
-    for name, model in models.items():
-        said = logits(model, input_ids=IDS)
-        for file in (f"{name}.ours", f"{name}.alone", f"{name}-again.alone"):
-            assert torch.equal(torch.load(tmp_path / file), said), file
+    assert_same_elsewhere({**models, "pruned": pruned_before_and_after(substituted)})
 
 
 def pruned_before_and_after(substituted):
