@@ -173,5 +173,10 @@ def test_a_language_model_has_no_unlabelled_split(language_modeling: Build) -> N
 
 
 def test_a_file_of_unlabelled_texts_is_left_alone(language_modeling: Build, tmp_path: Path) -> None:
-    (tmp_path / "unsupervised.csv").write_text("review\na\n")
-    language_modeling().setup("fit")
+    found = []
+    for cache in ("without", "with"):  # each reads the files itself
+        data = language_modeling(cache_dir=str(tmp_path / "caches" / cache))
+        data.setup("fit")
+        found.append([rows_of(data.train_dataloader()), rows_of(data.val_dataloader())])
+        (tmp_path / "unsupervised.csv").write_text("review\na\n")
+    assert found[0] == found[1]

@@ -30,10 +30,14 @@ def test_one_number_stays_and_two_are_the_ends_of_a_line():
         assert at((0.0, 0.5), progress) == pytest.approx(0.5 * progress)
 
 
-@pytest.mark.parametrize("value", [1, 0.5, (1.0, 2.0), (2.0, 1.0), [3.0, 3.0]])
+@pytest.mark.parametrize(
+    ("value", "quarter"),
+    [(1, 1.0), (0.5, 0.5), ((1.0, 2.0), 1.25), ((2.0, 1.0), 1.75), ([3.0, 3.0], 3.0)],
+)
 @pytest.mark.parametrize("zero_at_one_end", [True, False])
-def test_positive_numbers_pass(value, zero_at_one_end):
+def test_positive_numbers_pass_and_can_be_followed(value, quarter, zero_at_one_end):
     check_ramp("x", value, zero_at_one_end=zero_at_one_end)
+    assert at(value, 0.25) == quarter
 
 
 @pytest.mark.parametrize("value", NEVER)
