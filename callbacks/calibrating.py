@@ -15,8 +15,8 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import device_of
 from lightning_compress.evaluation.loss import labelled_rows, task_loss
 from lightning_compress.evaluation.task import problem_type_of, task_of
+from lightning_compress.models.calibration import Batch, Calibration
 from lightning_compress.models.inputs import model_inputs
-from lightning_compress.pruning.calibration import Batch, Calibration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

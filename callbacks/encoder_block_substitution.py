@@ -13,6 +13,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.models import structure_of
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layer_shapes import compact_shapes
 from lightning_compress.models.substituting import (
     check_substitution,
@@ -20,7 +21,6 @@ from lightning_compress.models.substituting import (
     settle_substitution_,
     stage_substitution_,
 )
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.substitution.initialisation import Start
 from lightning_compress.substitution.preparing import prepare_
 from lightning_compress.substitution.replacing import draw_, probability_at

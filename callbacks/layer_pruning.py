@@ -6,8 +6,8 @@ import lightning as L
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_layers_, structure_of
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layer_shapes import layer_count
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
 
 from .agreement import digest_of, require_agreement

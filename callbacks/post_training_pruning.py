@@ -16,9 +16,9 @@ from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
+from lightning_compress.models.calibration import Batch, Calibration
 from lightning_compress.models.inputs import model_inputs
 from lightning_compress.models.structure import UnitKind
-from lightning_compress.pruning.calibration import Batch, Calibration
 from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
 from lightning_compress.pruning.unit_choice import Limits, choose_units

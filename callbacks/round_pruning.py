@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
-from lightning_compress.pruning.calibration import Calibration
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.pruning.rounds import round_steps
 from lightning_compress.pruning.schedule import Phases, Unit
 

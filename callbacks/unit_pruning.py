@@ -8,8 +8,8 @@ import lightning as L
 import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import UnitKind, Units
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.compensation import fold_means_, refit_
 from lightning_compress.pruning.input_statistics import input_statistics
 from lightning_compress.pruning.unit_amount import Amount, total_cost

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.input_statistics import input_statistics
 from lightning_compress.pruning.unit_weights import outgoing
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_compress.models.calibration import Calibration, token_mask
+from lightning_compress.models.skipping import hidden_in, skipped
 from lightning_compress.models.structure import structure_of
-from lightning_compress.pruning.calibration import Calibration, token_mask
-from lightning_compress.pruning.skipping import hidden_in, skipped
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.gate_gradients import mean_over_examples
 
 

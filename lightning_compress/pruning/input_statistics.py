@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration, in_one_piece, token_mask
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.calibration import Calibration, in_one_piece, token_mask
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import structure_of
 from lightning_compress.pruning.block_influence import influence_scores
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.layer_divergence import divergence_scores
 
 LayerScore = Literal["divergence", "influence", "last", "random"]

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Batch, Calibration, in_one_piece, token_mask
 from lightning_compress.models.linear import linear_at
 from lightning_compress.models.structure import units_of
-from lightning_compress.pruning.calibration import Batch, Calibration, in_one_piece, token_mask
 from lightning_compress.pruning.unit_weights import outputs_first
 
 

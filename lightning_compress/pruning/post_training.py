@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Batch, Calibration
 from lightning_compress.models.structure import UnitKind, Units, units_of
 from lightning_compress.models.surgery import remove_heads_, remove_neurons_
-from lightning_compress.pruning.calibration import Batch, Calibration
 from lightning_compress.pruning.compensation import fold_means_
 from lightning_compress.pruning.gate_gradients import gate_gradients
 from lightning_compress.pruning.input_statistics import input_statistics

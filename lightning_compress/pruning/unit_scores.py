@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import Units
 from lightning_compress.pruning.activation import activation_scores
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.fisher import fisher_scores
 from lightning_compress.pruning.taylor import taylor_scores
 from lightning_compress.pruning.unit_magnitude import magnitude_scores

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.models.choice import Choice
-from lightning_compress.pruning.calibration import Calibration, token_mask
-from lightning_compress.pruning.skipping import hidden_in
+from lightning_compress.models.skipping import hidden_in
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.choice import Choice
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.substitution.initialisation import Start, start_
 from lightning_compress.substitution.matching import match_, matching_error
 from lightning_compress.substitution.passing import dense_outputs, passages

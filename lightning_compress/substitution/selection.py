@@ -7,9 +7,10 @@ import numpy as np
 from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.divergence import divergence_from
+from lightning_compress.models.skipping import skipped
 from lightning_compress.models.structure import structure_of
-from lightning_compress.pruning.calibration import Calibration
-from lightning_compress.pruning.layer_divergence import divergence_without
 
 Selection = Literal["divergence", "even"]
 
@@ -63,7 +64,10 @@ def choose_groups(
             for group in (list(range(start, start + size)) for start in range(low, high - size + 1))
             if not set(group) & set(gone) and _leaves_room(chosen, group, groups, low, high)
         ]
-        costs = [divergence_without(model, calibration, [*gone, *group], whole) for group in free]
+        costs = []
+        for group in free:
+            with skipped(model, [*gone, *group]):
+                costs.append(divergence_from(whole, calibration))
         chosen.append(free[int(np.argmin(costs))])
     return sorted(chosen)
 

@@ -12,7 +12,7 @@ from lightning_compress.models import (
     save_compressed,
     structure_of,
 )
-from lightning_compress.pruning.skipping import skipped
+from lightning_compress.models.skipping import skipped
 
 # ALBERT's layers are one block.
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]

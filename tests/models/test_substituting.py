@@ -29,12 +29,12 @@ from lightning_compress.models import (
 from lightning_compress.models.history import units_left
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.saving import compression_state, restore_compression_
+from lightning_compress.models.skipping import skipped
 from lightning_compress.models.substituting import (
     choices_of,
     settle_substitution_,
     stage_substitution_,
 )
-from lightning_compress.pruning.skipping import skipped
 
 from .conftest import IDS
 

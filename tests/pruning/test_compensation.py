@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.linear import output_dim
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.compensation import fold_means_, refit_
 from lightning_compress.pruning.input_statistics import input_statistics
 

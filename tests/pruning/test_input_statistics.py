@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.models import units_of
-from lightning_compress.pruning.calibration import Calibration, token_mask
+from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.pruning.input_statistics import input_statistics
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]

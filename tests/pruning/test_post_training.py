@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_, units_of
+from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.models.linear import linear_at
-from lightning_compress.pruning.calibration import Calibration, token_mask
 from lightning_compress.pruning.matching import match_projections_
 from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.rearrangement import rearranged

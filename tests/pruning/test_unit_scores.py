@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.linear import output_dim
-from lightning_compress.pruning.calibration import Calibration
 from lightning_compress.pruning.unit_scores import UNIT_SCORES
 from lightning_compress.pruning.unit_weights import macs_per_pair, macs_per_token
 

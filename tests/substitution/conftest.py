@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.choice import Choice
 from lightning_compress.models.substituting import choices_of, stage_substitution_
-from lightning_compress.pruning.calibration import Calibration
 
 LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
