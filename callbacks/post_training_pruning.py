@@ -1,12 +1,9 @@
 """When to prune without training: once, at the end of a fit, on the best weights it found."""
 
-import copy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -23,10 +20,11 @@ from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
 from lightning_compress.pruning.unit_choice import Limits, choose_units
 
+from .after_training import load_best, save_as_best
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
 from .reshaping import require_reshapable, reshapable_model
-from .run_folder import keep_dense, run_folder
+from .run_folder import keep_dense
 from .shapes import add_shape, follow_checkpoints
 from .unit_pages import log_remaining
 
@@ -104,7 +102,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
         model = reshapable_model(pl_module)
         if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
             return
-        _load_best(trainer, pl_module)
+        load_best(trainer, pl_module)
         keep_dense(trainer, pl_module)
         calibration = calibration_for(trainer, model, self._calibration_examples)
         steps = 2 + 2 * len(structure_of(model).blocks)
@@ -121,7 +119,7 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
             + " and ".join(f"{left[kind]:,} of {before[kind]:,} {kind}" for kind in left)
             + " remain."
         )
-        _save_as_best(trainer)
+        save_as_best(trainer)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -174,27 +172,3 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
 def _logits_of(model: nn.Module, batch: Batch) -> Tensor:
     found: Tensor = model(**model_inputs(model, batch)).logits
     return found
-
-
-def _watching(trainer: L.Trainer) -> list[ModelCheckpoint]:
-    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-
-
-def _load_best(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """Go back to the best weights, if the run has chosen any."""
-    best = next((one.best_model_path for one in _watching(trainer) if one.best_model_path), None)
-    if best is None:
-        return
-    checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
-    pl_module.on_load_checkpoint(copy.copy(checkpoint))
-    pl_module.load_state_dict(checkpoint["state_dict"])
-
-
-def _save_as_best(trainer: L.Trainer) -> None:
-    for one in _watching(trainer):
-        folder = one.dirpath or run_folder(trainer) / "checkpoints"
-        one.best_model_path = str(Path(folder) / "post_training.ckpt")
-        one.best_model_score = None
-    # Only now: a checkpoint says which the best one is, and who loads it believes that.
-    for path in dict.fromkeys(one.best_model_path for one in _watching(trainer)):
-        trainer.save_checkpoint(path, weights_only=False)

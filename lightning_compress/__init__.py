@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         structure_of,
         substitute_layers_,
     )
+    from lightning_compress.quantization import quantize_
 
 # Looked up when first used: the command line starts without importing torch.
 _HOMES = {
     "load_compressed": "models",
     "measure_footprint": "evaluation",
     "measure_latency": "evaluation",
+    "quantize_": "quantization",
     "remove_heads_": "models",
     "remove_layers_": "models",
     "remove_neurons_": "models",
@@ -32,6 +34,7 @@ __all__ = [
     "load_compressed",
     "measure_footprint",
     "measure_latency",
+    "quantize_",
     "remove_heads_",
     "remove_layers_",
     "remove_neurons_",

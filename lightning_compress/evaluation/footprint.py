@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_compress.evaluation.forward import device_of, evaluating, inputs_for, logits_by
+from lightning_compress.models.modeling_quantized import unpack_pairs
 from lightning_compress.models.saving import save_compressed
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Footprint:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count the parameters and those of them that are not zero; tied ones count once."""
-    parameters = list(model.parameters())
+    # Weights of four bits lie in pairs.
+    parameters = [p if p.dtype != torch.uint8 else unpack_pairs(p) for p in model.parameters()]
     return (
         sum(parameter.numel() for parameter in parameters),
         sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
@@ -56,13 +58,19 @@ def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = inputs_for(model, batch)
+    whole = {torch.ops.aten._int_mm: _whole_product}  # which the counter does not know
     with (
         evaluating(model),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=whole) as counter,
     ):
         logits_by(model, model)(**inputs)
     return int(counter.get_total_flops()) // 2 // len(batch["input_ids"])
+
+
+def _whole_product(left: torch.Size, right: torch.Size, **_: object) -> int:
+    """Operations of a product of matrices of these shapes."""
+    return 2 * left[0] * left[1] * right[1]
 
 
 def saved_size(model: "PreTrainedModel") -> int:

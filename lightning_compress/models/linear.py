@@ -7,6 +7,8 @@ from typing import cast
 
 from torch import nn
 
+from lightning_compress.models.modeling_quantized import QuantizedLinear
+
 
 def linear_at(model: nn.Module, name: str) -> nn.Linear:
     """The linear layer of that name; a ``Conv1D`` passes for one, its weight transposed."""
@@ -15,7 +17,7 @@ def linear_at(model: nn.Module, name: str) -> nn.Linear:
 
 def output_dim(module: nn.Module) -> int:
     """The dimension of a weight along which the outputs lie; the inputs lie along one minus it."""
-    return 0 if isinstance(module, nn.Linear) else 1
+    return 0 if isinstance(module, nn.Linear | QuantizedLinear) else 1
 
 
 def outputs_of(module: nn.Linear) -> int:
@@ -25,4 +27,6 @@ def outputs_of(module: nn.Linear) -> int:
 
 def inputs_of(module: nn.Linear) -> int:
     """Number of inputs of a linear layer."""
+    if isinstance(module, QuantizedLinear):  # two weights may be in a byte
+        return module.in_features
     return module.weight.shape[1 - output_dim(module)]

@@ -1,12 +1,14 @@
-"""Hugging Face models whose layers differ in size, as written by lightning_compress.
+"""Hugging Face models whose layers differ from those of their class, as lightning_compress writes.
 
-This file needs torch and transformers only. It lies in the folder of every model that transformers
-alone cannot build, and ``AutoModelFor....from_pretrained(folder, trust_remote_code=True)`` finds it
-there. ``compressed_sizes`` in ``config.json`` says what differs, by the name of the module:
-``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``, and
+This file needs torch, transformers and ``modeling_quantized.py`` only. Both lie in the folder of
+every model that transformers alone cannot build, and
+``AutoModelFor....from_pretrained(folder, trust_remote_code=True)`` finds them there. In
+``config.json``, by the name of the module, ``compressed_sizes`` says what has another size:
+``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``;
 ``compact_blocks`` which layers are compact blocks, and their shape:
-``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``; then
-``stacked_layers`` is the number of layers that a text goes through one by one.
+``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``, and
+then ``stacked_layers`` the number of layers that a text goes through one by one; and
+``quantized_modules`` what is quantized: ``{"bert.pooler.dense": {"inputs": 256, "bits": 8, ...}}``.
 """
 
 import copy
@@ -16,6 +18,8 @@ import torch
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from .modeling_quantized import quantized_module
 
 
 def resize_(model: nn.Module, sizes: dict[str, dict[str, int]]) -> None:
@@ -129,6 +133,8 @@ def compressed_class(base: type) -> type:
                 put_(self, name, self.get_submodule(name)[: config.stacked_layers])
                 number_(self.get_submodule(name))
             resize_(self, getattr(config, "compressed_sizes", {}))
+            for name, spec in getattr(config, "quantized_modules", {}).items():
+                put_(self, name, quantized_module(spec))
 
     # The same name, for transformers writes it into config.json.
     Compressed.__name__ = Compressed.__qualname__ = base.__name__

@@ -2,8 +2,8 @@
 
 ``config.json`` and ``model.safetensors`` are what transformers writes; ``manifest.json`` lists
 the edits and ``masks.safetensors`` holds the masks, eight weights a byte. There is no pickle. Where
-layers differ in size, ``config.json`` says how and ``modeling_compressed.py`` lies beside it, so
-that transformers loads the folder without this package.
+layers differ in size or are quantized, ``config.json`` says how and ``modeling_compressed.py`` and
+``modeling_quantized.py`` lie beside it, so that transformers loads the folder without this package.
 """
 
 import copy
@@ -21,11 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import modeling_compressed
+from lightning_compress.models import modeling_compressed, modeling_quantized
 from lightning_compress.models.layer_shapes import compact_shapes, layer_count, set_layers_
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
 from lightning_compress.models.modeling_compressed import resize_
+from lightning_compress.models.quantized import (
+    cast_as_recorded_,
+    place_quantized_,
+    quantized_specs,
+)
 from lightning_compress.models.structure import structure_of
 from lightning_compress.models.substituting import choices_of, settle_substitution_
 from lightning_compress.models.surgery import reshaping, resizing, sizes_of
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 MASKS = "masks.safetensors"
 _CODE = "modeling_compressed"
+_DESCRIPTION = (
+    "compressed_sizes", "compact_blocks", "stacked_layers", "quantized_modules", "auto_map",
+)  # fmt: skip
 _FORMAT = 1
 
 
@@ -50,6 +58,7 @@ def compression_state(model: nn.Module) -> dict[str, Any]:
         "layers": layer_count(model),
         "compact": compact_shapes(model),
         "sizes": sizes_of(model),
+        "quantized": quantized_specs(model),
         "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
     }
 
@@ -71,6 +80,11 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
             resize_(model, state["sizes"])
         except AttributeError as error:
             raise InputError(f"the manifest belongs to another model: {error}") from error
+    try:
+        place_quantized_(model, state.get("quantized", {}))
+        cast_as_recorded_(model, state["edits"])
+    except AttributeError as error:
+        raise InputError(f"the manifest belongs to another model: {error}") from error
     _restore_edits_(model, state["edits"], state["masks"])
 
 
@@ -160,12 +174,16 @@ def _write(
 @contextmanager
 def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
     """Where a configuration alone does not give the sizes: name them in it, and add the code."""
-    if not resizing(manifest_of(model)):
+    specs = quantized_specs(model)
+    if not resizing(manifest_of(model)) and not specs:
         yield
         return
-    shutil.copyfile(str(modeling_compressed.__file__), folder / f"{_CODE}.py")
+    for code in (modeling_compressed, modeling_quantized):
+        shutil.copy(str(code.__file__), folder)
     config = model.config
     config.compressed_sizes = sizes_of(model)
+    if specs:
+        config.quantized_modules = specs
     shapes = compact_shapes(model)
     if shapes:
         layers = structure_of(model).layers
@@ -181,7 +199,7 @@ def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
 
 def _forget_description_(config: "PreTrainedConfig") -> None:
     """It is true of the folder only: edits would make it stale."""
-    for field in ("compressed_sizes", "compact_blocks", "stacked_layers", "auto_map"):
+    for field in _DESCRIPTION:
         vars(config).pop(field, None)
 
 
@@ -248,7 +266,7 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
         architecture = getattr(transformers, name, None)
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
-        if hasattr(known, "compressed_sizes"):
+        if any(hasattr(known, field) for field in _DESCRIPTION):
             architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)

@@ -13,6 +13,7 @@ from lightning_compress.models.layer_shapes import replace_layers_
 from lightning_compress.models.manifest import manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, set_masks_
 from lightning_compress.models.modeling_compressed import CompactBlock
+from lightning_compress.models.quantized import require_float
 from lightning_compress.models.slicing import forget_
 from lightning_compress.models.structure import FAMILIES, structure_of
 from lightning_compress.models.surgery import SUBSTITUTION_EDIT, renamed_masks
@@ -148,6 +149,9 @@ def check_substitution(
     Raises:
         InputError: they cannot, as of :func:`substitute_layers_`.
     """
+    require_float(
+        model, "substitute layers of the model that it came from, and quantize the result"
+    )
     _check_groups(model, groups)
     return _heads_for(model, width, heads)
 

@@ -15,6 +15,7 @@ from lightning_compress.models.layer_shapes import replace_layers_
 from lightning_compress.models.linear import inputs_of, linear_at, output_dim, outputs_of
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, set_masks_
+from lightning_compress.models.quantized import require_float
 from lightning_compress.models.slicing import Cut, cut_, forget_
 from lightning_compress.models.structure import (
     FAMILIES,
@@ -26,6 +27,7 @@ from lightning_compress.models.structure import (
 
 HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
 SUBSTITUTION_EDIT = "substitute_layers"
+_PRUNE_FIRST = "prune the model that it came from, and quantize the result"
 
 
 def remove_heads_(
@@ -94,6 +96,7 @@ def remove_layers_(
         InputError: the family is unknown or shares one block among its layers, a layer is not
             there or given twice, or none would be left. The model is then unchanged.
     """
+    require_float(model, _PRUNE_FIRST)
     structure, what = structure_of(model), type(model).__name__
     if FAMILIES[structure.family].shared:
         raise InputError(
@@ -174,6 +177,7 @@ def _remove_units_(
     edit: str,
     technique: str,
 ) -> None:
+    require_float(model, _PRUNE_FIRST)
     units, what = units_of(model, kind), type(model).__name__
     gone = {}
     for layer in _in_order(list(removed), len(units), what, "layer"):

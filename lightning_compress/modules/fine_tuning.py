@@ -20,6 +20,7 @@ from lightning_compress.evaluation.metrics import (
 from lightning_compress.evaluation.task import ProblemType, Task, problem_type_of
 from lightning_compress.models import apply_masks_, masks_of
 from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.quantized import require_float
 from lightning_compress.models.saving import compression_state, restore_compression_
 from lightning_compress.modules.building import build_model, reading_limits
 from lightning_compress.modules.optimization import Schedule, adamw, warmed_up
@@ -243,6 +244,7 @@ class FineTuningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
+        require_float(self.model, "train the model that it came from")
         optimizer = adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"])
         if masks_of(self.model):
             optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))

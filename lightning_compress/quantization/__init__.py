@@ -1,0 +1,16 @@
+"""Quantization: weights, and what they are multiplied with, in fewer bits."""
+
+from lightning_compress.quantization.quantizing import Coverage, coverage_of, quantize_
+from lightning_compress.quantization.schemes import SCHEMES, Observer, Options, SchemeName
+from lightning_compress.quantization.sensitivity import sensitivities
+
+__all__ = [
+    "SCHEMES",
+    "Coverage",
+    "Observer",
+    "Options",
+    "SchemeName",
+    "coverage_of",
+    "quantize_",
+    "sensitivities",
+]

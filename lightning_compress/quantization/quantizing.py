@@ -1,0 +1,279 @@
+"""The edit that quantizes a model."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.linear import output_dim
+from lightning_compress.models.manifest import manifest_of, set_manifest_
+from lightning_compress.models.modeling_compressed import put_
+from lightning_compress.models.modeling_quantized import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    pack_pairs,
+    round_rows,
+)
+from lightning_compress.models.quantized import (
+    QUANTIZATION_EDIT,
+    cast_as_recorded_,
+    require_float,
+)
+from lightning_compress.quantization.observing import Seen, observe
+from lightning_compress.quantization.ranges import input_grid
+from lightning_compress.quantization.schemes import (
+    Observer,
+    Options,
+    Scheme,
+    scheme_named,
+)
+from lightning_compress.quantization.smoothing import smoothing_factor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What of a model is quantized.
+
+    Args:
+        quantized: number of weights, by name of the module; of the parameter if all is cast.
+        kept: why a module with weights is not, by its name.
+        share: of all parameters that are quantized, in [0, 1].
+    """
+
+    quantized: dict[str, int]
+    kept: dict[str, str]
+    share: float
+
+
+@torch.no_grad()
+def quantize_(
+    model: "PreTrainedModel",
+    scheme: str,
+    *,
+    calibration: Calibration | None = None,
+    group: int = 32,
+    observer: Observer = "mse",
+    smooth: float | None = None,
+    keep: Collection[str] = (),
+    technique: str = QUANTIZATION_EDIT,
+) -> Coverage:
+    """Quantize a Hugging Face transformer, in place.
+
+    All linear layers but the one that decides on the classes, and all embeddings (in eight bits,
+    row by row); what else there is (norms, biases) stays in floating point. A weight that is shared
+    stays shared.
+
+    Args:
+        model: a transformer.
+        scheme: ``bf16``, ``fp16``, ``int8-weight``, ``int4-weight``, ``int8-dynamic`` or
+            ``int8-static``.
+        calibration: examples to find the steps of ``int8-static`` and the factors of ``smooth`` on.
+        group: how many weights of four bits share a step.
+        observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
+        smooth: strength of SmoothQuant, between 0 and 1; None: none.
+        keep: names of modules that stay in floating point.
+        technique: what asked for it; the report names it.
+
+    Returns:
+        What is quantized, and what is not.
+
+    Raises:
+        InputError: there is no such scheme, the model is quantized already, a name in ``keep`` is
+            not there, the group does not divide a layer's inputs, there are no calibration
+            examples, or what goes into a layer is not finite. The model is then unchanged.
+    """
+    chosen, options = scheme_named(scheme), Options(group, observer, smooth, keep)
+    require_float(model, "quantize the model that it came from")
+    if chosen.dtype is not None:
+        dtype = str(chosen.dtype).removeprefix("torch.")
+        _record_(model, {"scheme": scheme, "technique": technique, "dtype": dtype})
+        cast_as_recorded_(model, manifest_of(model))
+        return coverage_of(model)
+    made, kept = quantized_parts(model, scheme, calibration, options)
+    for name, module in made.items():
+        put_(model, name, module)
+    _record_(model, {"scheme": scheme, "technique": technique, "kept": kept})
+    return coverage_of(model)
+
+
+@torch.no_grad()
+def quantized_parts(
+    model: "PreTrainedModel", scheme: str, calibration: Calibration | None, options: Options
+) -> tuple[dict[str, QuantizedLinear | QuantizedEmbedding], dict[str, str]]:
+    """The modules that :func:`quantize_` puts into a model, by name, and why others stay.
+
+    Arguments and errors are the same; ``scheme`` is one of whole numbers.
+    """
+    chosen, smooth = scheme_named(scheme), options.smooth
+    linear, embeddings, kept = _parts(model, options.keep)
+    if chosen.bits == 4:
+        _check_group(model, linear, options.group)
+    seen: Mapping[str, Seen] = {}
+    if chosen.activations == "static" or smooth is not None:
+        if calibration is None or not calibration.batches:
+            what = scheme if smooth is None else "smooth"
+            raise InputError(f"{what} needs calibration examples: give some")
+        seen = observe(model, linear, calibration)
+    made: dict[str, QuantizedLinear | QuantizedEmbedding] = {
+        name: _embedding(model.get_submodule(name)) for name in embeddings
+    }
+    shared = _shared(model, embeddings)
+    for name in linear:
+        owner = shared.get(name)
+        made[name] = _linear(
+            model.get_submodule(name),
+            chosen if owner is None else Scheme(8, chosen.activations),
+            options.group if chosen.bits == 4 and owner is None else 0,
+            seen.get(name),
+            smooth if owner is None else None,
+            options.observer,
+        )
+        if owner is not None:
+            made[name].weight = made[owner].weight
+    for module in made.values():
+        module.train(model.training)
+    return made, kept
+
+
+def coverage_of(model: nn.Module) -> Coverage:
+    """What of a model is quantized; nothing of one that is not."""
+    edits = [edit for edit in manifest_of(model) if edit["edit"] == QUANTIZATION_EDIT]
+    if edits and "dtype" in edits[0]:
+        return Coverage({name: p.numel() for name, p in model.named_parameters()}, {}, 1.0)
+    kept = edits[0]["kept"] if edits else {}
+    quantized = {
+        name: module.out_features * module.in_features
+        if isinstance(module, QuantizedLinear)
+        else module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding)
+    }
+    seen: set[Tensor] = set()
+    whole = within = 0
+    for name, module in model.named_modules(remove_duplicate=True):
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            count = quantized[name] if name in quantized and leaf == "weight" else parameter.numel()
+            whole += count
+            within += count if leaf == "weight" and name in quantized else 0
+    return Coverage(quantized, dict(kept), within / whole)
+
+
+def _parts(
+    model: "PreTrainedModel", keep: Collection[str]
+) -> tuple[list[str], list[str], dict[str, str]]:
+    """Linear layers, embeddings, and what stays as it is and why."""
+    from transformers.pytorch_utils import Conv1D
+
+    modules = dict(model.named_modules())
+    missing = [name for name in keep if name not in modules]
+    if missing:
+        raise InputError(f"keep: {type(model).__name__} has no module {missing[0]!r}")
+    linear, embeddings, kept = [], [], {}
+    for name, module in modules.items():
+        if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+            if next(module.parameters(recurse=False), None) is not None:
+                kept[name] = f"{type(module).__name__}: no matrix that is multiplied with"
+        elif any(name == one or name.startswith(f"{one}.") for one in keep):
+            kept[name] = "asked for"
+        elif isinstance(module, nn.Embedding):
+            embeddings.append(name)
+        elif _decides(model, name, module):
+            kept[name] = "the layer that decides: small, and errors show"
+        else:
+            linear.append(name)
+    weights = {modules[name].weight: name for name in kept if hasattr(modules[name], "weight")}
+    for names in (linear, embeddings):
+        for name in [name for name in names if modules[name].weight in weights]:
+            names.remove(name)
+            kept[name] = f"its weight is also that of {weights[modules[name].weight]}"
+    return linear, embeddings, kept
+
+
+def _decides(model: "PreTrainedModel", name: str, module: nn.Module) -> bool:
+    """Whether a layer gives the classes: in the head, with as many outputs as there are labels."""
+    head = not name.startswith(f"{model.base_model_prefix}.")
+    outputs = module.weight.shape[output_dim(module)]  # type: ignore[index]
+    return head and outputs == model.config.num_labels
+
+
+def _check_group(model: nn.Module, linear: list[str], group: int) -> None:
+    for name in linear:
+        inputs = _matrix(model.get_submodule(name)).shape[1]
+        if inputs % group:
+            raise InputError(
+                f"group: {group} does not divide the {inputs} inputs of {name}; choose one that "
+                "does, or name the layer in keep"
+            )
+
+
+def _shared(model: nn.Module, embeddings: list[str]) -> dict[str, str]:
+    """Linear layers whose weight is that of an embedding, and which."""
+    owners = {model.get_submodule(name).weight: name for name in embeddings}
+    return {
+        name: owners[module.weight]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight in owners
+    }
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """The weight of a linear layer, [outputs, inputs]."""
+    weight: Any = module.weight
+    return weight if output_dim(module) == 0 else weight.t()  # type: ignore[no-any-return]
+
+
+def _embedding(module: Any) -> QuantizedEmbedding:
+    made = QuantizedEmbedding(
+        module.num_embeddings, module.embedding_dim, padding=module.padding_idx
+    ).to(module.weight.device)
+    numbers, step = round_rows(module.weight)
+    made.weight.copy_(numbers)
+    made.step.copy_(step)
+    return made
+
+
+def _linear(
+    module: Any,
+    scheme: Scheme,
+    group: int,
+    seen: Seen | None,
+    smooth: float | None,
+    observer: Observer,
+) -> QuantizedLinear:
+    weight = _matrix(module).float()
+    outputs, inputs = weight.shape
+    made = QuantizedLinear(
+        inputs, outputs, bits=scheme.bits, group=group, activations=scheme.activations,
+        smooth=smooth is not None, bias=module.bias is not None,
+    ).to(weight.device)  # fmt: skip
+    made.bias = module.bias  # that of a language model's head is shared
+    if made.factor is not None and smooth is not None and seen is not None:
+        largest = seen.largest.maximum(-seen.smallest)
+        factor = smoothing_factor(weight, largest, smooth)
+        made.factor.copy_(factor)
+        weight, seen = weight / factor, seen.scaled(factor)
+    numbers, step = round_rows(weight.view(outputs, -1, group or inputs), scheme.bits)
+    numbers = numbers.view(outputs, inputs)
+    made.weight.copy_(pack_pairs(numbers) if scheme.bits == 4 else numbers)
+    made.step.copy_(step.squeeze(-1))
+    if scheme.activations == "static":
+        assert seen is not None  # quantize_ has seen to it
+        input_step, zero = input_grid(seen, observer)
+        made.input_step.copy_(input_step)
+        made.input_zero.copy_(zero)
+        made.surplus.copy_(numbers.sum(1, dtype=torch.int32) * zero)
+    return made
+
+
+def _record_(model: nn.Module, edit: dict[str, Any]) -> None:
+    set_manifest_(model, [*manifest_of(model), {"edit": QUANTIZATION_EDIT, **edit}])

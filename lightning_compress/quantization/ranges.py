@@ -1,0 +1,51 @@
+"""Which inputs a fixed step has to tell apart.
+
+Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877 (the extremes); Nagel et
+al., "A White Paper on Neural Network Quantization", 2021, https://arxiv.org/abs/2106.08295 (the
+least squared error).
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_compress.models.modeling_quantized import LIMITS, round_by
+from lightning_compress.quantization.observing import Seen
+from lightning_compress.quantization.schemes import Observer
+
+_LIMIT = LIMITS[8]
+_PERCENTILE = 0.9999
+_SHRUNK = 100  # ranges that are tried, from a hundredth of the extremes to the whole
+_VALUES = 1 << 16  # that are tried on
+
+
+def input_grid(seen: Seen, observer: Observer) -> tuple[Tensor, Tensor]:
+    """A step and the whole number that stands for zero, for :func:`round_by`: [1] and [1] int32.
+
+    Args:
+        seen: the inputs.
+        observer: ``minmax`` (all of them fit), ``percentile`` (all but one in 10,000 on either
+            side), or ``mse`` (those whose squared error is least in all).
+    """
+    low, high = seen.smallest.min(), seen.largest.max()
+    if observer == "minmax":
+        return _grid(low, high)
+    values = seen.rows.flatten()
+    values = values[:: -(-len(values) // _VALUES)]
+    if observer == "percentile":
+        edges = values.double().quantile(values.new_tensor([1 - _PERCENTILE, _PERCENTILE]).double())
+        return _grid(*edges.float())
+    grids = [_grid(low * part / _SHRUNK, high * part / _SHRUNK) for part in range(1, _SHRUNK + 1)]
+    errors = [
+        ((round_by(values, step, zero) - zero) * step - values).square().sum()
+        for step, zero in grids
+    ]
+    return grids[int(torch.stack(errors).argmin())]
+
+
+def _grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers from -127 to 127 for values from ``low`` to ``high``; zero is among them."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    step = ((high - low) / (2 * _LIMIT)).clamp(min=1e-12).reshape(1)
+    zero = (-_LIMIT - low / step).round().clamp(-_LIMIT, _LIMIT).to(torch.int32)
+    return step, zero

@@ -1,0 +1,195 @@
+"""Quantized modules against slow, obvious loops in float64."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_compress.models.modeling_quantized import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    multiply,
+    pack_pairs,
+    quantized_module,
+    round_by,
+    round_rows,
+    unpack_pairs,
+)
+
+
+def rounded(value):
+    """To the nearest whole number, halves to even."""
+    return float(np.rint(value))
+
+
+def filled(seed=0, **options):
+    """A quantized linear layer with something in it."""
+    generator = torch.Generator().manual_seed(seed)
+    usual: dict[str, Any] = {
+        "bits": 8,
+        "group": 0,
+        "activations": "float",
+        "smooth": False,
+        "bias": True,
+    }
+    module = QuantizedLinear(24, 10, **usual | options)
+    limit = 127 if module.bits == 8 else 7
+    numbers = torch.randint(-limit, limit + 1, (10, 24), generator=generator, dtype=torch.int8)
+    module.weight.copy_(numbers if module.bits == 8 else pack_pairs(numbers))
+    module.step.uniform_(0.001, 0.01, generator=generator)
+    if module.bias is not None:
+        module.bias.data.normal_(generator=generator)
+    if module.factor is not None:
+        module.factor.uniform_(0.1, 3.0, generator=generator)
+    if module.activations == "static":
+        module.input_step.fill_(0.031)
+        module.input_zero.fill_(-17)
+        module.surplus.copy_(numbers.sum(1) * -17)
+    return module, numbers.double()
+
+
+def by_loops(module, numbers, rows):
+    """What a quantized linear layer has to say of rows [M, 24]."""
+    step = module.step.double()
+    group = module.group or 24
+    found = np.zeros((len(rows), 10))
+    for row, output in itertools.product(range(len(rows)), range(10)):
+        inputs = rows[row].double()
+        if module.factor is not None:
+            inputs = inputs * module.factor.double()
+        if module.activations == "dynamic":
+            own = max(float(inputs.abs().max()) / 127, 1e-12)
+            inputs = [max(-127, min(127, rounded(float(x) / own))) * own for x in inputs]
+        elif module.activations == "static":
+            own, zero = float(module.input_step), int(module.input_zero)
+            whole = [max(-127, min(127, rounded(float(x) / own) + zero)) for x in inputs]
+            inputs = [(x - zero) * own for x in whole]
+        for column in range(24):
+            weight = float(numbers[output, column] * step[output, column // group])
+            found[row, output] += float(inputs[column]) * weight
+        if module.bias is not None:
+            found[row, output] += float(module.bias[output])
+    return torch.from_numpy(found)
+
+
+KINDS = [
+    {"activations": "float"},
+    {"activations": "float", "group": 8},
+    {"activations": "float", "bits": 4, "group": 6},
+    {"activations": "dynamic"},
+    {"activations": "static"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_layers_equal_a_slow_loop(kind, smooth, bias):
+    module, numbers = filled(**kind, smooth=smooth, bias=bias)
+    # Inputs that no rounding in float32 can push over the edge between two whole numbers.
+    rows = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
+    found = module(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found.double(), by_loops(module, numbers, rows), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(module(rows.view(7, 1, 24)).view(7, 10), found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_linear_layer_says_of_one_row_does_not_depend_on_the_others(kind):
+    module, _ = filled(**kind)
+    rows = torch.randn(40, 24)
+    rows[3] *= 1000
+    whole = module(rows)
+    alone = torch.cat([module(row[None]) for row in rows])
+    if kind["activations"] == "float":  # sums of floats, in another order
+        torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-3)
+    else:
+        assert torch.equal(whole, alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_of_sixteen_bits_come_out_as_such(kind):
+    module, _ = filled(**kind)
+    rows = torch.randn(7, 24)
+    found = module.bfloat16()(rows.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), filled(**kind)[0](rows), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_are_rounded_in_steps_of_their_own(bits):
+    limit = {8: 127, 4: 7}[bits]
+    rows = torch.randn(5, 31)
+    rows[2] = 0
+    rows[3] *= 1e6
+    numbers, step = round_rows(rows, bits)
+    assert numbers.dtype == torch.int8
+    assert step.shape == (5, 1)
+    for row in range(5):
+        largest = max(abs(float(x)) for x in rows[row])
+        assert float(step[row]) == pytest.approx(max(largest / limit, 1e-12))
+        for column in range(31):
+            error = abs(float(numbers[row, column] * step[row]) - float(rows[row, column]))
+            assert error <= float(step[row]) * (0.5 + 1e-4)
+    assert numbers.abs().amax(1).tolist() == [limit, limit, 0, limit, limit]
+
+
+def test_a_fixed_step_clips_what_is_beyond():
+    numbers = round_by(torch.tensor([-100.0, -1.0, 0.0, 0.26, 100.0]), *_grid(0.5, 20))
+    assert numbers.tolist() == [-127, 18, 20, 21, 127]
+
+
+def _grid(step, zero):
+    return torch.tensor([step]), torch.tensor([zero], dtype=torch.int32)
+
+
+def test_products_of_whole_numbers_are_exact():
+    left = torch.randint(-127, 128, (33, 3001), dtype=torch.int8)
+    right = torch.randint(-127, 128, (17, 3001), dtype=torch.int8)
+    left[0], right[0] = 127, 127  # the largest there is
+    found = multiply(left, right)
+    assert found.dtype == torch.int32
+    assert torch.equal(found.long(), left.long() @ right.long().T)
+
+
+def test_two_numbers_of_four_bits_make_a_byte():
+    pairs = torch.tensor(list(itertools.product(range(-7, 8), repeat=2)), dtype=torch.int8)
+    packed = pack_pairs(pairs)
+    assert packed.shape == (225, 1)
+    assert packed.element_size() == 1
+    assert len(set(packed.flatten().tolist())) == 225
+    assert torch.equal(unpack_pairs(packed), pairs)
+
+
+def test_embeddings_are_rows_times_their_steps():
+    module = QuantizedEmbedding(9, 6, padding=1)
+    module.weight.copy_(torch.randint(-127, 128, (9, 6)))
+    module.step.uniform_(0.1, 1.0)
+    ids = torch.tensor([[3, 8], [0, 3]])
+    found = module(ids)
+    for place in itertools.product(range(2), repeat=2):
+        token = int(ids[place])
+        wanted = [float(x) * float(module.step[token]) for x in module.weight[token]]
+        assert found[place].tolist() == pytest.approx(wanted)
+    assert torch.equal(module.dequantized()[ids], found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_builds_another_of_its_kind(kind):
+    module, _ = filled(**kind, smooth=True)
+    other = quantized_module(module.spec())
+    other.load_state_dict(module.state_dict())
+    rows = torch.randn(3, 24)
+    assert torch.equal(other(rows), module(rows))
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_it_says_the_same(kind):
+    module, _ = filled(**kind)
+    rows = torch.randn(7, 24)
+    torch.testing.assert_close(torch.compile(module, backend="aot_eager")(rows), module(rows))

@@ -1,0 +1,118 @@
+import itertools
+
+import pytest
+import torch
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.modeling_quantized import round_by
+from lightning_compress.quantization import sensitivities
+from lightning_compress.quantization.observing import Seen, observe
+from lightning_compress.quantization.ranges import input_grid
+from lightning_compress.quantization.schemes import Options
+from lightning_compress.quantization.smoothing import smoothing_factor
+
+NAMES = ["bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1.output.dense",
+         "bert.pooler.dense"]  # fmt: skip
+
+
+def test_padding_is_not_seen(tiny_bert, looking):
+    calibration = looking(tiny_bert)
+    alone = [
+        {"input_ids": row[mask.bool()][None]}
+        for batch in calibration.batches
+        for row, mask in zip(
+            batch["input_ids"],
+            batch.get("attention_mask", torch.ones_like(batch["input_ids"])),
+            strict=True,
+        )
+    ]
+    whole = observe(tiny_bert, NAMES, calibration)
+    single = observe(tiny_bert, NAMES, Calibration(alone, calibration.loss, calibration.logits))
+    for name in NAMES:
+        torch.testing.assert_close(whole[name].largest, single[name].largest)
+        torch.testing.assert_close(whole[name].smallest, single[name].smallest)
+    assert len(whole[NAMES[0]].rows) == 6 * 9 + 12 + 5 + 8
+    assert len(whole[NAMES[2]].rows) == 9  # a text each
+
+
+def test_a_layer_that_is_not_used_is_refused(tiny_bert, looking):
+    tiny_bert.spare = torch.nn.Linear(4, 4)
+    with pytest.raises(InputError, match="spare was not used by any calibration example"):
+        observe(tiny_bert, [*NAMES, "spare"], looking(tiny_bert))
+
+
+def seen(values):
+    return Seen(values.amax(0), values.amin(0), values)
+
+
+def errors(values, grid):
+    step, zero = grid
+    return (round_by(values, step, zero) - zero) * step - values
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (3.0, 0.2), (-9.0, 2.0), (0.0, 1e-6)])
+def test_with_the_extremes_nothing_is_cut_off(shift, scale):
+    values = torch.randn(500, 8) * scale + shift
+    step, zero = input_grid(seen(values), "minmax")
+    assert errors(values, (step, zero)).abs().max() <= step * (1.0 + 1e-3)
+    # Zero, for what is masked, is met exactly.
+    assert errors(torch.zeros(1), (step, zero)).item() == 0
+    low, high = min(float(values.min()), 0), max(float(values.max()), 0)
+    assert float(step) == pytest.approx((high - low) / 254)
+
+
+def test_the_percentile_lets_go_of_one_in_ten_thousand():
+    values = torch.cat([torch.linspace(-1, 1, 20001), torch.tensor([1000.0])])[:, None]
+    assert float(input_grid(seen(values), "percentile")[0]) == pytest.approx(2 / 254, rel=1e-3)
+    assert float(input_grid(seen(values), "minmax")[0]) == pytest.approx(1001 / 254, rel=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_the_least_squared_error_is_the_least_of_a_brute_search(shift):
+    values = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)).exp() * 0.1 + shift
+    found = errors(values, input_grid(seen(values), "mse")).square().sum()
+    low, high = values.min(), values.max()
+    best = min(
+        float(errors(values, input_grid(seen(torch.stack([low, high])[:, None] * part), "minmax"))
+              .square().sum())
+        for part in torch.linspace(0.01, 1, 100)
+    )  # fmt: skip
+    assert float(found) == pytest.approx(best, rel=1e-3)
+    assert found <= errors(values, input_grid(seen(values), "minmax")).square().sum()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_smoothing_factors_are_those_of_the_paper_and_change_nothing(strength):
+    weight, inputs = torch.randn(6, 4).double(), torch.randn(50, 4).double()
+    inputs[:, 2] *= 1000
+    weight[:, 1] = 0
+    factor = smoothing_factor(weight, inputs.abs().amax(0), strength)
+    for column in range(4):
+        largest = max(abs(float(x)) for x in inputs[:, column])
+        met = max(1e-5, *(abs(float(w)) for w in weight[:, column]))
+        wanted = 1 / (largest**strength / met ** (1 - strength))
+        assert float(factor[column]) == pytest.approx(wanted)
+    torch.testing.assert_close((inputs * factor) @ (weight / factor).T, inputs @ weight.T)
+
+
+def test_the_module_whose_rounding_hurts_most_comes_first(tiny_bert, looking):
+    before = {name: value.clone() for name, value in tiny_bert.state_dict().items()}
+    with torch.no_grad():
+        # One weight beside which the others of the row round to nothing; its input is made zero.
+        weight = tiny_bert.bert.encoder.layer[0].intermediate.dense.weight
+        weight.mul_(5)
+        weight[:, 7] = 3000
+        tiny_bert.bert.encoder.layer[0].attention.output.LayerNorm.weight[7] = 0
+        tiny_bert.bert.encoder.layer[0].attention.output.LayerNorm.bias[7] = 0
+        changed = {name: value.clone() for name, value in tiny_bert.state_dict().items()}
+    steps: list[str] = []
+    found = sensitivities(
+        tiny_bert, "int8-dynamic", looking(tiny_bert), Options(), on_progress=steps.append
+    )
+    assert next(iter(found)) == "bert.encoder.layer.0.intermediate.dense"
+    assert sorted(steps) == sorted(found)
+    assert all(first >= second for first, second in itertools.pairwise(found.values()))
+    assert all(value > 0 for value in found.values())
+    assert before.keys() == changed.keys() == tiny_bert.state_dict().keys()
+    assert all(torch.equal(value, tiny_bert.state_dict()[name]) for name, value in changed.items())
