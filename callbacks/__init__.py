@@ -7,6 +7,7 @@ from .layer_pruning import LayerPruning
 from .magnitude_pruning import IterativeMagnitudePruning
 from .neuron_pruning import NeuronPruning
 from .post_training_pruning import PostTrainingPruning
+from .post_training_quantization import PostTrainingQuantization
 from .run_safety import RunSafety
 from .structured_pruning import StructuredPruning
 
@@ -18,6 +19,7 @@ __all__ = [
     "LayerPruning",
     "NeuronPruning",
     "PostTrainingPruning",
+    "PostTrainingQuantization",
     "RunSafety",
     "StructuredPruning",
 ]

@@ -36,8 +36,8 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
     for batch in _batches(trainer.train_dataloader):
         if not isinstance(batch, dict) or "input_ids" not in batch or "labels" not in batch:
             raise InputError(
-                "pruning needs training batches that are dictionaries with input_ids and labels, "
-                f"as Hugging Face models take them, not {type(batch).__name__}"
+                "calibration needs training batches that are dictionaries with input_ids and "
+                f"labels, as Hugging Face models take them, not {type(batch).__name__}"
             )
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         if task == "sequence-classification":
@@ -77,7 +77,7 @@ def _batches(loader: Any) -> Iterator[Any]:
         loader.dataset, torch.utils.data.IterableDataset
     ):
         raise InputError(
-            "pruning looks at training examples by their number: use one DataLoader over a "
+            "calibration looks at training examples by their number: use one DataLoader over a "
             f"map-style dataset, not {type(loader).__name__}"
         )
     size = loader.batch_size or 1

@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.examples import Example, distinct, examples_of
+from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
 from lightning_compress.evaluation.metrics import primary_metric
+from lightning_compress.evaluation.precisions import Precision
 from lightning_compress.evaluation.rendering import show_report
 from lightning_compress.evaluation.report import Label, Report, write_report
-from lightning_compress.evaluation.runtimes import Precision, RuntimeName
+from lightning_compress.evaluation.runtimes import RuntimeName
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import problem_type_of, task_of
 from lightning_compress.models import (
@@ -26,11 +27,14 @@ from lightning_compress.models import (
     transformer_in,
 )
 
+from .calibrating import calibration_for
 from .run_folder import keeps_dense, run_folder
 from .tensorboard_pages import log_final, log_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_CALIBRATION_EXAMPLES = 512
 
 
 class CompressionBenchmark(L.Callback):
@@ -46,8 +50,8 @@ class CompressionBenchmark(L.Callback):
     Args:
         baseline: folder of another model to compare with.
         runtimes: what runs the models.
-        precisions: what they are cast to; default: fp32 and, on devices that have instructions for
-            it, bf16.
+        precisions: what they are cast or quantized to; default: fp32 and, on devices that have
+            instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
@@ -81,6 +85,7 @@ class CompressionBenchmark(L.Callback):
             threads=threads,
         )
         self._started: datetime | None = None
+        self._seen: Sequence[Batch] = ()
         self._training: Literal["begun", "resumed"] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -99,6 +104,12 @@ class CompressionBenchmark(L.Callback):
         if model is not None:
             metric, better = primary_metric(task_of(model), problem_type_of(model))
             log_layout(trainer, pl_module, f"val_{metric}", share=better == "max")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember some training examples if a precision needs them: the test loop has none."""
+        model = transformer_in(pl_module)
+        if model is not None and "int8-static" in (self.settings.precisions or ()):
+            self._seen = calibration_for(trainer, model, _CALIBRATION_EXAMPLES).batches
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""
@@ -137,6 +148,7 @@ class CompressionBenchmark(L.Callback):
             run_name="/".join(folder.absolute().parts[-2:]),
             task_name=getattr(data, "task_name", None) or type(data or model).__name__,
             started=self._started,
+            calibration=self._seen,
             on_update=lambda report: write_report(report, folder),
             progress=trainer.progress_bar_callback is not None,
         )

@@ -107,7 +107,11 @@ class CompressCLI(LightningCLI):
         """End the run with the test loop on the best checkpoint; the benchmark reports."""
         if self._of_command("trainer").fast_dev_run:
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best")
+        # Where nothing was trained or saved, the model as it is.
+        best = any(getattr(one, "best_model_path", "") for one in self.trainer.checkpoint_callbacks)
+        self.trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path="best" if best else None
+        )
 
     def predict(self, **kwargs: Any) -> None:
         """Write one line per example to ``predictions.jsonl`` in the run's folder."""

@@ -15,6 +15,7 @@ from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.latency import interleaved_times, latency_of, throughput_of
 from lightning_compress.evaluation.legend import legend
 from lightning_compress.evaluation.metrics import primary_metric
+from lightning_compress.evaluation.precisions import own_precision
 from lightning_compress.evaluation.progress import Advance, progress_bar
 from lightning_compress.evaluation.quality import evaluate
 from lightning_compress.evaluation.report import (
@@ -47,6 +48,7 @@ def benchmark(
     run_name: str,
     task_name: str,
     split: str = "test",
+    calibration: Sequence[Batch] = (),
     started: datetime | None = None,
     on_update: Callable[[Report], None] = lambda report: None,
     progress: bool = False,
@@ -63,6 +65,7 @@ def benchmark(
         run_name: goes into the report.
         task_name: goes into the report.
         split: goes into the report.
+        calibration: batches of training examples, for precisions that need some.
         started: when the run started; None for now.
         on_update: called with the report so far whenever rows have been added or filled in, so
             that they can be written: what is finished survives an interruption.
@@ -85,7 +88,12 @@ def benchmark(
         pad_token_id=0 if pad is None else pad,
     )
     devices = settings.devices_here()
-    rows = sum(len(_plan(device, settings)) for device in devices) * len(models)
+    runtimes = runtimes_named(settings.runtimes, calibration)
+    rows = sum(
+        len(_plan(runtimes, device, settings, model))
+        for device in devices
+        for model in models.values()
+    )
     with (
         fixed_threads(settings.threads),
         evaluating(*models.values()),
@@ -98,7 +106,7 @@ def benchmark(
             throughput_batch_size=settings.batch_size,
             protocol=legend(settings, work),
         )
-        measurement = _Measurement(subjects, work, settings, report, on_update, advance)
+        measurement = _Measurement(subjects, runtimes, work, settings, report, on_update, advance)
         for device in devices:
             measurement.on(device)
     return report
@@ -114,13 +122,16 @@ def _task_facts(subject: Subject, name: str, split: str, examples: Sequence[Exam
     return TaskFacts(name, metric, split, len(examples), tokens)
 
 
-def _plan(device: str, settings: Settings) -> list[tuple[Runtime, str]]:
-    """The runtimes and precisions that there are on a device."""
+def _plan(
+    runtimes: Sequence[Runtime], device: str, settings: Settings, model: "PreTrainedModel"
+) -> list[tuple[Runtime, str]]:
+    """The runtimes and precisions that a model is measured in on a device."""
+    own = own_precision(model)
     return [
         (runtime, precision)
-        for runtime in runtimes_named(settings.runtimes)
+        for runtime in runtimes
         if device in runtime.devices()
-        for precision in settings.precisions_on(device)
+        for precision in (settings.precisions_on(device) if own is None else [own])
         if precision in runtime.precisions()
     ]
 
@@ -128,6 +139,7 @@ def _plan(device: str, settings: Settings) -> list[tuple[Runtime, str]]:
 @dataclass(frozen=True)
 class _Measurement:
     subjects: Sequence[Subject]
+    runtimes: Sequence[Runtime]
     work: Workload
     settings: Settings
     report: Report
@@ -137,8 +149,12 @@ class _Measurement:
     def on(self, device: str) -> None:
         """Add a device's rows: one by one what needs no clock, then all are timed in turn."""
         ready: list[tuple[Row, Prepared]] = []
-        for runtime, precision in _plan(device, self.settings):
-            for subject in self.subjects:
+        plans = [
+            (subject, _plan(self.runtimes, device, self.settings, subject.model))
+            for subject in self.subjects
+        ]
+        for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
+            for subject in [one for one, plan in plans if (runtime, precision) in plan]:
                 row = subject.row(runtime.name, device, precision)
                 self.advance(f"Preparing {row.title}", 0)
                 try:

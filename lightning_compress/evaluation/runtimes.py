@@ -4,7 +4,6 @@ A further runtime is one more class with the methods of :class:`Runtime`, in a f
 one more line in :func:`runtimes_named`.
 """
 
-import copy
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -12,17 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.forward import device_of, inputs_for, logits_by, synchronize
+from lightning_compress.evaluation.precisions import PRECISIONS, in_precision, own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RuntimeName = Literal["eager", "compile"]
-Precision = Literal["fp32", "bf16"]
-
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class UnavailableError(RuntimeError):
@@ -99,20 +97,29 @@ class PreparedModule:
 
 
 class Copies:
-    """Models cast and moved, each made once for all runtimes that share it."""
+    """Models quantized, cast and moved, each made once for all runtimes that share it.
 
-    def __init__(self) -> None:
+    Args:
+        calibration: training examples, for precisions that need some.
+    """
+
+    def __init__(self, calibration: Sequence[Batch] = ()) -> None:
+        self._calibration = calibration
         self._made: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
 
     def of(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
-        """The model in this precision on this device; itself where it is so already."""
+        """The model in this precision on this device; itself where it is so already.
+
+        Raises:
+            InputError: it cannot be in this precision.
+        """
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        if dtypes == {_DTYPES[precision]} and device_of(model) == torch.device(device):
+        own = own_precision(model) or ("fp32" if dtypes == {torch.float32} else None)
+        if own == precision and device_of(model) == torch.device(device):
             return model
         key = (id(model), precision, device)
         if key not in self._made:
-            made = copy.deepcopy(model)
-            nn.Module.to(made, device=device, dtype=_DTYPES[precision])
+            made = in_precision(model, precision, device, self._calibration)
             self._made[key] = (model, made)  # holds on to the model: its id stays its own
         return self._made[key][1]
 
@@ -130,8 +137,8 @@ class EagerRuntime:
         return torch_devices()
 
     def precisions(self) -> Sequence[str]:
-        """The model cast to a floating-point type."""
-        return tuple(_DTYPES)
+        """The model cast or quantized."""
+        return PRECISIONS
 
     def prepare(
         self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
@@ -139,13 +146,14 @@ class EagerRuntime:
         """Copy the model to the precision and the device.
 
         Raises:
-            UnavailableError: the device lacks the precision or the memory.
+            UnavailableError: the device lacks the precision or the memory, or the model cannot be
+                quantized so.
         """
         try:
             prepared = PreparedModule(self._copies.of(model, precision, device), compiled=False)
             for batch in trials:
                 prepared(prepared.load(batch))
-        except (RuntimeError, TypeError) as error:
+        except (InputError, RuntimeError, TypeError) as error:
             raise UnavailableError(f"does not run in {precision}: {first_line(error)}") from error
         return prepared
 
@@ -181,14 +189,16 @@ class CompileRuntime(EagerRuntime):
                 prepared = PreparedModule(self._copies.of(model, precision, device), compiled=True)
                 for batch in trials:
                     prepared(prepared.load(batch))
+        except InputError as error:
+            raise UnavailableError(f"does not run in {precision}: {error}") from error
         except (RuntimeError, TypeError, OSError, ImportError) as error:
             raise UnavailableError(f"torch.compile failed: {first_line(error)}") from error
         return prepared
 
 
-def runtimes_named(names: Sequence[str]) -> list[Runtime]:
+def runtimes_named(names: Sequence[str], calibration: Sequence[Batch]) -> list[Runtime]:
     """Build the runtimes of a benchmark; they share the copies of its models."""
-    copies = Copies()
+    copies = Copies(calibration)
     known: dict[str, Runtime] = {
         runtime.name: runtime for runtime in (EagerRuntime(copies), CompileRuntime(copies))
     }

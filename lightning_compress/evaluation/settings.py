@@ -8,7 +8,8 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import against_bf16
-from lightning_compress.evaluation.runtimes import Precision, RuntimeName, torch_devices
+from lightning_compress.evaluation.precisions import PRECISIONS, Precision
+from lightning_compress.evaluation.runtimes import RuntimeName, torch_devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,8 @@ class Settings:
 
     Args:
         runtimes: what runs the models.
-        precisions: what the models are cast to; None for fp32 and, on devices that have
-            instructions for it, bf16.
+        precisions: what the models are cast or quantized to; None for fp32 and, on devices that
+            have instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
@@ -42,6 +43,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and len(value) == 0:
                 raise InputError(f"{name} is empty: name at least one")
+        for precision in self.precisions or ():
+            if precision not in PRECISIONS:
+                raise InputError(
+                    f"precisions: there is no {precision!r}; there are {', '.join(PRECISIONS)}"
+                )
         for name in ("batch_size", "latency_examples", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from lightning_compress.conventions import ProblemType
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
-from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.metrics import metrics_for
+from lightning_compress.evaluation.precisions import against
 from lightning_compress.evaluation.report import MASKS_ONLY, Label, Row
 from lightning_compress.evaluation.task import Task, problem_type_of, task_of
 from lightning_compress.models.manifest import manifest_of
@@ -34,7 +34,7 @@ class Subject:
 
     def row(self, runtime: str, device: str, precision: str) -> Row:
         """A row of the report with nothing measured yet."""
-        bf16 = against_bf16(device) if precision == "bf16" else None
+        against_it = against(precision, runtime, device)
         metrics = metrics_for(self.task, self.problem_type, self.num_labels)
         return Row(
             model=self.label,
@@ -46,7 +46,7 @@ class Subject:
             parameters=self.parameters,
             nonzero_parameters=self.nonzero_parameters,
             macs=self.macs,
-            notes=[*self.notes, *([bf16] if bf16 else [])],
+            notes=[*self.notes, *([against_it] if against_it else [])],
         )
 
 

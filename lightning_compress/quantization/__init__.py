@@ -1,6 +1,11 @@
 """Quantization: weights, and what they are multiplied with, in fewer bits."""
 
-from lightning_compress.quantization.quantizing import Coverage, coverage_of, quantize_
+from lightning_compress.quantization.quantizing import (
+    Coverage,
+    check_quantization,
+    coverage_of,
+    quantize_,
+)
 from lightning_compress.quantization.schemes import SCHEMES, Observer, Options, SchemeName
 from lightning_compress.quantization.sensitivity import sensitivities
 
@@ -10,6 +15,7 @@ __all__ = [
     "Observer",
     "Options",
     "SchemeName",
+    "check_quantization",
     "coverage_of",
     "quantize_",
     "sensitivities",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Calibration, in_one_piece, token_mask
+from lightning_compress.models.calibration import Batch, in_one_piece, token_mask
+from lightning_compress.models.inputs import model_inputs
 
 _ROWS = 2048  # tokens of which all inputs are kept
 
@@ -32,15 +33,21 @@ class Seen:
 
 
 @torch.no_grad()
-def observe(model: nn.Module, names: Sequence[str], calibration: Calibration) -> dict[str, Seen]:
+def observe(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Seen]:
     """Look at the inputs of linear layers, by name; padding does not count.
+
+    Args:
+        model: in eval mode.
+        names: of the layers.
+        batches: examples.
 
     Raises:
         InputError: a layer was not used, or an input is not a number.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     extremes: dict[str, tuple[Tensor, Tensor]] = {}
-    tokens = sum(int(token_mask(batch).sum()) for batch in calibration.batches)
+    tokens = sum(int(token_mask(batch).sum()) for batch in batches)
+    device = next(model.parameters()).device
     mask: Tensor
 
     def watch(name: str):  # type: ignore[no-untyped-def]  # a hook, for torch alone
@@ -66,9 +73,10 @@ def observe(model: nn.Module, names: Sequence[str], calibration: Calibration) ->
     hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     try:
         with in_one_piece(model):
-            for batch in calibration.batches:
-                mask = token_mask(batch)
-                calibration.logits(batch)
+            for batch in batches:
+                inputs = model_inputs(model, batch)
+                mask = token_mask(inputs).to(device)
+                model(**{name: value.to(device) for name, value in inputs.items()})
     finally:
         for handle in hooks:
             handle.remove()

@@ -1,6 +1,6 @@
 """The edit that quantizes a model."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.calibration import Batch
 from lightning_compress.models.linear import output_dim
 from lightning_compress.models.manifest import manifest_of, set_manifest_
 from lightning_compress.models.modeling_compressed import put_
@@ -57,7 +57,7 @@ def quantize_(
     model: "PreTrainedModel",
     scheme: str,
     *,
-    calibration: Calibration | None = None,
+    calibration: Sequence[Batch] = (),
     group: int = 32,
     observer: Observer = "mse",
     smooth: float | None = None,
@@ -74,7 +74,8 @@ def quantize_(
         model: a transformer.
         scheme: ``bf16``, ``fp16``, ``int8-weight``, ``int4-weight``, ``int8-dynamic`` or
             ``int8-static``.
-        calibration: examples to find the steps of ``int8-static`` and the factors of ``smooth`` on.
+        calibration: batches of examples, as the model takes them, to find the steps of
+            ``int8-static`` and the factors of ``smooth`` on.
         group: how many weights of four bits share a step.
         observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
         smooth: strength of SmoothQuant, between 0 and 1; None: none.
@@ -90,7 +91,7 @@ def quantize_(
             examples, or what goes into a layer is not finite. The model is then unchanged.
     """
     chosen, options = scheme_named(scheme), Options(group, observer, smooth, keep)
-    require_float(model, "quantize the model that it came from")
+    check_quantization(model, scheme, options)
     if chosen.dtype is not None:
         dtype = str(chosen.dtype).removeprefix("torch.")
         _record_(model, {"scheme": scheme, "technique": technique, "dtype": dtype})
@@ -103,9 +104,21 @@ def quantize_(
     return coverage_of(model)
 
 
+def check_quantization(model: "PreTrainedModel", scheme: str, options: Options) -> None:
+    """See that a model can be quantized, as far as that shows without examples.
+
+    Raises:
+        InputError: it cannot, as of :func:`quantize_`.
+    """
+    require_float(model, "quantize the model that it came from")
+    linear, _, _ = _parts(model, options.keep)
+    if scheme_named(scheme).bits == 4:
+        _check_group(model, linear, options.group)
+
+
 @torch.no_grad()
 def quantized_parts(
-    model: "PreTrainedModel", scheme: str, calibration: Calibration | None, options: Options
+    model: "PreTrainedModel", scheme: str, calibration: Sequence[Batch], options: Options
 ) -> tuple[dict[str, QuantizedLinear | QuantizedEmbedding], dict[str, str]]:
     """The modules that :func:`quantize_` puts into a model, by name, and why others stay.
 
@@ -113,13 +126,11 @@ def quantized_parts(
     """
     chosen, smooth = scheme_named(scheme), options.smooth
     linear, embeddings, kept = _parts(model, options.keep)
-    if chosen.bits == 4:
-        _check_group(model, linear, options.group)
     seen: Mapping[str, Seen] = {}
     if chosen.activations == "static" or smooth is not None:
-        if calibration is None or not calibration.batches:
+        if not calibration:
             what = scheme if smooth is None else "smooth"
-            raise InputError(f"{what} needs calibration examples: give some")
+            raise InputError(f"{what} needs calibration examples, of the training split: give some")
         seen = observe(model, linear, calibration)
     made: dict[str, QuantizedLinear | QuantizedEmbedding] = {
         name: _embedding(model.get_submodule(name)) for name in embeddings

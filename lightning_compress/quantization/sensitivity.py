@@ -39,7 +39,7 @@ def sensitivities(
         module, the largest first.
     """
     require_float(model, "measure the model that it came from")
-    made, _ = quantized_parts(model, scheme, calibration, options)
+    made, _ = quantized_parts(model, scheme, calibration.batches, options)
     whole = [calibration.logits(batch) for batch in calibration.batches]
     found = {}
     for name, module in made.items():

@@ -1,4 +1,4 @@
-"""Which examples pruning looks at."""
+"""Which examples techniques look at."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -10,7 +10,6 @@ from lightning_compress.models import (
     save_compressed,
     substitute_layers_,
 )
-from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.saving import compression_state, restore_compression_
 from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
 
@@ -18,14 +17,8 @@ IDS = torch.arange(2, 26).reshape(3, 8)
 
 
 def quantized(model, scheme):
-    calibration = Calibration(
-        [{"input_ids": IDS}],
-        lambda batch: model(**batch).logits.mean(),
-        lambda b: model(**b).logits,
-    )
-    quantize_(
-        model, scheme, calibration=calibration, smooth=0.5 if scheme == "int8-static" else None
-    )
+    smooth = 0.5 if scheme == "int8-static" else None
+    quantize_(model, scheme, calibration=[{"input_ids": IDS}], smooth=smooth)
     return model
 
 

@@ -16,7 +16,6 @@ from lightning_compress.models import (
     structure_of,
     substitute_layers_,
 )
-from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.linear import output_dim
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
@@ -59,7 +58,7 @@ def test_every_family_says_nearly_the_same(spread_out, looking, family, scheme):
     parameters = count_parameters(model)[0]
     macs = count_macs(model, calibration.batches[0])
     bytes_before = sum(p.nbytes for p in model.parameters())
-    coverage = quantize_(model, scheme, calibration=calibration, group=8)
+    coverage = quantize_(model, scheme, calibration=calibration.batches, group=8)
     error = (said(model, calibration) - before).square().mean().sqrt() / before.std()
     assert 0 < error < FAR[scheme]
     assert count_parameters(model)[0] == parameters
@@ -82,7 +81,7 @@ def test_nothing_is_left_out_in_silence(tiny_model, looking, family, scheme):
         if name.startswith(f"{block}.") and output_dim(module) is not None and _is_linear(module)
     }
     with_weights = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    coverage = quantize_(model, scheme, calibration=looking(model), group=8)
+    coverage = quantize_(model, scheme, calibration=looking(model).batches, group=8)
     assert linear <= set(coverage.quantized)
     assert set(coverage.quantized) | set(coverage.kept) == with_weights
     assert not set(coverage.quantized) & set(coverage.kept)
@@ -106,7 +105,7 @@ def _is_linear(module):
 def test_weights_are_off_by_half_a_step_at_most(tiny_model, looking, family, scheme):
     dense = tiny_model(family)
     model = copy.deepcopy(dense)
-    coverage = quantize_(model, scheme, calibration=looking(model))
+    coverage = quantize_(model, scheme, calibration=looking(model).batches)
     for name in coverage.quantized:
         made, old = model.get_submodule(name), dense.get_submodule(name)
         weight = old.weight.T if type(old).__name__ == "Conv1D" else old.weight
@@ -126,7 +125,7 @@ def test_pruned_weights_stay_zero(tiny_bert, looking, scheme):
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     mask = torch.rand(tiny_bert.get_parameter(name).shape) < 0.4
     set_masks_(tiny_bert, {name: mask})
-    quantize_(tiny_bert, scheme, calibration=looking(tiny_bert))
+    quantize_(tiny_bert, scheme, calibration=looking(tiny_bert).batches)
     weight = tiny_bert.get_submodule(name.removesuffix(".weight")).dequantized()
     assert (weight[~mask] == 0).all()
     assert (weight[mask] != 0).float().mean() > 0.8
@@ -147,7 +146,7 @@ def test_what_was_pruned_before_is_quantized_too(spread_out, looking, scheme):
             quantize_(model, scheme)
         quantize_(model, scheme, group=8)
     else:
-        quantize_(model, scheme, calibration=calibration)
+        quantize_(model, scheme, calibration=calibration.batches)
     error = (said(model, calibration) - before).square().mean().sqrt() / before.std()
     assert 0 < error < FAR[scheme]
     assert isinstance(model.get_submodule("bert.encoder.layer.1.down"), QuantizedLinear)
@@ -166,7 +165,7 @@ def test_a_shared_weight_stays_shared(looking, auto, scheme):
     before = count_parameters(model)[0]
     calibration = looking(model)
     logits = said_by_tokens(model, calibration)
-    quantize_(model, scheme, calibration=calibration)
+    quantize_(model, scheme, calibration=calibration.batches)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.get_input_embeddings().weight.dtype == torch.int8
     assert count_parameters(model)[0] == before
@@ -211,7 +210,7 @@ def test_smoothing_moves_the_rounding_and_nothing_else(spread_out, looking):
                 after.weight.data[3] /= 100
         calibration = looking(model)
         before = said(model, calibration)
-        quantize_(model, "int8-static", calibration=calibration, smooth=smooth)
+        quantize_(model, "int8-static", calibration=calibration.batches, smooth=smooth)
         errors[smooth] = float((said(model, calibration) - before).square().mean().sqrt())
     assert errors[0.5] < 0.2 * errors[None]
 
@@ -219,6 +218,7 @@ def test_smoothing_moves_the_rounding_and_nothing_else(spread_out, looking):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_refused_it_is_unchanged(tiny_bert, looking, scheme):
     before = copy.deepcopy(tiny_bert.state_dict())
+    batches = looking(tiny_bert).batches
     with pytest.raises(InputError, match="there is no scheme 'int3'; there are bf16, fp16, int8-"):
         quantize_(tiny_bert, "int3")
     with pytest.raises(InputError, match=r"keep: .* has no module 'bert.nowhere'"):
@@ -228,20 +228,18 @@ def test_refused_it_is_unchanged(tiny_bert, looking, scheme):
             quantize_(tiny_bert, "int4-weight", group=group)
     for smooth in (-0.1, 1.1):
         with pytest.raises(InputError, match="smooth is a strength between 0 and 1"):
-            quantize_(tiny_bert, "int8-dynamic", smooth=smooth, calibration=looking(tiny_bert))
+            quantize_(tiny_bert, "int8-dynamic", smooth=smooth, calibration=batches)
     with pytest.raises(InputError, match="observer is one of minmax, percentile, mse, not 'max'"):
-        quantize_(tiny_bert, "int8-static", observer="max", calibration=looking(tiny_bert))  # type: ignore[arg-type]
-    nothing = Calibration([], looking(tiny_bert).loss, looking(tiny_bert).logits)
-    for calibration in (None, nothing):
-        with pytest.raises(InputError, match="int8-static needs calibration examples"):
-            quantize_(tiny_bert, "int8-static", calibration=calibration)
-        with pytest.raises(InputError, match="smooth needs calibration examples"):
-            quantize_(tiny_bert, "int8-dynamic", smooth=0.5, calibration=calibration)
+        quantize_(tiny_bert, "int8-static", observer="max", calibration=batches)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="int8-static needs calibration examples"):
+        quantize_(tiny_bert, "int8-static")
+    with pytest.raises(InputError, match="smooth needs calibration examples"):
+        quantize_(tiny_bert, "int8-dynamic", smooth=0.5)
     assert manifest_of(tiny_bert) == []
     after = tiny_bert.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    quantize_(tiny_bert, scheme, calibration=looking(tiny_bert))
+    quantize_(tiny_bert, scheme, calibration=batches)
     with pytest.raises(InputError, match=f"is quantized, to {scheme}: quantize the model that it"):
         quantize_(tiny_bert, "int8-dynamic")
 
@@ -250,7 +248,7 @@ def test_a_broken_model_is_refused(tiny_bert, looking):
     with torch.no_grad():
         tiny_bert.bert.encoder.layer[1].output.dense.bias[3] = torch.nan
     with pytest.raises(InputError, match=r"inputs of bert.pooler.dense are not finite"):
-        quantize_(tiny_bert, "int8-static", calibration=looking(tiny_bert))
+        quantize_(tiny_bert, "int8-static", calibration=looking(tiny_bert).batches)
     assert manifest_of(tiny_bert) == []
 
 

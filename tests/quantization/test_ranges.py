@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.modeling_quantized import round_by
 from lightning_compress.quantization import sensitivities
 from lightning_compress.quantization.observing import Seen, observe
@@ -27,8 +26,8 @@ def test_padding_is_not_seen(tiny_bert, looking):
             strict=True,
         )
     ]
-    whole = observe(tiny_bert, NAMES, calibration)
-    single = observe(tiny_bert, NAMES, Calibration(alone, calibration.loss, calibration.logits))
+    whole = observe(tiny_bert, NAMES, calibration.batches)
+    single = observe(tiny_bert, NAMES, alone)
     for name in NAMES:
         torch.testing.assert_close(whole[name].largest, single[name].largest)
         torch.testing.assert_close(whole[name].smallest, single[name].smallest)
@@ -39,7 +38,7 @@ def test_padding_is_not_seen(tiny_bert, looking):
 def test_a_layer_that_is_not_used_is_refused(tiny_bert, looking):
     tiny_bert.spare = torch.nn.Linear(4, 4)
     with pytest.raises(InputError, match="spare was not used by any calibration example"):
-        observe(tiny_bert, [*NAMES, "spare"], looking(tiny_bert))
+        observe(tiny_bert, [*NAMES, "spare"], looking(tiny_bert).batches)
 
 
 def seen(values):

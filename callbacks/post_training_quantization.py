@@ -1,0 +1,171 @@
+"""When to quantize without training: once, at the end of a fit, on the best weights it found."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.evaluation.progress import progress_bar
+from lightning_compress.models import manifest_of
+from lightning_compress.models.calibration import Batch
+from lightning_compress.quantization import (
+    Coverage,
+    Observer,
+    Options,
+    SchemeName,
+    check_quantization,
+    quantize_,
+    sensitivities,
+)
+
+from .after_training import load_best, save_as_best
+from .agreement import digest_of, require_agreement
+from .calibrating import calibration_for
+from .quantization_pages import log_quantization
+from .reshaping import require_reshapable, reshapable_model
+from .run_folder import keep_dense
+from .shapes import add_shape, follow_checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_EXAMPLES_OF_CHANGE = 128  # what one module's rounding changes shows on few examples
+
+
+class PostTrainingQuantization(L.Callback, HyperparametersMixin):
+    """Quantize a trained model without training it again.
+
+    Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
+    run, and leaves the result as the best checkpoint. With ``trainer.max_epochs: 0`` nothing is
+    trained at all. Works on any LightningModule around a Hugging Face model, pruned or not; to
+    measure many schemes beside each other name them in ``precisions`` of CompressionBenchmark.
+
+    Args:
+        scheme: ``bf16``, ``fp16`` (all is cast); ``int8-weight``, ``int4-weight`` (weights only);
+            ``int8-dynamic`` (weights row by row, inputs token by token) or ``int8-static`` (inputs
+            in steps found on training examples). Embeddings have eight bits then.
+        group: how many neighbouring weights of four bits share a step.
+        observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
+        smooth: strength of SmoothQuant, between 0 and 1; default: none.
+        keep: names of modules that stay in floating point.
+        worst: measure how much each module's rounding moves the predictions, and leave so many of
+            those that move them most in floating point; default: not measured.
+        calibration_examples: how many training examples to look at, where that is needed.
+
+    Raises:
+        InputError: an option is out of range, the model cannot be quantized so or is quantized
+            already; all of it before the training starts.
+
+    Source: ``lightning_compress.models.modeling_quantized`` and the files of
+    ``lightning_compress.quantization`` name theirs.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheme: SchemeName = "int8-dynamic",
+        group: int = 32,
+        observer: Observer = "mse",
+        smooth: float | None = None,
+        keep: Sequence[str] = (),
+        worst: int | None = None,
+        calibration_examples: int = 512,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self._options = Options(group, observer, smooth, tuple(keep))
+        if worst is not None and worst < 0:
+            raise InputError(f"worst must be at least 0, not {worst}")
+        if calibration_examples < 1:
+            raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
+        self.target_reached = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Follow the shapes of checkpoints."""
+        follow_checkpoints(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done, before anything is trained."""
+        require_reshapable(trainer)
+        model = reshapable_model(pl_module)
+        if not self.target_reached:
+            check_quantization(model, self.hparams["scheme"], self._options)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Quantize, and make the result the best checkpoint."""
+        model = reshapable_model(pl_module)
+        if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
+            return
+        load_best(trainer, pl_module)
+        keep_dense(trainer, pl_module)
+        with evaluating(model):
+            coverage = self._quantize(trainer, model)
+        require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
+        self.target_reached = True
+        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {_said(coverage)}.")
+        save_as_best(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what is quantized beside the weights."""
+        add_shape(pl_module, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has been done."""
+        return {"target_reached": self.target_reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring it back."""
+        self.target_reached = state_dict["target_reached"]
+
+    def _quantize(self, trainer: L.Trainer, model: "PreTrainedModel") -> Coverage:
+        options, scheme = self._options, self.hparams["scheme"]
+        batches: Sequence[Batch] = ()
+        moved: dict[str, float] = {}
+        if scheme == "int8-static" or options.smooth is not None:
+            seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
+            batches = seen.batches
+        if self.hparams["worst"] is not None:
+            moved = self._sensitivities(trainer, model)
+        coverage = quantize_(
+            model,
+            scheme,
+            calibration=batches,
+            group=options.group,
+            observer=options.observer,
+            smooth=options.smooth,
+            keep=[*options.keep, *list(moved)[: self.hparams["worst"]]],
+            technique="post_training_quantization",
+        )
+        log_quantization(trainer, coverage, moved)
+        return coverage
+
+    def _sensitivities(self, trainer: L.Trainer, model: "PreTrainedModel") -> dict[str, float]:
+        examples = min(self.hparams["calibration_examples"], _EXAMPLES_OF_CHANGE)
+        seen = calibration_for(trainer, model, examples)
+        modules = sum(parameter.dim() == 2 for parameter in model.parameters())
+        with progress_bar(modules, shown=trainer.progress_bar_callback is not None) as advance:
+            return sensitivities(
+                model,
+                self.hparams["scheme"],
+                seen,
+                self._options,
+                on_progress=lambda name: advance(f"quantizing {name} alone", 1),
+            )
+
+
+def _said(coverage: Coverage) -> str:
+    """Coverage in words: how much, and what stays."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in coverage.kept.items():
+        reasons.setdefault(reason, []).append(name)
+    kept = "; ".join(
+        f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
+        for reason, names in reasons.items()
+    )
+    return f"{coverage.share:.1%} of the parameters" + (f"; not {kept}" if kept else "")
