@@ -1,0 +1,185 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_compress.callbacks import (
+    CompressionBenchmark,
+    HeadPruning,
+    PostTrainingPruning,
+    PostTrainingQuantization,
+)
+from lightning_compress.errors import InputError
+from lightning_compress.models import load_compressed, manifest_of, save_compressed
+from lightning_compress.modules import FineTuningModule
+from lightning_compress.quantization import SCHEMES, coverage_of
+
+from .conftest import CONFIG, Foreign, model_of
+
+
+def fine_tuning(**options):
+    torch.manual_seed(0)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return FineTuningModule(**{"config": CONFIG | still, "learning_rate": 3e-3, **options})
+
+
+@pytest.fixture
+def trained(toy_data, quiet_trainer, tmp_path):
+    """Fits with quantization at the end; gives trainer, module and the checkpoint."""
+
+    def fit(*callbacks, epochs=6, module=None, **options):
+        metric = "score" if isinstance(module, Foreign) else "val_accuracy"
+        best = ModelCheckpoint(tmp_path / f"checkpoints-{epochs}", monitor=metric, mode="max")
+        module = module or fine_tuning()
+        trainer = quiet_trainer(
+            max_epochs=epochs,
+            enable_checkpointing=True,
+            callbacks=[*callbacks, PostTrainingQuantization(**options), best],
+        )
+        trainer.fit(module, toy_data)
+        return trainer, module, best
+
+    return fit
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_trained_model_stays_good_and_reloads(trained, toy_data, scheme, caplog):
+    with caplog.at_level(logging.INFO):
+        trainer, module, best = trained(scheme=scheme, smooth=0.5 if "int8-" in scheme else None)
+    coverage = coverage_of(module.model)
+    assert coverage.share > 0.9
+    assert f"Quantized to {scheme}: {coverage.share:.1%} of the parameters" in caplog.text
+    assert ("classifier (the layer that decides" in caplog.text) == (SCHEMES[scheme].bits < 16)
+    assert best.best_model_path.endswith("post_training.ckpt")
+    assert manifest_of(load_compressed(Path(trainer.default_root_dir) / "dense")) == []
+    trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
+    assert trainer.callback_metrics["test_accuracy"] > 0.95
+    (edit,) = manifest_of(module.model)
+    assert (edit["technique"], edit["scheme"]) == ("post_training_quantization", scheme)
+    loaded = FineTuningModule.load_from_checkpoint(best.best_model_path, weights_only=True)
+    ids = torch.randint(2, 100, (4, 8))
+    with torch.inference_mode():
+        said = [one.model.eval()(input_ids=ids).logits for one in (module, loaded)]
+    assert torch.equal(*said)
+
+
+def test_somebody_elses_module_is_quantized_at_its_best_epoch(trained):
+    """It says that it gets worse and worse, so the first epoch is its best."""
+    whole = Foreign()
+    trained(module=whole, epochs=3, scheme="int8-dynamic")
+    first = Foreign()
+    trained(module=first, epochs=1, scheme="int8-dynamic")
+    weights = [model_of(one).state_dict() for one in (whole, first)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_without_epochs_nothing_is_trained(trained):
+    trainer, module, _ = trained(epochs=0, scheme="int8-static")
+    assert trainer.global_step == 0
+    dense = load_compressed(Path(trainer.default_root_dir) / "dense")
+    for name in coverage_of(module.model).quantized:
+        made = module.model.get_submodule(name)
+        error = (made.dequantized() - dense.get_submodule(name).weight).abs()
+        assert (error <= made.step * 0.5001).all()
+
+
+def test_pruned_first_it_is_quantized_too(trained, toy_data):
+    trainer, module, _ = trained(
+        HeadPruning(count=2, rounds=1), PostTrainingPruning(macs=0.3), scheme="int8-dynamic"
+    )
+    techniques = [edit["technique"] for edit in manifest_of(module.model)]
+    assert techniques[0] == "head_pruning"
+    assert techniques[-1] == "post_training_quantization"
+    assert "post_training_pruning" in techniques
+    trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
+    assert trainer.callback_metrics["test_accuracy"] > 0.9
+    dense = load_compressed(Path(trainer.default_root_dir) / "dense")
+    assert manifest_of(dense) == []
+
+
+def test_the_worst_stay_in_floating_point_and_tensorboard_shows_it(
+    toy_data, quiet_trainer, tmp_path
+):
+    module = fine_tuning()
+    logger = TensorBoardLogger(tmp_path)
+    callback = PostTrainingQuantization(scheme="int8-dynamic", worst=2)
+    quiet_trainer(max_epochs=2, callbacks=[callback], logger=logger).fit(module, toy_data)
+    asked = [n for n, why in coverage_of(module.model).kept.items() if why == "asked for"]
+    assert len(asked) == 2
+    board = EventAccumulator(logger.log_dir)
+    board.Reload()
+    assert "sensitivity to rounding" in board.Tags()["images"]
+    (share,) = board.Scalars("quantized parameters")
+    assert share.value == pytest.approx(coverage_of(module.model).share)
+
+
+def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
+    toy_data, quiet_trainer, tmp_path
+):
+    measure = CompressionBenchmark(
+        runtimes=["eager"], precisions=["fp32", "int8-static"], latency_examples=4, seconds=0.01
+    )
+    callbacks = [PostTrainingQuantization(scheme="int8-dynamic"), measure]
+    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
+    module = fine_tuning()
+    trainer.fit(module, toy_data)
+    trainer.test(module, toy_data, verbose=False)
+    report = json.loads((Path(trainer.default_root_dir) / "report.json").read_text())
+    rows = {(row["model"], row["precision"]): row for row in report["rows"]}
+    assert list(rows) == [
+        ("dense", "fp32"), ("dense", "int8-static"), ("compressed", "int8-dynamic"),
+    ]  # fmt: skip
+    assert all(row["metrics"]["accuracy"] is not None for row in rows.values())
+    assert rows["compressed", "int8-dynamic"]["techniques"] == ["post_training_quantization"]
+    assert rows["compressed", "int8-dynamic"]["size_bytes"] < rows["dense", "fp32"]["size_bytes"]
+    assert rows["dense", "int8-static"]["note"].startswith("eager: each step of rounding")
+    macs = {row["macs"] for row in rows.values()}
+    assert len(macs) == 1
+    assert len({row["parameters"] for row in rows.values()}) == 1
+
+
+def test_a_quantized_model_is_not_trained_on(trained, toy_data, quiet_trainer, tmp_path):
+    _, module, _ = trained(epochs=1)
+    folder = save_compressed(module.model, tmp_path / "quantized")
+    again = FineTuningModule(pretrained=str(folder))
+    with pytest.raises(InputError, match="is quantized, to int8-dynamic: train the model that"):
+        quiet_trainer(max_epochs=1).fit(again, toy_data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"worst": -1}, "worst must be at least 0, not -1"),
+        ({"calibration_examples": 0}, "calibration_examples must be at least 1, not 0"),
+        ({"smooth": 2.0}, "smooth is a strength between 0 and 1, not 2.0"),
+        ({"group": 3}, "group is an even number of weights, not 3"),
+        ({"observer": "max"}, "observer is one of minmax, percentile, mse, not 'max'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        PostTrainingQuantization(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "int2"}, "there is no scheme 'int2'; there are bf16"),
+        ({"scheme": "int4-weight", "group": 12}, "group: 12 does not divide the 32 inputs"),
+        ({"keep": ["bert.head"]}, "keep: BertForSequenceClassification has no module 'bert.head'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_training(
+    toy_data, quiet_trainer, options, message
+):
+    module = fine_tuning()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[PostTrainingQuantization(**options)])
+    with pytest.raises(InputError, match=message):
+        trainer.fit(module, toy_data)
+    assert trainer.global_step == 0
+    assert manifest_of(module.model) == []
