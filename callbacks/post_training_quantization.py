@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.forward import evaluating
@@ -53,7 +54,7 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
         smooth: strength of SmoothQuant, between 0 and 1; default: none.
         keep: names of modules that stay in floating point.
         worst: measure how much each module's rounding moves the predictions, and leave so many of
-            those that move them most in floating point; default: not measured.
+            the linear layers that move them most in floating point; default: not measured.
         calibration_examples: how many training examples to look at, where that is needed.
 
     Raises:
@@ -132,6 +133,8 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
             batches = seen.batches
         if self.hparams["worst"] is not None:
             moved = self._sensitivities(trainer, model)
+        # An embedding would take its bytes back, which are most of a small model's.
+        linear = [one for one in moved if not isinstance(model.get_submodule(one), nn.Embedding)]
         coverage = quantize_(
             model,
             scheme,
@@ -139,7 +142,7 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
             group=options.group,
             observer=options.observer,
             smooth=options.smooth,
-            keep=[*options.keep, *list(moved)[: self.hparams["worst"]]],
+            keep=[*options.keep, *linear[: self.hparams["worst"] or 0]],
             technique="post_training_quantization",
         )
         log_quantization(trainer, coverage, moved)

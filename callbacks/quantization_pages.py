@@ -43,7 +43,7 @@ def sensitivity_figure(moved: Mapping[str, float], coverage: Coverage) -> "Figur
     axes.barh(list(shown), list(shown.values()), color=colours)
     axes.invert_yaxis()
     axes.set(xlabel="divergence of the predictions, nats", xscale="log")
-    axes.set_title("what each module's rounding alone changes; orange stays in floating point")
+    axes.set_title("rounded alone (orange: stays in floating point)", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", labelsize=7)
     return figure

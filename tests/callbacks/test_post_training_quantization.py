@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from lightning_compress.callbacks import (
     CompressionBenchmark,
@@ -111,6 +112,7 @@ def test_the_worst_stay_in_floating_point_and_tensorboard_shows_it(
     quiet_trainer(max_epochs=2, callbacks=[callback], logger=logger).fit(module, toy_data)
     asked = [n for n, why in coverage_of(module.model).kept.items() if why == "asked for"]
     assert len(asked) == 2
+    assert all(isinstance(module.model.get_submodule(name), nn.Linear) for name in asked)
     board = EventAccumulator(logger.log_dir)
     board.Reload()
     assert "sensitivity to rounding" in board.Tags()["images"]
