@@ -158,6 +158,10 @@ class QuantizedLinear(nn.Module):
             return functional.linear(rows, self.weight.to(rows.dtype)) * self.step.view(-1)
         return functional.linear(rows, self.dequantized().to(rows.dtype))
 
+    def count(self) -> int:
+        """Number of weights."""
+        return self.out_features * self.in_features
+
     def dequantized(self) -> Tensor:
         """The weight in floating point: [outputs, inputs]."""
         numbers = unpack_pairs(self.weight) if self.bits == 4 else self.weight
@@ -197,6 +201,10 @@ class QuantizedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., width]."""
         return functional.embedding(ids, self.weight) * functional.embedding(ids, self.step)
+
+    def count(self) -> int:
+        """Number of weights."""
+        return self.weight.numel()
 
     def dequantized(self) -> Tensor:
         """The embeddings in floating point: [rows, width]."""

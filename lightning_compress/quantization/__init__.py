@@ -1,11 +1,7 @@
 """Quantization: weights, and what they are multiplied with, in fewer bits."""
 
-from lightning_compress.quantization.quantizing import (
-    Coverage,
-    check_quantization,
-    coverage_of,
-    quantize_,
-)
+from lightning_compress.quantization.coverage import Coverage, coverage_of
+from lightning_compress.quantization.quantizing import check_quantization, quantize_
 from lightning_compress.quantization.schemes import SCHEMES, Observer, Options, SchemeName
 from lightning_compress.quantization.sensitivity import sensitivities
 

@@ -1,7 +1,6 @@
 """The edit that quantizes a model."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ from lightning_compress.models.quantized import (
     cast_as_recorded_,
     require_float,
 )
+from lightning_compress.quantization.coverage import Coverage, coverage_of
 from lightning_compress.quantization.observing import Seen, observe
 from lightning_compress.quantization.ranges import input_grid
 from lightning_compress.quantization.schemes import (
@@ -35,21 +35,6 @@ from lightning_compress.quantization.smoothing import smoothing_factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What of a model is quantized.
-
-    Args:
-        quantized: number of weights, by name of the module; of the parameter if all is cast.
-        kept: why a module with weights is not, by its name.
-        share: of all parameters that are quantized, in [0, 1].
-    """
-
-    quantized: dict[str, int]
-    kept: dict[str, str]
-    share: float
 
 
 @torch.no_grad()
@@ -151,32 +136,6 @@ def quantized_parts(
     for module in made.values():
         module.train(model.training)
     return made, kept
-
-
-def coverage_of(model: nn.Module) -> Coverage:
-    """What of a model is quantized; nothing of one that is not."""
-    edits = [edit for edit in manifest_of(model) if edit["edit"] == QUANTIZATION_EDIT]
-    if edits and "dtype" in edits[0]:
-        return Coverage({name: p.numel() for name, p in model.named_parameters()}, {}, 1.0)
-    kept = edits[0]["kept"] if edits else {}
-    quantized = {
-        name: module.out_features * module.in_features
-        if isinstance(module, QuantizedLinear)
-        else module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear | QuantizedEmbedding)
-    }
-    seen: set[Tensor] = set()
-    whole = within = 0
-    for name, module in model.named_modules(remove_duplicate=True):
-        for leaf, parameter in module.named_parameters(recurse=False):
-            if parameter in seen:
-                continue
-            seen.add(parameter)
-            count = quantized[name] if name in quantized and leaf == "weight" else parameter.numel()
-            whole += count
-            within += count if leaf == "weight" and name in quantized else 0
-    return Coverage(quantized, dict(kept), within / whole)
 
 
 def _parts(
