@@ -8,6 +8,7 @@ from .magnitude_pruning import IterativeMagnitudePruning
 from .neuron_pruning import NeuronPruning
 from .post_training_pruning import PostTrainingPruning
 from .post_training_quantization import PostTrainingQuantization
+from .quantization_aware_training import QuantizationAwareTraining
 from .run_safety import RunSafety
 from .structured_pruning import StructuredPruning
 
@@ -20,6 +21,7 @@ __all__ = [
     "NeuronPruning",
     "PostTrainingPruning",
     "PostTrainingQuantization",
+    "QuantizationAwareTraining",
     "RunSafety",
     "StructuredPruning",
 ]

@@ -26,7 +26,7 @@ from lightning_compress.quantization import (
 from .after_training import load_best, save_as_best
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
-from .quantization_pages import log_quantization
+from .quantization_pages import log_quantization, said_of
 from .reshaping import require_reshapable, reshapable_model
 from .run_folder import keep_dense
 from .shapes import add_shape, follow_checkpoints
@@ -107,7 +107,7 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
             coverage = self._quantize(trainer, model)
         require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
         self.target_reached = True
-        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {_said(coverage)}.")
+        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {said_of(coverage)}.")
         save_as_best(trainer)
 
     def on_save_checkpoint(
@@ -160,15 +160,3 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
                 self._options,
                 on_progress=lambda name: advance(f"quantizing {name} alone", 1),
             )
-
-
-def _said(coverage: Coverage) -> str:
-    """Coverage in words: how much, and what stays."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in coverage.kept.items():
-        reasons.setdefault(reason, []).append(name)
-    kept = "; ".join(
-        f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
-        for reason, names in reasons.items()
-    )
-    return f"{coverage.share:.1%} of the parameters" + (f"; not {kept}" if kept else "")

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of quantization."""
+"""What the log and TensorBoard show of quantization."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -47,3 +47,15 @@ def sensitivity_figure(moved: Mapping[str, float], coverage: Coverage) -> "Figur
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", labelsize=7)
     return figure
+
+
+def said_of(coverage: Coverage) -> str:
+    """Coverage in words: how much, and what stays."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in coverage.kept.items():
+        reasons.setdefault(reason, []).append(name)
+    kept = "; ".join(
+        f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
+        for reason, names in reasons.items()
+    )
+    return f"{coverage.share:.1%} of the parameters" + (f"; not {kept}" if kept else "")

@@ -16,6 +16,7 @@ from lightning_compress.models.modeling_quantized import (
 )
 
 QUANTIZATION_EDIT = "quantize"
+PREPARATION_EDIT = "prepare_quantization"
 
 
 def quantized_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -43,8 +44,8 @@ def cast_as_recorded_(model: nn.Module, edits: Iterable[Edit]) -> None:
             model.to(getattr(torch, edit["dtype"]))
 
 
-def require_float(model: nn.Module, remedy: str) -> None:
-    """See that a model is not quantized.
+def require_float(model: nn.Module, remedy: str, *, prepared: bool = False) -> None:
+    """See that a model is not quantized, nor prepared for it, which may be allowed.
 
     Raises:
         InputError: it is.
@@ -52,3 +53,8 @@ def require_float(model: nn.Module, remedy: str) -> None:
     for edit in manifest_of(model):
         if edit["edit"] == QUANTIZATION_EDIT:
             raise InputError(f"{type(model).__name__} is quantized, to {edit['scheme']}: {remedy}")
+        if edit["edit"] == PREPARATION_EDIT and not prepared:
+            raise InputError(
+                f"{type(model).__name__} is being trained to be quantized, to {edit['scheme']}: "
+                "convert it first"
+            )

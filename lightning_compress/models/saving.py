@@ -31,6 +31,12 @@ from lightning_compress.models.quantized import (
     place_quantized_,
     quantized_specs,
 )
+from lightning_compress.models.rounded import (
+    convert_,
+    is_prepared,
+    place_rounded_,
+    rounded_specs,
+)
 from lightning_compress.models.structure import structure_of
 from lightning_compress.models.substituting import choices_of, settle_substitution_
 from lightning_compress.models.surgery import reshaping, resizing, sizes_of
@@ -59,6 +65,7 @@ def compression_state(model: nn.Module) -> dict[str, Any]:
         "compact": compact_shapes(model),
         "sizes": sizes_of(model),
         "quantized": quantized_specs(model),
+        "rounded": rounded_specs(model),
         "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
     }
 
@@ -81,6 +88,7 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
         except AttributeError as error:
             raise InputError(f"the manifest belongs to another model: {error}") from error
     try:
+        place_rounded_(model, state.get("rounded", {}))
         place_quantized_(model, state.get("quantized", {}))
         cast_as_recorded_(model, state["edits"])
     except AttributeError as error:
@@ -130,7 +138,8 @@ def save_compressed(
     """Write a model, dense or compressed, to a folder that :func:`load_compressed` reads.
 
     The folder appears whole or not at all; an older model in its place is replaced. Of compact
-    blocks beside the layers that they replace, the compact blocks alone are saved.
+    blocks beside the layers that they replace, the compact blocks alone are saved; layers that
+    round in training are saved as the quantized ones that they will be.
 
     Raises:
         InputError: ``folder`` holds something that is not a saved model.
@@ -143,6 +152,9 @@ def save_compressed(
     if choices_of(model):
         model = copy.deepcopy(model)
         settle_substitution_(model)
+    if is_prepared(model):
+        model = copy.deepcopy(model)
+        convert_(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -2,5 +2,6 @@
 
 from lightning_compress.modules.distillation import DistillationModule
 from lightning_compress.modules.fine_tuning import FineTuningModule, NonFiniteLossError
+from lightning_compress.modules.qat import QATModule
 
-__all__ = ["DistillationModule", "FineTuningModule", "NonFiniteLossError"]
+__all__ = ["DistillationModule", "FineTuningModule", "NonFiniteLossError", "QATModule"]

@@ -92,7 +92,7 @@ class DistillationModule(FineTuningModule):
     def setup(self, stage: str) -> None:
         """Load the teacher, if it is going to teach."""
         super().setup(stage)
-        if stage == "fit" and self._live is None:
+        if stage == "fit" and self._live is None and self._is_taught():
             model = self._load_teacher()
             data = getattr(self.trainer, "datamodule", None)
             inputs = own_inputs(self.hparams["teacher"], data, by_token=self._by_token())
@@ -140,6 +140,10 @@ class DistillationModule(FineTuningModule):
         keep_every_nth_layer_(student, every)
         return student
 
+    def _is_taught(self) -> bool:
+        """Whether there is a teacher; here without one there is an error."""
+        return True
+
     def _load_teacher(self, config: dict[str, Any] | None = None) -> "PreTrainedModel":
         name = self.hparams["teacher"]
         if name is None:
@@ -152,6 +156,8 @@ class DistillationModule(FineTuningModule):
 
     def on_train_start(self) -> None:
         """Measure the teacher, and let it say beforehand what it has to say."""
+        if not self._is_taught():
+            return
         if self._live is None:  # a second fit of this module
             self._teacher = None
             self.setup("fit")
@@ -206,7 +212,8 @@ class DistillationModule(FineTuningModule):
         return {f"val_teacher_{name}": value for name, value in self._teacher_metrics.items()}
 
     def _loss(self, batch: Batch) -> Tensor:
-        assert self._teacher is not None
+        if self._teacher is None:
+            return super()._loss(batch)
         depth = depth_of(self.model)
         own, its = self.objective.wanted(depth)
         progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)

@@ -244,7 +244,7 @@ class FineTuningModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
-        require_float(self.model, "train the model that it came from")
+        require_float(self.model, "train the model that it came from", prepared=True)
         optimizer = adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"])
         if masks_of(self.model):
             optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))

@@ -4,6 +4,7 @@ from lightning_compress.quantization.coverage import Coverage, coverage_of
 from lightning_compress.quantization.quantizing import check_quantization, quantize_
 from lightning_compress.quantization.schemes import SCHEMES, Observer, Options, SchemeName
 from lightning_compress.quantization.sensitivity import sensitivities
+from lightning_compress.quantization.training import check_preparation, prepare_
 
 __all__ = [
     "SCHEMES",
@@ -11,8 +12,10 @@ __all__ = [
     "Observer",
     "Options",
     "SchemeName",
+    "check_preparation",
     "check_quantization",
     "coverage_of",
+    "prepare_",
     "quantize_",
     "sensitivities",
 ]

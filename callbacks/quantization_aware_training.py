@@ -1,0 +1,184 @@
+"""When layers round while they learn: from a step on, to the end of the fit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.optim import Optimizer
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.models import manifest_of
+from lightning_compress.models.calibration import Batch
+from lightning_compress.models.rounded import convert_, is_prepared, stretches_of
+from lightning_compress.quantization import (
+    Observer,
+    Options,
+    SchemeName,
+    check_preparation,
+    coverage_of,
+    prepare_,
+)
+
+from .after_training import load_best, save_as_best
+from .agreement import digest_of, require_agreement
+from .calibrating import calibration_for
+from .quantization_pages import log_quantization, said_of
+from .reshaping import (
+    follow_reshaping,
+    rebuild_optimizers,
+    require_reshapable,
+    reshapable_model,
+)
+from .run_folder import keep_dense
+from .run_length import run_length, steps_done
+from .selection import restart_selection
+from .shapes import add_shape, follow_checkpoints
+
+
+class QuantizationAwareTraining(L.Callback, HyperparametersMixin):
+    """Train any LightningModule's Hugging Face model while its layers round as they will.
+
+    From its start on the model says what the quantized one would say, to the last bit, and learns
+    to say it well; at the end of ``fit`` the best checkpoint's weights are quantized and become the
+    best checkpoint. Pruning callbacks of the same run have to be done by then. With a
+    DistillationModule the float model teaches.
+
+    Args:
+        scheme: ``int8-weight``, ``int4-weight``, ``int8-dynamic`` or ``int8-static``, which also
+            learns its steps.
+        group: how many neighbouring weights of four bits share a step.
+        observer: how ``int8-static`` finds the steps that it starts from.
+        smooth: strength of SmoothQuant, between 0 and 1; default: none.
+        keep: names of modules that stay in floating point.
+        start: share of the run after which layers round.
+        freeze: share of the run, at its end, in which learned steps stay what they are.
+        calibration_examples: how many training examples to look at, where that is needed.
+
+    Raises:
+        InputError: an option is out of range, or the model cannot be quantized so; before the
+            training starts.
+
+    Source: ``lightning_compress.models.rounded`` names them.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheme: SchemeName = "int8-dynamic",
+        group: int = 32,
+        observer: Observer = "mse",
+        smooth: float | None = None,
+        keep: Sequence[str] = (),
+        start: float = 0.0,
+        freeze: float = 0.1,
+        calibration_examples: int = 512,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self._options = Options(group, observer, smooth, tuple(keep))
+        for name, share in (("start", start), ("freeze", freeze)):
+            if not 0 <= share < 1:
+                raise InputError(f"{name} is a share of the run in [0, 1), not {share}")
+        if start + freeze >= 1:
+            raise InputError(
+                f"start and freeze are {start + freeze:g} of the run together: less than all of it"
+            )
+        if calibration_examples < 1:
+            raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
+        self.target_reached = False  # layers round
+        self._start = 0  # the steps at which
+        self._freeze = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Follow the shapes of checkpoints."""
+        follow_checkpoints(pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done, before anything is trained."""
+        require_reshapable(trainer)
+        model = reshapable_model(pl_module)
+        if not self.target_reached:
+            check_preparation(model, self.hparams["scheme"], self._options)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lay it out over the run."""
+        run, _ = run_length(trainer)
+        self._start = round(self.hparams["start"] * run) if self.hparams["start"] else 0
+        self._freeze = (1 - self.hparams["freeze"]) * run
+        self._prepare_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Let layers round when it is time."""
+        self._prepare_if_due(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Leave learned steps alone towards the end."""
+        if trainer.global_step >= self._freeze:
+            for parameter in stretches_of(reshapable_model(pl_module)):
+                parameter.grad = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say so if the run ended too soon."""
+        if not self.target_reached:
+            rank_zero_warn(
+                f"the run ended before step {self._start}, at which layers begin to round: let it "
+                "run on, or lower start"
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Quantize, and make the result the best checkpoint."""
+        model = reshapable_model(pl_module)
+        if trainer.fast_dev_run or not is_prepared(model):  # type: ignore[attr-defined]  # dynamic
+            return
+        load_best(trainer, pl_module)
+        convert_(model)
+        require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
+        coverage = coverage_of(model)
+        log_quantization(trainer, coverage, {})
+        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {said_of(coverage)}.")
+        save_as_best(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what rounds beside the weights."""
+        add_shape(pl_module, checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether layers round."""
+        return {"target_reached": self.target_reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring it back."""
+        self.target_reached = state_dict["target_reached"]
+
+    def _prepare_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.target_reached or steps_done(trainer, pl_module) < self._start:
+            return
+        model = reshapable_model(pl_module)
+        keep_dense(trainer, pl_module)
+        batches: Sequence[Batch] = ()
+        if self.hparams["scheme"] == "int8-static" or self._options.smooth is not None:
+            seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
+            batches = seen.batches
+        with evaluating(model):
+            prepare_(
+                model,
+                self.hparams["scheme"],
+                self._options,
+                calibration=batches,
+                technique="quantization_aware_training",
+            )
+        model.train(pl_module.training)
+        rebuild_optimizers(trainer)
+        follow_reshaping(trainer)
+        self.target_reached = True
+        restart_selection(trainer)
+        rank_zero_info(f"Layers round to {self.hparams['scheme']} from step {self._start} on.")

@@ -1,0 +1,302 @@
+"""Layers in training that say what they will say once they are quantized.
+
+Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877: the forward pass rounds,
+the backward pass takes the rounding for the identity (Bengio et al., "Estimating or Propagating
+Gradients Through Stochastic Neurons", 2013, https://arxiv.org/abs/1308.3432). What the forward pass
+says is computed by the quantized module itself, so it is the same to the last bit.
+
+Learned steps: Esser et al., "Learned Step Size Quantization", 2020,
+https://arxiv.org/abs/1902.08153.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.manifest import manifest_of, set_manifest_
+from lightning_compress.models.modeling_compressed import put_
+from lightning_compress.models.modeling_quantized import (
+    LIMITS,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    pack_pairs,
+    round_by,
+    round_rows,
+)
+from lightning_compress.models.quantized import PREPARATION_EDIT, QUANTIZATION_EDIT
+
+_LIMIT = LIMITS[8]
+
+
+class RoundedLinear(nn.Linear):
+    """``nn.Linear`` that rounds.
+
+    It keeps the names of its parameters. ``spec`` describes the quantized module that it will be.
+    Where steps are learned they are those at the beginning, the buffers ``weight_step`` [outputs]
+    and ``input_step`` [1], times the exponentials of two more parameters, ``weight_stretch``
+    [outputs] and ``input_stretch`` [1]: so an optimizer changes them in proportion, and they stay
+    positive. Further buffers are ``input_zero`` [1] int32 and, where inputs are smoothed,
+    ``factor`` [inputs].
+    """
+
+    spec: dict[str, Any]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return _said(self, self.weight, inputs)
+
+    def quantized(self) -> QuantizedLinear:
+        """The quantized module that says the same."""
+        return _quantized(self, self.weight)
+
+
+class RoundedConv1D(Conv1D):
+    """GPT-2's ``Conv1D`` that rounds; as :class:`RoundedLinear`."""
+
+    spec: dict[str, Any]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return _said(self, self.weight.t(), inputs)
+
+    def quantized(self) -> QuantizedLinear:
+        """The quantized module that says the same."""
+        return _quantized(self, self.weight.t())
+
+
+class RoundedEmbedding(nn.Embedding):
+    """``nn.Embedding`` that rounds."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] to [..., width]."""
+        rows = functional.embedding(ids, self.weight, self.padding_idx)
+        found: Tensor = _RoundedRows.apply(rows)  # type: ignore[no-untyped-call]  # torch's
+        return found
+
+    @torch.no_grad()
+    def quantized(self) -> QuantizedEmbedding:
+        """The quantized module that says the same."""
+        made = QuantizedEmbedding(
+            self.num_embeddings, self.embedding_dim, padding=self.padding_idx
+        ).to(self.weight.device)
+        numbers, step = round_rows(self.weight)
+        made.weight.copy_(numbers)
+        made.step.copy_(step)
+        return made.train(self.training)
+
+
+Rounded = RoundedLinear | RoundedConv1D | RoundedEmbedding
+
+
+def _said(layer: Any, matrix: Tensor, inputs: Tensor) -> Tensor:
+    """What a linear layer with that weight, [outputs, inputs], says."""
+    steps, made = _steps(layer), layer.quantized()
+    found: Tensor = _AsQuantized.apply(inputs, matrix, layer.bias, *steps, made)  # type: ignore[no-untyped-call]  # torch's
+    return found
+
+
+def _steps(layer: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The learned steps of weights [outputs, 1] and of inputs [1], as far as there are any."""
+    of_weight = of_input = None
+    if hasattr(layer, "weight_stretch"):
+        of_weight = (layer.weight_step * layer.weight_stretch.exp()).unsqueeze(1)
+    if hasattr(layer, "input_stretch"):
+        of_input = layer.input_step * layer.input_stretch.exp()
+    return of_weight, of_input
+
+
+@torch.no_grad()
+def _quantized(layer: Any, matrix: Tensor) -> QuantizedLinear:
+    made = QuantizedLinear(**layer.spec).to(matrix.device)
+    made.bias = layer.bias
+    if made.factor is not None:
+        made.factor.copy_(layer.factor)
+        matrix = matrix / made.factor
+    step, input_step = _steps(layer)
+    if step is None:
+        groups = matrix.reshape(len(matrix), made.step.shape[1], -1)
+        numbers, step = round_rows(groups, made.bits)
+        numbers, step = numbers.reshape(matrix.shape), step.squeeze(-1)
+    else:
+        numbers = (matrix / step).round().clamp(-_LIMIT, _LIMIT).to(torch.int8)
+    if made.activations == "static":
+        assert input_step is not None  # that of a static layer is learned
+        made.input_step.copy_(input_step)
+        made.input_zero.copy_(layer.input_zero)
+        made.surplus.copy_(numbers.sum(1, dtype=torch.int32) * made.input_zero)
+    made.weight.copy_(pack_pairs(numbers) if made.bits == 4 else numbers)
+    made.step.copy_(step)
+    return made.train(layer.training)
+
+
+class _RoundedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        numbers, step = round_rows(rows)
+        return numbers * step
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _AsQuantized(torch.autograd.Function):
+    """What the quantized layer says, and gradients for what it was made of."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        matrix: Tensor,
+        bias: Tensor | None,
+        weight_step: Tensor | None,
+        input_step: Tensor | None,
+        made: QuantizedLinear,
+    ) -> Tensor:
+        ctx.made = made
+        ctx.save_for_backward(inputs, matrix)
+        found: Tensor = made(inputs)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, matrix = ctx.saved_tensors
+        made: QuantizedLinear = ctx.made
+        rows = inputs.reshape(-1, made.in_features).float()
+        out = gradient.reshape(-1, made.out_features).float()
+        if made.factor is not None:
+            rows, matrix = rows * made.factor, matrix / made.factor
+        met, open_inputs, input_slope = _met(made, rows)
+        weight, open_weights, weight_slope = _multiplied(made, matrix)
+        to_rows, to_weight = out @ weight, out.t() @ met
+        to_input_step = None
+        if open_inputs is not None and input_slope is not None:
+            scale = (rows.numel() * _LIMIT) ** -0.5
+            to_input_step = (to_rows * input_slope).sum().reshape(1) * scale
+            to_rows = to_rows * open_inputs
+        to_weight_step = None
+        if ctx.needs_input_grad[3]:
+            scale = (made.in_features * _LIMIT) ** -0.5
+            to_weight_step = (to_weight * weight_slope).sum(1, keepdim=True) * scale
+            to_weight = to_weight * open_weights
+        if made.factor is not None:
+            to_rows, to_weight = to_rows * made.factor, to_weight / made.factor
+        to_bias = out.sum(0) if ctx.needs_input_grad[2] else None
+        to_inputs = to_rows.reshape(inputs.shape).to(inputs.dtype)
+        return to_inputs, to_weight, to_bias, to_weight_step, to_input_step, None
+
+
+def _met(made: QuantizedLinear, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What the weights meet, which inputs are not cut off, and its slope over the step."""
+    if made.activations == "float":
+        return rows, None, None
+    if made.activations == "dynamic":
+        numbers, own = round_rows(rows)
+        return numbers * own, None, None
+    counted = round_by(rows, made.input_step, made.input_zero) - made.input_zero
+    whole = (rows / made.input_step).round() + made.input_zero
+    inside = whole.abs() <= _LIMIT
+    slope = counted - torch.where(inside, rows / made.input_step, 0.0)
+    return counted * made.input_step, inside, slope
+
+
+def _multiplied(made: QuantizedLinear, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights as they are met, which are not cut off, and their slope over the step."""
+    weight = made.dequantized()
+    if made.bits == 4 or made.group:
+        return weight, torch.ones_like(weight), torch.zeros_like(weight)
+    inside = (matrix / made.step).round().abs() <= _LIMIT
+    slope = made.weight - torch.where(inside, matrix / made.step, 0.0)
+    return weight, inside, slope
+
+
+_CLASSES = {nn.Linear: RoundedLinear, Conv1D: RoundedConv1D, nn.Embedding: RoundedEmbedding}
+
+
+def round_(module: nn.Module, spec: Mapping[str, Any], *, own_weight: bool = True) -> None:
+    """Make a layer one that rounds, in place; learned steps are unset.
+
+    Args:
+        module: an ``nn.Linear``, ``Conv1D`` or ``nn.Embedding``. Its parameters stay what they are.
+        spec: of the quantized module that it will be.
+        own_weight: whether the weight is its own; the step of one that is shared is not learned.
+    """
+    weight: Any = module.weight
+    module.__class__ = _CLASSES[type(module)]
+    if "rows" in spec:
+        return
+    module.spec = dict(spec)  # type: ignore[assignment]  # torch allows any attribute
+    if spec["smooth"]:
+        module.register_buffer("factor", weight.new_ones(spec["inputs"]))
+    if spec["activations"] == "static":
+        sizes = {"weight": spec["outputs"]} if own_weight else {}
+        for name, size in (sizes | {"input": 1}).items():
+            module.register_buffer(f"{name}_step", weight.new_ones(size))
+            module.register_parameter(f"{name}_stretch", nn.Parameter(weight.new_zeros(size)))
+        module.register_buffer(
+            "input_zero", torch.zeros(1, dtype=torch.int32, device=weight.device)
+        )
+
+
+def rounded_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What the layers that round will be, by name, as plain data."""
+    return {
+        name: {
+            "spec": {"rows": True} if isinstance(module, RoundedEmbedding) else dict(module.spec),
+            "own_weight": hasattr(module, "weight_stretch"),
+        }
+        for name, module in model.named_modules()
+        if isinstance(module, Rounded)
+    }
+
+
+def place_rounded_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give a model layers that round, as of :func:`rounded_specs`, in place."""
+    for name, spec in specs.items():
+        if not isinstance(model.get_submodule(name), Rounded):
+            round_(model.get_submodule(name), spec["spec"], own_weight=spec["own_weight"])
+
+
+@torch.no_grad()
+def convert_(model: nn.Module) -> None:
+    """Put the quantized modules in the place of those that round, in place.
+
+    Raises:
+        InputError: the model was not prepared.
+    """
+    edits = manifest_of(model)
+    if not is_prepared(model):
+        raise InputError(f"{type(model).__name__} has no layers that round: prepare it first")
+    rounded = {n: module for n, module in model.named_modules() if isinstance(module, Rounded)}
+    made = {name: module.quantized() for name, module in rounded.items()}
+    owners: dict[Tensor, str] = {}
+    for name, module in rounded.items():
+        made[name].weight = made[owners.setdefault(module.weight, name)].weight
+    for name, quantized in made.items():
+        put_(model, name, quantized)
+    done = {"edit": QUANTIZATION_EDIT}
+    set_manifest_(
+        model, [{**edit, **done} if edit["edit"] == PREPARATION_EDIT else edit for edit in edits]
+    )
+
+
+def stretches_of(model: nn.Module) -> list[nn.Parameter]:
+    """What learns the steps of the layers that round."""
+    return [
+        parameter
+        for module in model.modules()
+        if isinstance(module, RoundedLinear | RoundedConv1D)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name.endswith("_stretch")
+    ]
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether the layers of a model round."""
+    return any(edit["edit"] == PREPARATION_EDIT for edit in manifest_of(model))

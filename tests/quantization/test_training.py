@@ -1,0 +1,289 @@
+"""Layers that round while they learn, and what they are converted to."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from lightning_compress.errors import InputError
+from lightning_compress.models import manifest_of, set_masks_
+from lightning_compress.models.linear import output_dim
+from lightning_compress.models.masks import apply_masks_
+from lightning_compress.models.rounded import (
+    RoundedConv1D,
+    RoundedEmbedding,
+    RoundedLinear,
+    convert_,
+    place_rounded_,
+    round_,
+    rounded_specs,
+)
+from lightning_compress.quantization import SCHEMES, Options, coverage_of, quantize_
+from lightning_compress.quantization.training import prepare_
+
+FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]
+WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
+GROUPS = Options(group=8)
+
+
+@torch.inference_mode()
+def said(model, calibration):
+    return [calibration.logits(batch) for batch in calibration.batches]
+
+
+def trained_(model, calibration, steps=3, learning_rate=1e-2):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    losses = []
+    for _ in range(steps):
+        for batch in calibration.batches:
+            optimizer.zero_grad()
+            labels = batch["input_ids"][:, 0] % 2
+            loss = functional.cross_entropy(calibration.logits(batch)[..., :2], labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trained_and_converted_it_says_the_same_to_the_last_bit(
+    tiny_model, looking, family, scheme
+):
+    model = tiny_model(family)
+    calibration = looking(model)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    prepare_(model, scheme, GROUPS, calibration=calibration.batches)
+    assert before.keys() <= {name for name, _ in model.named_parameters()}
+    losses = trained_(model, calibration)
+    assert losses[-1] < losses[0]
+    after = dict(model.named_parameters())
+    assert not any(torch.equal(after[name], old) for name, old in before.items() if old.dim() == 2)
+    rounding = said(model, calibration)
+    convert_(model)
+    assert all(torch.equal(*both) for both in zip(rounding, said(model, calibration), strict=True))
+    assert coverage_of(model).share > 0.9
+    (edit,) = manifest_of(model)
+    assert (edit["edit"], edit["scheme"]) == ("quantize", scheme)
+
+
+@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_untrained_it_is_what_quantization_without_training_makes(
+    tiny_model, looking, family, scheme
+):
+    trained, direct = tiny_model(family), tiny_model(family)
+    batches = looking(trained).batches
+    prepare_(trained, scheme, GROUPS, calibration=batches)
+    convert_(trained)
+    quantize_(direct, scheme, calibration=batches, group=8)
+    one, other = trained.state_dict(), direct.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert manifest_of(trained) == manifest_of(direct)
+
+
+def by_autograd(inputs, matrix, spec, factor):
+    """The same layer with rounding as ``x + (rounded - x).detach()``, in float64."""
+
+    def through(value, rounded):
+        return value + (rounded - value).detach()
+
+    if factor is not None:
+        inputs, matrix = inputs * factor, matrix / factor
+    limit = 7 if spec["bits"] == 4 else 127
+    groups = matrix.reshape(len(matrix), -1, spec["group"] or matrix.shape[1])
+    step = groups.abs().amax(-1, keepdim=True) / limit
+    weight = through(groups, (groups / step).round() * step).reshape(matrix.shape)
+    if spec["activations"] == "dynamic":
+        own = inputs.abs().amax(-1, keepdim=True) / 127
+        inputs = through(inputs, (inputs / own).round() * own)
+    return inputs @ weight.T
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+@pytest.mark.parametrize(
+    ("bits", "group", "activations"), [(8, 0, "float"), (4, 6, "float"), (8, 0, "dynamic")]
+)
+def test_gradients_are_those_of_rounding_as_the_identity(kind, bits, group, activations, smooth):
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(12, 7) if kind is nn.Linear else Conv1D(7, 12)
+    layer.weight.data.normal_()
+    spec = {"inputs": 12, "outputs": 7, "bits": bits, "group": group, "activations": activations,
+            "smooth": smooth, "bias": True}  # fmt: skip
+    round_(layer, spec)
+    if smooth:
+        layer.factor.uniform_(0.5, 2)
+    inputs: Any = torch.randn(3, 5, 12, requires_grad=True)
+    slope = torch.randn(3, 5, 7)
+    (layer(inputs) * slope).sum().backward()
+    matrix = (layer.weight if output_dim(layer) == 0 else layer.weight.T).detach().double()
+    matrix.requires_grad_()
+    other = inputs.detach().double().requires_grad_()
+    factor = layer.factor.double() if smooth else None
+    found = by_autograd(other, matrix, spec, factor) + layer.bias.detach().double()
+    torch.testing.assert_close(layer(inputs).double(), found, rtol=1e-4, atol=1e-4)
+    (found * slope.double()).sum().backward()
+    torch.testing.assert_close(inputs.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+    gradient = layer.weight.grad if output_dim(layer) == 0 else layer.weight.grad.T
+    torch.testing.assert_close(gradient.double(), matrix.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.bias.grad, slope.sum((0, 1)))
+
+
+def test_learned_steps_have_the_gradients_of_the_paper():
+    """Esser et al., equation 3, number by number; what is cut off is no longer pulled."""
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(6, 4)
+    spec = {"inputs": 6, "outputs": 4, "bits": 8, "group": 0, "activations": "static",
+            "smooth": False, "bias": True}  # fmt: skip
+    round_(layer, spec)
+    layer.weight.data.normal_()
+    layer.weight_step.copy_(layer.weight.detach().abs().amax(1) / 90)
+    layer.weight_step[1] /= 2  # some of its weights are cut off
+    layer.input_step.fill_(0.02 / 1.25)
+    layer.input_stretch.data.fill_(math.log(1.25))
+    layer.input_zero.fill_(11)
+    inputs: Any = torch.randn(9, 6) * 1.5
+    inputs.requires_grad_()
+    slope = torch.randn(9, 4)
+    (layer(inputs) * slope).sum().backward()
+
+    def pieces(value, step, zero):
+        """What it becomes, its slope over itself, and over the step."""
+        whole = float(torch.tensor(value / step).round()) + zero
+        if abs(whole) > 127:
+            edge = (127 if whole > 0 else -127) - zero
+            return edge * step, 0.0, float(edge)
+        return (whole - zero) * step, 1.0, (whole - zero) - value / step
+
+    seen = [[pieces(float(x), 0.02, 11) for x in row] for row in inputs.detach().double()]
+    rows = layer.weight.detach().double()
+    steps = layer.weight_step.double().tolist()
+    weights = [
+        [pieces(float(w), step, 0) for w in row] for row, step in zip(rows, steps, strict=True)
+    ]
+    assert any(piece[1] == 0 for row in weights for piece in row)
+    assert any(piece[1] == 0 for row in seen for piece in row)
+    to_step, to_weight_steps = 0.0, [0.0] * 4
+    to_inputs, to_weight = torch.zeros(9, 6), torch.zeros(4, 6)
+    for row in range(9):
+        for output in range(4):
+            for column in range(6):
+                pulled = float(slope[row, output])
+                value, open_value, step_value = seen[row][column]
+                weight, open_weight, step_weight = weights[output][column]
+                to_inputs[row, column] += pulled * weight * open_value
+                to_step += pulled * weight * step_value
+                to_weight[output, column] += pulled * value * open_weight
+                to_weight_steps[output] += pulled * value * step_weight
+    torch.testing.assert_close(inputs.grad, to_inputs, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layer.weight.grad, to_weight, rtol=1e-3, atol=1e-3)
+    # A step changes by itself where its stretch changes by one.
+    wanted = 0.02 * to_step / (54 * 127) ** 0.5
+    assert float(layer.input_stretch.grad) == pytest.approx(wanted, rel=1e-2)
+    both = zip(steps, to_weight_steps, strict=True)
+    of_rows = [step * one / (6 * 127) ** 0.5 for step, one in both]
+    assert layer.weight_stretch.grad.tolist() == pytest.approx(of_rows, rel=1e-2, abs=1e-4)
+
+
+def test_embeddings_pass_their_gradients_on():
+    layer: Any = nn.Embedding(9, 6, padding_idx=0)
+    round_(layer, {"rows": 9, "width": 6, "padding": 0})
+    ids = torch.tensor([[3, 0, 3], [5, 1, 0]])
+    slope = torch.randn(2, 3, 6)
+    found = layer(ids)
+    assert torch.equal(found, layer.quantized()(ids))
+    (found * slope).sum().backward()
+    wanted = torch.zeros(9, 6)
+    for place in range(6):
+        token = int(ids.flatten()[place])
+        if token != 0:
+            wanted[token] += slope.view(6, 6)[place]
+    torch.testing.assert_close(layer.weight.grad, wanted)
+
+
+def test_a_shared_weight_is_trained_and_converted_as_one(looking):
+    config = AutoConfig.for_model("gpt2", vocab_size=100, n_embd=32, n_layer=1, n_head=4,
+                                  bos_token_id=1, eos_token_id=1)  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    calibration = looking(model)
+    prepare_(model, "int8-static", GROUPS, calibration=calibration.batches)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for batch in calibration.batches:
+        logits = calibration.logits(batch)
+        functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten()
+        ).backward()
+        optimizer.step()
+    model.eval()
+    rounding = said(model, calibration)
+    convert_(model)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert all(torch.equal(*both) for both in zip(rounding, said(model, calibration), strict=True))
+
+
+def test_pruned_weights_stay_zero_through_training(tiny_bert, looking):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    mask = torch.rand(tiny_bert.get_parameter(name).shape) < 0.3
+    set_masks_(tiny_bert, {name: mask})
+    prepare_(tiny_bert, "int8-dynamic", Options())
+    trained_(tiny_bert, looking(tiny_bert), steps=1)
+    apply_masks_(tiny_bert)
+    convert_(tiny_bert)
+    weight = tiny_bert.get_submodule(name.removesuffix(".weight")).dequantized()
+    assert (weight[~mask] == 0).all()
+    assert (weight[mask] != 0).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("scheme", WHOLE)
+def test_layers_that_round_come_back_by_their_descriptions(tiny_model, looking, scheme):
+    model, other = tiny_model("gpt2"), tiny_model("gpt2")
+    calibration = looking(model)
+    options = Options(group=8, smooth=0.5)
+    prepare_(model, scheme, options, calibration=calibration.batches)
+    trained_(model, calibration, steps=1)
+    place_rounded_(other, rounded_specs(model))
+    other.load_state_dict(model.state_dict())
+    kinds = {type(module) for module in other.modules()}
+    assert kinds >= {RoundedConv1D, RoundedEmbedding}
+    found = [said(one, looking(one)) for one in (model, other)]
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
+    assert copy.deepcopy(other).state_dict().keys() == model.state_dict().keys()
+
+
+def test_under_autocast_it_rounds_as_without(tiny_bert, looking):
+    calibration = looking(tiny_bert)
+    prepare_(tiny_bert, "int8-dynamic", Options())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = said(tiny_bert, calibration)
+        losses = trained_(tiny_bert, calibration)
+    whole = said(tiny_bert, calibration)
+    assert losses[-1] < losses[0]
+    assert all(parameter.dtype == torch.float32 for parameter in tiny_bert.parameters())
+    assert [one.shape for one in found] == [one.shape for one in whole]
+
+
+def test_refused_it_is_unchanged(tiny_bert, looking):
+    with pytest.raises(InputError, match="bf16 has nothing to learn: train with"):
+        prepare_(tiny_bert, "bf16", Options())
+    with pytest.raises(InputError, match="there is no scheme 'int3'"):
+        prepare_(tiny_bert, "int3", Options())
+    with pytest.raises(InputError, match="int8-static needs calibration examples"):
+        prepare_(tiny_bert, "int8-static", Options())
+    with pytest.raises(InputError, match="has no layers that round: prepare it first"):
+        convert_(tiny_bert)
+    assert not rounded_specs(tiny_bert)
+    assert manifest_of(tiny_bert) == []
+    prepare_(tiny_bert, "int8-dynamic", Options())
+    assert isinstance(tiny_bert.bert.pooler.dense, RoundedLinear)
+    for again in (lambda: prepare_(tiny_bert, "int8-dynamic", Options()),
+                  lambda: quantize_(tiny_bert, "int8-dynamic")):  # fmt: skip
+        with pytest.raises(InputError, match="is being trained to be quantized, to int8-"):
+            again()
