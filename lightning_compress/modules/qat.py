@@ -53,7 +53,10 @@ class QATModule(DistillationModule):
         return self.hparams["teacher"] is not None
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """What lets layers round."""
+        """What lets layers round, unless the Trainer has it already."""
         from lightning_compress.callbacks import QuantizationAwareTraining
 
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
+        if any(isinstance(callback, QuantizationAwareTraining) for callback in callbacks):
+            return []
         return [QuantizationAwareTraining(**self._rounding)]

@@ -191,7 +191,7 @@ def test_a_teacher_helps(toy_data, quiet_trainer, tmp_path):
         assert coverage_of(module.model).share > 0.9
 
 
-def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer):
+def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer, caplog):
     measure = CompressionBenchmark(
         runtimes=["eager"], precisions=["fp32"], latency_examples=4, seconds=0.01
     )
@@ -205,6 +205,9 @@ def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer):
         ("dense", "fp32", []),
         ("compressed", "int8-dynamic", ["quantization_aware_training"]),
     ]
+    rounding = [one for one in trainer.callbacks if isinstance(one, QuantizationAwareTraining)]
+    assert len(rounding) == 1
+    assert "will override existing callbacks" not in caplog.text
 
 
 def test_what_is_saved_in_the_middle_is_quantized(toy_data, quiet_trainer, tmp_path):
