@@ -3,11 +3,12 @@
     python benchmarks/distillation_table.py [--task imdb] [--seeds 0 1 2 3 4] [--methods plain ...]
 
 The teacher is imdb-bert-mini (4 layers, width 256), fine-tuned on all labelled texts. The student
-has few labels: 2,000 reviews of IMDB. It is the first layer of imdb-bert-tiny (width 128), trained
-for as many steps each time: "plain" on the labels, "distilled" by the teacher on the same texts,
-"unlabelled" by the teacher on these mixed with 25,000 that have no label (IMDB only). "half" is
-every second layer of the teacher, distilled on that mixture, and "half plain" on the labels alone.
-"all labels" is the plain student with the teacher's own labels. Texts are cut at 128 tokens.
+has few labels: 2,000 reviews of IMDB, or sentences of SST-2. It is the first layer of
+imdb-bert-tiny (width 128), trained for as many steps each time: "plain" on the labels, "distilled"
+by the teacher on the same texts, "unlabelled" by the teacher on these mixed with 25,000 that have
+no label (of SST-2, the first of the training split, whose labels are not read). "half" is every
+second layer of the teacher, distilled on that mixture, and "half plain" on the labels alone. "all
+labels" is the plain student with the teacher's own labels. Texts are cut at 128 tokens.
 
 Prints a table: accuracy on the test split, and the share of the gap between "plain" and the teacher
 that is closed. A run whose result is there is not run again. Nothing is chosen on the test split.
@@ -31,7 +32,7 @@ from lightning_compress.modules import DistillationModule, FineTuningModule
 SHARED = Path("../shared")
 DATA = {
     "sst2": {"path": str(SHARED / "data/sst2"), "text": "sentence",
-             "splits": {"train": "train.tsv", "test": "dev.tsv"}},
+             "splits": {"train": "train.tsv", "unlabelled": "train.tsv", "test": "dev.tsv"}},
     "imdb": {"path": str(SHARED / "data/imdb"),
              "splits": {"train": "train.jsonl.gz", "unlabelled": "unsupervised.jsonl.gz",
                         "test": "test.jsonl.gz"}},
@@ -46,7 +47,7 @@ ROOT = Path("logs/distillation_table")
 
 def data_for(task, seed, *, labels=None, **options):
     limits = {"test": 10000 if task == "imdb" else 872}
-    limits |= {"unlabelled": 25000} if task == "imdb" else {}
+    limits["unlabelled"] = 25000
     limits |= {"train": labels} if labels else {}
     tokenizer = str(SHARED / "models/imdb-bert-mini")
     return TextClassificationDataModule(
