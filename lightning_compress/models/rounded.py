@@ -1,13 +1,8 @@
 """Layers in training that say what they will say once they are quantized.
 
-Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877: the forward pass rounds,
-the backward pass takes the rounding for the identity (Bengio et al., "Estimating or Propagating
-Gradients Through Stochastic Neurons", 2013, https://arxiv.org/abs/1308.3432). What the forward pass
-says is computed by the quantized module itself, so it is the same to the last bit.
-
-Learned steps: Esser et al., "Learned Step Size Quantization", 2020,
-https://arxiv.org/abs/1902.08153.
+What the forward pass says is computed by the quantized module itself, so it is the same to the last
+bit. Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877.
 """
 
 from collections.abc import Mapping
@@ -19,19 +14,12 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.filling import fill_, quantized_embedding
 from lightning_compress.models.manifest import manifest_of, set_manifest_
 from lightning_compress.models.modeling_compressed import put_
-from lightning_compress.models.modeling_quantized import (
-    LIMITS,
-    QuantizedEmbedding,
-    QuantizedLinear,
-    pack_pairs,
-    round_by,
-    round_rows,
-)
+from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.models.quantized import PREPARATION_EDIT, QUANTIZATION_EDIT
-
-_LIMIT = LIMITS[8]
+from lightning_compress.models.straight_through import as_quantized, rounded_rows
 
 
 class RoundedLinear(nn.Linear):
@@ -75,20 +63,11 @@ class RoundedEmbedding(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., width]."""
-        rows = functional.embedding(ids, self.weight, self.padding_idx)
-        found: Tensor = _RoundedRows.apply(rows)  # type: ignore[no-untyped-call]  # torch's
-        return found
+        return rounded_rows(functional.embedding(ids, self.weight, self.padding_idx))
 
-    @torch.no_grad()
     def quantized(self) -> QuantizedEmbedding:
         """The quantized module that says the same."""
-        made = QuantizedEmbedding(
-            self.num_embeddings, self.embedding_dim, padding=self.padding_idx
-        ).to(self.weight.device)
-        numbers, step = round_rows(self.weight)
-        made.weight.copy_(numbers)
-        made.step.copy_(step)
-        return made.train(self.training)
+        return quantized_embedding(self)
 
 
 Rounded = RoundedLinear | RoundedConv1D | RoundedEmbedding
@@ -96,9 +75,7 @@ Rounded = RoundedLinear | RoundedConv1D | RoundedEmbedding
 
 def _said(layer: Any, matrix: Tensor, inputs: Tensor) -> Tensor:
     """What a linear layer with that weight, [outputs, inputs], says."""
-    steps, made = _steps(layer), layer.quantized()
-    found: Tensor = _AsQuantized.apply(inputs, matrix, layer.bias, *steps, made)  # type: ignore[no-untyped-call]  # torch's
-    return found
+    return as_quantized(layer.quantized(), inputs, matrix, layer.bias, *_steps(layer))
 
 
 def _steps(layer: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -117,103 +94,10 @@ def _quantized(layer: Any, matrix: Tensor) -> QuantizedLinear:
     made.bias = layer.bias
     if made.factor is not None:
         made.factor.copy_(layer.factor)
-        matrix = matrix / made.factor
     step, input_step = _steps(layer)
-    if step is None:
-        groups = matrix.reshape(len(matrix), made.step.shape[1], -1)
-        numbers, step = round_rows(groups, made.bits)
-        numbers, step = numbers.reshape(matrix.shape), step.squeeze(-1)
-    else:
-        numbers = (matrix / step).round().clamp(-_LIMIT, _LIMIT).to(torch.int8)
-    if made.activations == "static":
-        assert input_step is not None  # that of a static layer is learned
-        made.input_step.copy_(input_step)
-        made.input_zero.copy_(layer.input_zero)
-        made.surplus.copy_(numbers.sum(1, dtype=torch.int32) * made.input_zero)
-    made.weight.copy_(pack_pairs(numbers) if made.bits == 4 else numbers)
-    made.step.copy_(step)
+    zero = None if input_step is None else layer.input_zero
+    fill_(made, matrix, step=step, input_step=input_step, input_zero=zero)
     return made.train(layer.training)
-
-
-class _RoundedRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        numbers, step = round_rows(rows)
-        return numbers * step
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-
-class _AsQuantized(torch.autograd.Function):
-    """What the quantized layer says, and gradients for what it was made of."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        matrix: Tensor,
-        bias: Tensor | None,
-        weight_step: Tensor | None,
-        input_step: Tensor | None,
-        made: QuantizedLinear,
-    ) -> Tensor:
-        ctx.made = made
-        ctx.save_for_backward(inputs, matrix)
-        found: Tensor = made(inputs)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, matrix = ctx.saved_tensors
-        made: QuantizedLinear = ctx.made
-        rows = inputs.reshape(-1, made.in_features).float()
-        out = gradient.reshape(-1, made.out_features).float()
-        if made.factor is not None:
-            rows, matrix = rows * made.factor, matrix / made.factor
-        met, open_inputs, input_slope = _met(made, rows)
-        weight, open_weights, weight_slope = _multiplied(made, matrix)
-        to_rows, to_weight = out @ weight, out.t() @ met
-        to_input_step = None
-        if open_inputs is not None and input_slope is not None:
-            scale = (rows.numel() * _LIMIT) ** -0.5
-            to_input_step = (to_rows * input_slope).sum().reshape(1) * scale
-            to_rows = to_rows * open_inputs
-        to_weight_step = None
-        if ctx.needs_input_grad[3]:
-            scale = (made.in_features * _LIMIT) ** -0.5
-            to_weight_step = (to_weight * weight_slope).sum(1, keepdim=True) * scale
-            to_weight = to_weight * open_weights
-        if made.factor is not None:
-            to_rows, to_weight = to_rows * made.factor, to_weight / made.factor
-        to_bias = out.sum(0) if ctx.needs_input_grad[2] else None
-        to_inputs = to_rows.reshape(inputs.shape).to(inputs.dtype)
-        return to_inputs, to_weight, to_bias, to_weight_step, to_input_step, None
-
-
-def _met(made: QuantizedLinear, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What the weights meet, which inputs are not cut off, and its slope over the step."""
-    if made.activations == "float":
-        return rows, None, None
-    if made.activations == "dynamic":
-        numbers, own = round_rows(rows)
-        return numbers * own, None, None
-    counted = round_by(rows, made.input_step, made.input_zero) - made.input_zero
-    whole = (rows / made.input_step).round() + made.input_zero
-    inside = whole.abs() <= _LIMIT
-    slope = counted - torch.where(inside, rows / made.input_step, 0.0)
-    return counted * made.input_step, inside, slope
-
-
-def _multiplied(made: QuantizedLinear, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights as they are met, which are not cut off, and their slope over the step."""
-    weight = made.dequantized()
-    if made.bits == 4 or made.group:
-        return weight, torch.ones_like(weight), torch.zeros_like(weight)
-    inside = (matrix / made.step).round().abs() <= _LIMIT
-    slope = made.weight - torch.where(inside, matrix / made.step, 0.0)
-    return weight, inside, slope
 
 
 _CLASSES = {nn.Linear: RoundedLinear, Conv1D: RoundedConv1D, nn.Embedding: RoundedEmbedding}

@@ -278,7 +278,7 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
         architecture = getattr(transformers, name, None)
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
-        if any(hasattr(known, field) for field in _DESCRIPTION):
+        if hasattr(known, "compressed_sizes"):
             architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import Batch
+from lightning_compress.models.filling import fill_, quantized_embedding
 from lightning_compress.models.linear import output_dim
 from lightning_compress.models.manifest import manifest_of, set_manifest_
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
-    pack_pairs,
-    round_rows,
 )
 from lightning_compress.models.quantized import (
     QUANTIZATION_EDIT,
@@ -29,6 +28,7 @@ from lightning_compress.quantization.schemes import (
     Observer,
     Options,
     Scheme,
+    needs_examples,
     scheme_named,
 )
 from lightning_compress.quantization.smoothing import smoothing_factor
@@ -112,13 +112,13 @@ def quantized_parts(
     chosen, smooth = scheme_named(scheme), options.smooth
     linear, embeddings, kept = _parts(model, options.keep)
     seen: Mapping[str, Seen] = {}
-    if chosen.activations == "static" or smooth is not None:
+    if needs_examples(scheme, options):
         if not calibration:
             what = scheme if smooth is None else "smooth"
             raise InputError(f"{what} needs calibration examples, of the training split: give some")
         seen = observe(model, linear, calibration)
     made: dict[str, QuantizedLinear | QuantizedEmbedding] = {
-        name: _embedding(model.get_submodule(name)) for name in embeddings
+        name: quantized_embedding(model.get_submodule(name)) for name in embeddings
     }
     shared = _shared(model, embeddings)
     for name in linear:
@@ -133,8 +133,6 @@ def quantized_parts(
         )
         if owner is not None:
             made[name].weight = made[owner].weight
-    for module in made.values():
-        module.train(model.training)
     return made, kept
 
 
@@ -202,16 +200,6 @@ def _matrix(module: nn.Module) -> Tensor:
     return weight if output_dim(module) == 0 else weight.t()  # type: ignore[no-any-return]
 
 
-def _embedding(module: Any) -> QuantizedEmbedding:
-    made = QuantizedEmbedding(
-        module.num_embeddings, module.embedding_dim, padding=module.padding_idx
-    ).to(module.weight.device)
-    numbers, step = round_rows(module.weight)
-    made.weight.copy_(numbers)
-    made.step.copy_(step)
-    return made
-
-
 def _linear(
     module: Any,
     scheme: Scheme,
@@ -220,7 +208,7 @@ def _linear(
     smooth: float | None,
     observer: Observer,
 ) -> QuantizedLinear:
-    weight = _matrix(module).float()
+    weight = _matrix(module)
     outputs, inputs = weight.shape
     made = QuantizedLinear(
         inputs, outputs, bits=scheme.bits, group=group, activations=scheme.activations,
@@ -229,20 +217,14 @@ def _linear(
     made.bias = module.bias  # that of a language model's head is shared
     if made.factor is not None and smooth is not None and seen is not None:
         largest = seen.largest.maximum(-seen.smallest)
-        factor = smoothing_factor(weight, largest, smooth)
-        made.factor.copy_(factor)
-        weight, seen = weight / factor, seen.scaled(factor)
-    numbers, step = round_rows(weight.view(outputs, -1, group or inputs), scheme.bits)
-    numbers = numbers.view(outputs, inputs)
-    made.weight.copy_(pack_pairs(numbers) if scheme.bits == 4 else numbers)
-    made.step.copy_(step.squeeze(-1))
+        made.factor.copy_(smoothing_factor(weight.float(), largest, smooth))
+        seen = seen.scaled(made.factor)
+    step = zero = None
     if scheme.activations == "static":
         assert seen is not None  # quantize_ has seen to it
-        input_step, zero = input_grid(seen, observer)
-        made.input_step.copy_(input_step)
-        made.input_zero.copy_(zero)
-        made.surplus.copy_(numbers.sum(1, dtype=torch.int32) * zero)
-    return made
+        step, zero = input_grid(seen, observer)
+    fill_(made, weight, input_step=step, input_zero=zero)
+    return made.train(module.training)
 
 
 def _record_(model: nn.Module, edit: dict[str, Any]) -> None:

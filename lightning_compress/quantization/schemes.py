@@ -80,3 +80,8 @@ def scheme_named(name: str) -> Scheme:
     if name not in SCHEMES:
         raise InputError(f"there is no scheme {name!r}; there are {', '.join(SCHEMES)}")
     return SCHEMES[name]
+
+
+def needs_examples(scheme: str, options: Options) -> bool:
+    """Whether a scheme has to see calibration examples."""
+    return scheme_named(scheme).activations == "static" or options.smooth is not None
