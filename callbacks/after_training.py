@@ -1,12 +1,59 @@
 """What compresses a trained model once, at the end of a fit: on the best weights, as the best."""
 
 import copy
+from abc import abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
-from .run_folder import run_folder
+from lightning_compress.evaluation.forward import evaluating
+
+from .reshaping import require_reshapable, reshapable_model
+from .run_folder import keep_dense, run_folder
+from .shapes import ModelEdit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class AfterTraining(ModelEdit):
+    """Compresses the Hugging Face model in any LightningModule without training it again.
+
+    Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
+    run, and leaves the result as the best checkpoint. With ``trainer.max_epochs: 0`` nothing is
+    trained at all.
+    """
+
+    @abstractmethod
+    def _check(self, model: "PreTrainedModel") -> None:
+        """Refuse what cannot be done to this model, before anything is trained."""
+
+    @abstractmethod
+    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
+        """Do it to the model, in eval mode, the same on all processes; say what was done."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that it can be done."""
+        require_reshapable(trainer)
+        model = reshapable_model(pl_module)
+        if not self.target_reached:
+            self._check(model)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compress, and make the result the best checkpoint."""
+        model = reshapable_model(pl_module)
+        if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
+            return
+        load_best(trainer, pl_module)
+        keep_dense(trainer, pl_module)
+        with evaluating(model):
+            said = self._compress(trainer, model)
+        self.target_reached = True
+        rank_zero_info(said)
+        save_as_best(trainer)
 
 
 def load_best(trainer: L.Trainer, pl_module: L.LightningModule) -> None:

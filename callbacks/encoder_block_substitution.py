@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
@@ -38,14 +37,14 @@ from .reshaping import (
 from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
-from .shapes import add_shape, follow_checkpoints
+from .shapes import ModelEdit
 from .substitution_pages import log_matching, log_substitution
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
+class EncoderBlockSubstitution(ModelEdit):
     """Put compact encoders in the place of encoder blocks of any LightningModule's model.
 
     Before the first step groups of neighbouring layers are chosen; each gets a compact encoder
@@ -126,7 +125,6 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 raise InputError(f"{name} is one of {', '.join(get_args(ways))}, not {chosen!r}")
         if isinstance(width, float) and not 0 < width <= 1:
             raise InputError(f"width is a number, or a fraction of the model's, not {width}")
-        self.target_reached = False
         self._begun = False
         self._seed = "0"  # of the run that began
         self._until = 0  # the step at which the old layers leave
@@ -137,7 +135,7 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
         if sum(isinstance(callback, EncoderBlockSubstitution) for callback in callbacks) > 1:
             raise InputError("trainer.callbacks: EncoderBlockSubstitution is given twice; keep one")
-        follow_checkpoints(pl_module)
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done, before anything is trained."""
@@ -222,25 +220,15 @@ class EncoderBlockSubstitution(L.Callback, HyperparametersMixin):
                 "over: let it run on, or lower replacing"
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the shape beside the weights."""
-        add_shape(pl_module, checkpoint)
-
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
-        return {
-            "begun": self._begun,
-            "seed": self._seed,
-            "target_reached": self.target_reached,
-        }
+        return {**super().state_dict(), "begun": self._begun, "seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Bring progress back."""
+        super().load_state_dict(state_dict)
         self._begun = state_dict["begun"]
         self._seed = state_dict["seed"]
-        self.target_reached = state_dict["target_reached"]
 
     def _width(self, model: "PreTrainedModel") -> int:
         width: int | float = self.hparams["width"]

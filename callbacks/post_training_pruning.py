@@ -4,12 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
@@ -20,19 +17,16 @@ from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
 from lightning_compress.pruning.unit_choice import Limits, choose_units
 
-from .after_training import load_best, save_as_best
+from .after_training import AfterTraining
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
-from .reshaping import require_reshapable, reshapable_model
-from .run_folder import keep_dense
-from .shapes import add_shape, follow_checkpoints
 from .unit_pages import log_remaining
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PostTrainingPruning(L.Callback, HyperparametersMixin):
+class PostTrainingPruning(AfterTraining):
     """Remove heads and neurons from a trained model in minutes, without training it again.
 
     Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
@@ -79,61 +73,23 @@ class PostTrainingPruning(L.Callback, HyperparametersMixin):
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
         self._calibration_examples = calibration_examples
-        self.target_reached = False
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Follow the shapes of checkpoints."""
-        follow_checkpoints(pl_module)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that it can be done, before anything is trained."""
-        require_reshapable(trainer)
-        model = reshapable_model(pl_module)
-        if self.target_reached:
-            return
+    def _check(self, model: "PreTrainedModel") -> None:
         units = [one for kind in self._limits for one in units_of(model, kind)]
         costs = Amount(macs=0.5).costs(model, units, tokens=1)
         budget = self._amount.budget(total_cost(units, costs), 1.0)
         nothing = {one.output: torch.zeros(one.count) for one in units}
         choose_units(units, nothing, costs, budget, self._limits)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prune, and make the result the best checkpoint."""
-        model = reshapable_model(pl_module)
-        if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
-            return
-        load_best(trainer, pl_module)
-        keep_dense(trainer, pl_module)
+    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
         calibration = calibration_for(trainer, model, self._calibration_examples)
         steps = 2 + 2 * len(structure_of(model).blocks)
-        with (
-            evaluating(model),
-            progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance,
-        ):
+        with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
             before = self._prune(trainer, model, calibration, advance)
-        self.target_reached = True
         log_remaining(trainer, model, list(self._limits), trainer.global_step)
         left = {kind: sum(one.count for one in units_of(model, kind)) for kind in self._limits}
-        rank_zero_info(
-            "Pruned without training: "
-            + " and ".join(f"{left[kind]:,} of {before[kind]:,} {kind}" for kind in left)
-            + " remain."
-        )
-        save_as_best(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the shape beside the weights."""
-        add_shape(pl_module, checkpoint)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether it has been done."""
-        return {"target_reached": self.target_reached}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring it back."""
-        self.target_reached = state_dict["target_reached"]
+        parts = (f"{left[kind]:,} of {before[kind]:,} {kind}" for kind in left)
+        return f"Pruned without training: {' and '.join(parts)} remain."
 
     def _prune(
         self,

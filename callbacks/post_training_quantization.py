@@ -1,35 +1,29 @@
 """When to quantize without training: once, at the end of a fit, on the best weights it found."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.models import manifest_of
 from lightning_compress.models.calibration import Batch
 from lightning_compress.quantization import (
-    Coverage,
     Observer,
     Options,
     SchemeName,
     check_quantization,
+    needs_examples,
     quantize_,
     sensitivities,
 )
 
-from .after_training import load_best, save_as_best
+from .after_training import AfterTraining
 from .agreement import digest_of, require_agreement
 from .calibrating import calibration_for
 from .quantization_pages import log_quantization, said_of
-from .reshaping import require_reshapable, reshapable_model
-from .run_folder import keep_dense
-from .shapes import add_shape, follow_checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 _EXAMPLES_OF_CHANGE = 128  # what one module's rounding changes shows on few examples
 
 
-class PostTrainingQuantization(L.Callback, HyperparametersMixin):
+class PostTrainingQuantization(AfterTraining):
     """Quantize a trained model without training it again.
 
     Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
@@ -83,52 +77,15 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
             raise InputError(f"worst must be at least 0, not {worst}")
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
-        self.target_reached = False
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Follow the shapes of checkpoints."""
-        follow_checkpoints(pl_module)
+    def _check(self, model: "PreTrainedModel") -> None:
+        check_quantization(model, self.hparams["scheme"], self._options)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that it can be done, before anything is trained."""
-        require_reshapable(trainer)
-        model = reshapable_model(pl_module)
-        if not self.target_reached:
-            check_quantization(model, self.hparams["scheme"], self._options)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Quantize, and make the result the best checkpoint."""
-        model = reshapable_model(pl_module)
-        if self.target_reached or trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
-            return
-        load_best(trainer, pl_module)
-        keep_dense(trainer, pl_module)
-        with evaluating(model):
-            coverage = self._quantize(trainer, model)
-        require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
-        self.target_reached = True
-        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {said_of(coverage)}.")
-        save_as_best(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep what is quantized beside the weights."""
-        add_shape(pl_module, checkpoint)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether it has been done."""
-        return {"target_reached": self.target_reached}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring it back."""
-        self.target_reached = state_dict["target_reached"]
-
-    def _quantize(self, trainer: L.Trainer, model: "PreTrainedModel") -> Coverage:
+    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
         options, scheme = self._options, self.hparams["scheme"]
         batches: Sequence[Batch] = ()
         moved: dict[str, float] = {}
-        if scheme == "int8-static" or options.smooth is not None:
+        if needs_examples(scheme, options):
             seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
             batches = seen.batches
         if self.hparams["worst"] is not None:
@@ -146,7 +103,8 @@ class PostTrainingQuantization(L.Callback, HyperparametersMixin):
             technique="post_training_quantization",
         )
         log_quantization(trainer, coverage, moved)
-        return coverage
+        require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
+        return said_of(scheme, coverage)
 
     def _sensitivities(self, trainer: L.Trainer, model: "PreTrainedModel") -> dict[str, float]:
         examples = min(self.hparams["calibration_examples"], _EXAMPLES_OF_CHANGE)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from lightning_compress.quantization import (
     SchemeName,
     check_preparation,
     coverage_of,
+    needs_examples,
     prepare_,
 )
 
@@ -35,10 +35,10 @@ from .reshaping import (
 from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
-from .shapes import add_shape, follow_checkpoints
+from .shapes import ModelEdit
 
 
-class QuantizationAwareTraining(L.Callback, HyperparametersMixin):
+class QuantizationAwareTraining(ModelEdit):
     """Train any LightningModule's Hugging Face model while its layers round as they will.
 
     From its start on the model says what the quantized one would say, to the last bit, and learns
@@ -88,13 +88,8 @@ class QuantizationAwareTraining(L.Callback, HyperparametersMixin):
             )
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
-        self.target_reached = False  # layers round
         self._start = 0  # the steps at which
         self._freeze = 0.0
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Follow the shapes of checkpoints."""
-        follow_checkpoints(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done, before anything is trained."""
@@ -142,22 +137,8 @@ class QuantizationAwareTraining(L.Callback, HyperparametersMixin):
         require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
         coverage = coverage_of(model)
         log_quantization(trainer, coverage, {})
-        rank_zero_info(f"Quantized to {self.hparams['scheme']}: {said_of(coverage)}.")
+        rank_zero_info(said_of(self.hparams["scheme"], coverage))
         save_as_best(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep what rounds beside the weights."""
-        add_shape(pl_module, checkpoint)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether layers round."""
-        return {"target_reached": self.target_reached}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring it back."""
-        self.target_reached = state_dict["target_reached"]
 
     def _prepare_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.target_reached or steps_done(trainer, pl_module) < self._start:
@@ -165,7 +146,7 @@ class QuantizationAwareTraining(L.Callback, HyperparametersMixin):
         model = reshapable_model(pl_module)
         keep_dense(trainer, pl_module)
         batches: Sequence[Batch] = ()
-        if self.hparams["scheme"] == "int8-static" or self._options.smooth is not None:
+        if needs_examples(self.hparams["scheme"], self._options):
             seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
             batches = seen.batches
         with evaluating(model):

@@ -49,7 +49,7 @@ def sensitivity_figure(moved: Mapping[str, float], coverage: Coverage) -> "Figur
     return figure
 
 
-def said_of(coverage: Coverage) -> str:
+def said_of(scheme: str, coverage: Coverage) -> str:
     """Coverage in words: how much, and what stays."""
     reasons: dict[str, list[str]] = {}
     for name, reason in coverage.kept.items():
@@ -58,4 +58,5 @@ def said_of(coverage: Coverage) -> str:
         f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
         for reason, names in reasons.items()
     )
-    return f"{coverage.share:.1%} of the parameters" + (f"; not {kept}" if kept else "")
+    rest = f"; not {kept}" if kept else ""
+    return f"Quantized to {scheme}: {coverage.share:.1%} of the parameters{rest}."

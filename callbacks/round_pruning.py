@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
@@ -20,13 +19,13 @@ from .reshaping import follow_reshaping, require_reshapable, reshapable_model
 from .run_folder import keep_dense
 from .run_length import run_length, steps_done
 from .selection import restart_selection
-from .shapes import add_shape, follow_checkpoints
+from .shapes import ModelEdit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class RoundPruning(L.Callback, HyperparametersMixin):
+class RoundPruning(ModelEdit):
     """Remove parts of the Hugging Face model inside any LightningModule, in rounds.
 
     The model trains dense during the warm-up; then come the rounds, evenly spread, each of which
@@ -63,7 +62,6 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         self._rounds = rounds
         self._phases = Phases("linear", warmup, recovery, None, unit)
         self._calibration_examples = calibration_examples
-        self.target_reached = False
         self._step = -1  # the last step that was dealt with
         self._done = 0  # rounds
         self._steps: list[int] = []
@@ -95,7 +93,7 @@ class RoundPruning(L.Callback, HyperparametersMixin):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
         if sum(type(callback) is type(self) for callback in callbacks) > 1:
             raise InputError(f"trainer.callbacks: {type(self).__name__} is given twice; keep one")
-        follow_checkpoints(pl_module)
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done."""
@@ -127,21 +125,15 @@ class RoundPruning(L.Callback, HyperparametersMixin):
                 f"{self._steps[-1]}): let it run on, or shorten warmup and recovery"
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the shape beside the weights."""
-        add_shape(pl_module, checkpoint)
-
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
-        return {"step": self._step, "done": self._done, "target_reached": self.target_reached}
+        return {**super().state_dict(), "step": self._step, "done": self._done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Bring progress back."""
+        super().load_state_dict(state_dict)
         self._step = state_dict["step"]
         self._done = state_dict["done"]
-        self.target_reached = state_dict["target_reached"]
 
     def _advance(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do what is due after the current step, once."""
