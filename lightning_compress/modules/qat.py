@@ -54,6 +54,7 @@ class QATModule(DistillationModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What lets layers round, unless the Trainer has it already."""
+        # Looked up when a Trainer asks: otherwise modules know nothing of callbacks.
         from lightning_compress.callbacks import QuantizationAwareTraining
 
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set dynamically

@@ -1,6 +1,8 @@
 """LightningModules that are not ours, data that a resumed run reads on in, what a run leaves."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from lightning_compress.callbacks import CompressionBenchmark
 from lightning_compress.models import manifest_of
 
 BATCHES = 8
@@ -78,6 +81,23 @@ class Foreign(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def fit_and_report(
+    module: L.LightningModule, callback: L.Callback, data: Any, trainer_of: Callable[..., L.Trainer]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fits, tests and measures; gives the report's rows of the dense and the smaller model."""
+    measure = CompressionBenchmark(runtimes=["eager"], precisions=["fp32"], seconds=0.01)
+    trainer = trainer_of(max_epochs=2, callbacks=[callback, measure])
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    report = json.loads((Path(trainer.default_root_dir) / "report.json").read_text())
+    dense, small = report["rows"]
+    assert (dense["model"], small["model"]) == ("dense", "compressed")
+    assert small["note"] is None
+    for field in ("parameters", "macs", "size_bytes"):
+        assert small[field] < dense[field]
+    return dense, small
 
 
 def model_of(module: Any) -> Any:

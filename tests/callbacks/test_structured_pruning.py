@@ -24,7 +24,7 @@ from lightning_compress.models import load_compressed, manifest_of, masks_of, un
 from lightning_compress.modules import FineTuningModule
 
 from ..conftest import SaveEveryStep, assert_same
-from .conftest import CONFIG, Foreign, state
+from .conftest import CONFIG, Foreign, fit_and_report, state
 
 CALLBACKS = {
     "heads": lambda: HeadPruning(share=0.5, rounds=3, calibration_examples=16),
@@ -195,19 +195,10 @@ def test_the_report_compares_with_the_dense_model_and_the_folder_loads(
     toy_data, quiet_trainer, tmp_path
 ):
     module = fine_tuning()
-    callbacks = [
-        StructuredPruning(macs=0.5, rounds=2),
-        CompressionBenchmark(runtimes=["eager"], precisions=["fp32"], seconds=0.01),
-    ]
-    trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
-    trainer.fit(module, toy_data)
-    trainer.test(module, toy_data, verbose=False)
-    dense, small = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert (dense["model"], small["model"]) == ("dense", "compressed")
+    _, small = fit_and_report(
+        module, StructuredPruning(macs=0.5, rounds=2), toy_data, quiet_trainer
+    )
     assert small["techniques"] == ["structured_pruning"]
-    assert small["note"] is None
-    for field in ("parameters", "macs", "size_bytes"):
-        assert small[field] < dense[field]
     loaded = load_compressed(tmp_path / "model")
     assert counts(loaded, "heads") == counts(module.model, "heads")
     assert counts(load_compressed(tmp_path / "dense"), "heads") == [4, 4, 4]

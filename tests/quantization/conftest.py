@@ -3,6 +3,10 @@ import torch
 
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.inputs import model_inputs
+from lightning_compress.quantization import SCHEMES
+
+FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]
+WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
 
 
 @pytest.fixture

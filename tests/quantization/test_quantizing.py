@@ -20,8 +20,8 @@ from lightning_compress.models.linear import output_dim
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
 
-FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]
-WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
+from .conftest import FAMILIES, WHOLE
+
 # How far the logits of tiny random models may move, in parts of their standard deviation.
 FAR = {
     "bf16": 0.05, "fp16": 0.01, "int8-weight": 0.1, "int4-weight": 1.0,

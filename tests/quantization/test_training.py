@@ -24,11 +24,11 @@ from lightning_compress.models.rounded import (
     round_,
     rounded_specs,
 )
-from lightning_compress.quantization import SCHEMES, Options, coverage_of, quantize_
+from lightning_compress.quantization import Options, coverage_of, quantize_
 from lightning_compress.quantization.training import prepare_
 
-FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]
-WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
+from .conftest import FAMILIES, WHOLE
+
 GROUPS = Options(group=8)
 
 
