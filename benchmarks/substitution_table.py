@@ -6,9 +6,9 @@
 Starts from fine-tuned models: "mini" (4 layers, width 256) from benchmarks/magnitude_table.py,
 "deep" (12 layers, width 128) from benchmarks/deep_encoder.py. Everything is trained for as many
 batches, with the fine-tuned model as teacher unless it says otherwise, and tested on all test
-texts; reviews are cut at 128 tokens. "substituted" puts one narrow layer of a quarter of the width
-in the place of each of so many layers; these are sliced from the old ones, matched to them, and
-take over batch by batch. Beside it:
+sentences or on 10,000 reviews, cut at 128 tokens. "substituted" puts one narrow layer of a quarter
+of the width in the place of each of so many layers; these are sliced from the old ones, matched to
+them, and take over batch by batch. Beside it:
 
   skipped     the same layers dropped, with nothing in their place
   layers      those layers dropped that change the predictions least, as many as come nearest to
@@ -61,7 +61,7 @@ LAYERS = {"mini": 4, "deep": 12}
 REPLACED = {"mini": (1, 2, 3), "deep": (3, 6, 7, 9)}  # 25, 50, 60 and 75 %
 HALF = {"mini": 2, "deep": 6}
 BATCHES = {"sst2": 300, "imdb": 80}
-LIMITS = {"sst2": {}, "imdb": {"train": 12000}}
+LIMITS = {"sst2": {}, "imdb": {"train": 12000, "test": 10000}}
 METHODS = ("substituted", "skipped", "layers", "theseus", "structured", "thesis")
 THESIS = {"width": 1 / 6, "depth": 2, "start": "random", "match_steps": 0, "replacing": 0.0}
 VARIANTS = {

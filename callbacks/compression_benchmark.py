@@ -14,7 +14,6 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
 from lightning_compress.evaluation.metrics import primary_metric
-from lightning_compress.evaluation.precisions import Precision
 from lightning_compress.evaluation.rendering import show_report
 from lightning_compress.evaluation.report import Label, Report, write_report
 from lightning_compress.evaluation.runtimes import RuntimeName
@@ -26,6 +25,7 @@ from lightning_compress.models import (
     save_compressed,
     transformer_in,
 )
+from lightning_compress.quantization.precisions import Precision
 
 from .calibrating import calibration_for
 from .run_folder import keeps_dense, run_folder

@@ -1,4 +1,4 @@
-"""The front door: ``lightning-compress fit | validate | test | predict | benchmark``."""
+"""The front door: ``lightning-compress fit | validate | test | predict | benchmark | export``."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the test split and report",
     "predict": "write the predictions of a checkpoint to a file",
     "benchmark": "measure a saved model, ours or any Hugging Face one, without training",
+    "export": "write a saved model for ONNX Runtime, OpenVINO, ExecuTorch, TensorRT or AOTInductor",
 }
 
 
@@ -22,6 +23,10 @@ def main() -> None:
             from lightning_compress.cli_benchmark import run_benchmark
 
             run_benchmark(sys.argv[2:])
+        elif command == "export":
+            from lightning_compress.cli_export import run_export
+
+            run_export(sys.argv[2:])
         elif command in COMMANDS:
             from lightning_compress.cli_trainer import run_trainer
 

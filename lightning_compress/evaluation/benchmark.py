@@ -15,7 +15,6 @@ from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.latency import interleaved_times, latency_of, throughput_of
 from lightning_compress.evaluation.legend import legend
 from lightning_compress.evaluation.metrics import primary_metric
-from lightning_compress.evaluation.precisions import own_precision
 from lightning_compress.evaluation.progress import Advance, progress_bar
 from lightning_compress.evaluation.quality import evaluate
 from lightning_compress.evaluation.report import (
@@ -35,6 +34,7 @@ from lightning_compress.evaluation.runtimes import (
 from lightning_compress.evaluation.settings import Settings, fixed_threads
 from lightning_compress.evaluation.subject import Subject, subject_of
 from lightning_compress.evaluation.workload import Workload, workload_of
+from lightning_compress.quantization.precisions import own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

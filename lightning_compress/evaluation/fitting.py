@@ -8,9 +8,10 @@ from torch import nn
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Example
 from lightning_compress.evaluation.task import problem_type_of
+from lightning_compress.models.inputs import most_tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Example]) -> None:
@@ -46,12 +47,3 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
                 f"the test split holds label {largest}, counted from 0, and the {name} model knows "
                 f"{known} labels: take data with the model's labels, or another model"
             )
-
-
-def most_tokens(config: "PreTrainedConfig") -> int | None:
-    """The longest sequence that a model has positions for; None where there is no such bound."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return None
-    # RoBERTa's positions start after the padding index.
-    return positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)

@@ -1,61 +1,16 @@
-"""The precisions of the report: what they are, and what is known against them."""
+"""What is known against a precision in a runtime and on a device."""
 
-import copy
 import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import nn
 
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.host import against_bf16
-from lightning_compress.models.manifest import manifest_of
-from lightning_compress.models.quantized import QUANTIZATION_EDIT
-from lightning_compress.quantization import quantize_
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Precision = Literal[
-    "fp32", "bf16", "fp16", "int8-weight", "int4-weight", "int8-dynamic", "int8-static"
-]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 WEIGHTS_ONLY = (
     "weights only: they become floating-point numbers to be multiplied, which saves memory, not "
     "time"
 )
 UNFUSED = "eager: each step of rounding is a pass over memory of its own; compile fuses them"
-
-
-def own_precision(model: nn.Module) -> str | None:
-    """The precision that a quantized model is in; None of one that can be cast to any."""
-    schemes = [str(e["scheme"]) for e in manifest_of(model) if e["edit"] == QUANTIZATION_EDIT]
-    return schemes[0] if schemes else None
-
-
-def in_precision(
-    model: "PreTrainedModel", precision: str, device: str, calibration: Sequence[Batch]
-) -> "PreTrainedModel":
-    """A copy of a model in a precision on a device.
-
-    Args:
-        model: it stays as it is.
-        precision: one of ``PRECISIONS``; of a quantized model its own.
-        device: such as ``cpu``.
-        calibration: training examples, for ``int8-static``.
-
-    Raises:
-        InputError: it does not work; the message says why.
-    """
-    made = copy.deepcopy(model)
-    nn.Module.to(made, device=device)
-    if precision == own_precision(model):
-        return made
-    nn.Module.to(made, dtype=torch.float32)
-    if precision != "fp32":
-        quantize_(made, precision, calibration=calibration)
-    return made
 
 
 def against(precision: str, runtime: str, device: str) -> str | None:

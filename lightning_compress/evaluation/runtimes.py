@@ -15,7 +15,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.forward import device_of, inputs_for, logits_by, synchronize
-from lightning_compress.evaluation.precisions import PRECISIONS, in_precision, own_precision
+from lightning_compress.quantization.precisions import PRECISIONS, in_precision, own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

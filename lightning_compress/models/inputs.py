@@ -2,8 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -13,3 +17,12 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
     """
     known = inspect.signature(model.forward).parameters
     return {name: value for name, value in batch.items() if name in known and name != "labels"}
+
+
+def most_tokens(config: "PreTrainedConfig") -> int | None:
+    """The longest sequence that a model has positions for; None where there is no such bound."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    # RoBERTa's positions start after the padding index.
+    return positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)

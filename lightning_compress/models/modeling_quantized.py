@@ -20,6 +20,9 @@ from torch.nn import functional
 LIMITS = {8: 127, 4: 7}
 """The largest whole number of so many bits; the smallest is its negative, so zero stays zero."""
 
+INPUTS = (-128, 127)
+"""The whole numbers for inputs with fixed steps: all there are, any of which may stand for zero."""
+
 _SMALLEST_STEP = 1e-12
 # What multiplies whole numbers on CUDA takes more rows than these, and columns by the eight.
 _CUDA_ROWS, _CUDA_COLUMNS = 17, 8
@@ -42,15 +45,13 @@ def round_rows(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
 def round_by(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     """Round to whole multiples of a step, counted from ``zero`` on: [...] float to int8."""
-    limit = LIMITS[8]
-    numbers = (values.float() / step).round() + zero
-    return numbers.clamp(-limit, limit).to(torch.int8)
+    return ((values.float() / step).round() + zero).clamp(*INPUTS).to(torch.int8)
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """Exact products of whole numbers: [M, K] int8 by [N, K] int8 gives [M, N] int32."""
-    rows, columns = len(left), len(right)
     if left.is_cuda:
+        rows, columns = left.shape[0], right.shape[0]  # len() would fix them in what is traced
         spare = -left.shape[1] % _CUDA_COLUMNS
         left = functional.pad(left, (0, spare, 0, max(0, _CUDA_ROWS - rows)))
         right = functional.pad(right, (0, spare, 0, -columns % _CUDA_COLUMNS))

@@ -8,9 +8,7 @@ layers differ in size or are quantized, ``config.json`` says how and ``modeling_
 
 import copy
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import modeling_compressed, modeling_quantized
+from lightning_compress.models.folders import whole_folder
 from lightning_compress.models.layer_shapes import compact_shapes, layer_count, set_layers_
 from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
 from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
@@ -155,17 +154,8 @@ def save_compressed(
     if is_prepared(model):
         model = copy.deepcopy(model)
         convert_(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as unfinished:
         _write(model, unfinished, tokenizer)
-        unfinished.chmod(0o777 & ~_umask())
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.replace(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return folder
 
 
@@ -226,13 +216,6 @@ def _auto_classes(config: "PreTrainedConfig", name: str) -> list[str]:
         for auto, mapping in mappings.items()
         if getattr(mapping.get(type(config), None), "__name__", None) == name
     ]
-
-
-def _umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def edits_in(folder: str | Path) -> list[Edit]:

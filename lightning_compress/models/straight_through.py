@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.models.modeling_quantized import (
+    INPUTS,
     LIMITS,
     QuantizedLinear,
     round_by,
@@ -119,6 +120,6 @@ def _met(made: QuantizedLinear, rows: Tensor) -> tuple[Tensor, Tensor | None, Te
         return numbers * own, None, None
     counted = round_by(rows, made.input_step, made.input_zero) - made.input_zero
     whole = (rows / made.input_step).round() + made.input_zero
-    inside = whole.abs() <= _LIMIT
+    inside = (whole >= INPUTS[0]) & (whole <= INPUTS[1])
     slope = counted - torch.where(inside, rows / made.input_step, 0.0)
     return counted * made.input_step, inside, slope

@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.fitting import most_tokens
 from lightning_compress.evaluation.task import Task, task_of
 from lightning_compress.models import load_compressed
+from lightning_compress.models.inputs import most_tokens
 from lightning_compress.models.saving import MANIFEST, quiet_transformers
 
 if TYPE_CHECKING:

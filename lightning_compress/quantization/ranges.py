@@ -9,11 +9,11 @@ least squared error).
 import torch
 from torch import Tensor
 
-from lightning_compress.models.modeling_quantized import LIMITS, round_by
+from lightning_compress.models.modeling_quantized import INPUTS, round_by
 from lightning_compress.quantization.observing import Seen
 from lightning_compress.quantization.schemes import Observer
 
-_LIMIT = LIMITS[8]
+_LOWEST, _HIGHEST = INPUTS
 _PERCENTILE = 0.9999
 _SHRUNK = 100  # ranges that are tried, from a hundredth of the extremes to the whole
 _VALUES = 1 << 16  # that are tried on
@@ -44,8 +44,8 @@ def input_grid(seen: Seen, observer: Observer) -> tuple[Tensor, Tensor]:
 
 
 def _grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers from -127 to 127 for values from ``low`` to ``high``; zero is among them."""
+    """Numbers from -128 to 127 for values from ``low`` to ``high``; zero is among them."""
     low, high = low.clamp(max=0), high.clamp(min=0)
-    step = ((high - low) / (2 * _LIMIT)).clamp(min=1e-12).reshape(1)
-    zero = (-_LIMIT - low / step).round().clamp(-_LIMIT, _LIMIT).to(torch.int32)
+    step = ((high - low) / (_HIGHEST - _LOWEST)).clamp(min=1e-12).reshape(1)
+    zero = (_LOWEST - low / step).round().clamp(_LOWEST, _HIGHEST).to(torch.int32)
     return step, zero

@@ -64,7 +64,7 @@ def by_loops(module, numbers, rows):
             inputs = [max(-127, min(127, rounded(float(x) / own))) * own for x in inputs]
         elif module.activations == "static":
             own, zero = float(module.input_step), int(module.input_zero)
-            whole = [max(-127, min(127, rounded(float(x) / own) + zero)) for x in inputs]
+            whole = [max(-128, min(127, rounded(float(x) / own) + zero)) for x in inputs]
             inputs = [(x - zero) * own for x in whole]
         for column in range(24):
             weight = float(numbers[output, column] * step[output, column // group])
@@ -140,7 +140,7 @@ def test_rows_are_rounded_in_steps_of_their_own(bits):
 
 def test_a_fixed_step_clips_what_is_beyond():
     numbers = round_by(torch.tensor([-100.0, -1.0, 0.0, 0.26, 100.0]), *_grid(0.5, 20))
-    assert numbers.tolist() == [-127, 18, 20, 21, 127]
+    assert numbers.tolist() == [-128, 18, 20, 21, 127]
 
 
 def _grid(step, zero):

@@ -58,13 +58,13 @@ def test_with_the_extremes_nothing_is_cut_off(shift, scale):
     # Zero, for what is masked, is met exactly.
     assert errors(torch.zeros(1), (step, zero)).item() == 0
     low, high = min(float(values.min()), 0), max(float(values.max()), 0)
-    assert float(step) == pytest.approx((high - low) / 254)
+    assert float(step) == pytest.approx((high - low) / 255)
 
 
 def test_the_percentile_lets_go_of_one_in_ten_thousand():
     values = torch.cat([torch.linspace(-1, 1, 20001), torch.tensor([1000.0])])[:, None]
-    assert float(input_grid(seen(values), "percentile")[0]) == pytest.approx(2 / 254, rel=1e-3)
-    assert float(input_grid(seen(values), "minmax")[0]) == pytest.approx(1001 / 254, rel=1e-3)
+    assert float(input_grid(seen(values), "percentile")[0]) == pytest.approx(2 / 255, rel=1e-3)
+    assert float(input_grid(seen(values), "minmax")[0]) == pytest.approx(1001 / 255, rel=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])

@@ -155,19 +155,20 @@ def test_learned_steps_have_the_gradients_of_the_paper():
     slope = torch.randn(9, 4)
     (layer(inputs) * slope).sum().backward()
 
-    def pieces(value, step, zero):
+    def pieces(value, step, zero, lowest):
         """What it becomes, its slope over itself, and over the step."""
         whole = float(torch.tensor(value / step).round()) + zero
-        if abs(whole) > 127:
-            edge = (127 if whole > 0 else -127) - zero
+        if not lowest <= whole <= 127:
+            edge = (127 if whole > 0 else lowest) - zero
             return edge * step, 0.0, float(edge)
         return (whole - zero) * step, 1.0, (whole - zero) - value / step
 
-    seen = [[pieces(float(x), 0.02, 11) for x in row] for row in inputs.detach().double()]
+    seen = [[pieces(float(x), 0.02, 11, -128) for x in row] for row in inputs.detach().double()]
     rows = layer.weight.detach().double()
     steps = layer.weight_step.double().tolist()
     weights = [
-        [pieces(float(w), step, 0) for w in row] for row, step in zip(rows, steps, strict=True)
+        [pieces(float(w), step, 0, -127) for w in row]
+        for row, step in zip(rows, steps, strict=True)
     ]
     assert any(piece[1] == 0 for row in weights for piece in row)
     assert any(piece[1] == 0 for row in seen for piece in row)

@@ -1,0 +1,133 @@
+"""ExecuTorch's form for phones and boards, computed by XNNPACK."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
+from lightning_compress.models.modeling_compressed import put_
+from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "model.pte"
+USAGE = """from executorch.runtime import Runtime
+from transformers import AutoTokenizer
+tokens = AutoTokenizer.from_pretrained(".")(["A fine film."], return_tensors="pt")
+method = Runtime.get().load_program("model.pte").load_method("forward")
+print(method.execute([tokens[name] for name in {names}])[0])
+"""
+
+
+def write_executorch(
+    model: "PreTrainedModel",
+    folder: Path,
+    *,
+    precision: str,
+    calibration: Sequence[Mapping[str, Tensor]],
+    most_examples: int,
+) -> None:
+    """Write a model as ``model.pte``, for batches of so many examples at most, of any length.
+
+    Of a quantized model XNNPACK keeps the weights, whose steps it finds again, and rounds the
+    inputs of linear layers its own way: in steps of a whole batch's, found on it
+    (``int8-dynamic``) or on the calibration examples (``int8-static``).
+
+    Args:
+        model: in eval mode on the CPU.
+        folder: where to.
+        precision: ``fp32``, ``int8-dynamic`` or ``int8-static``.
+        calibration: batches of training examples, for ``int8-static``.
+        most_examples: for which memory is planned.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    floats = _dequantized(model)
+    program = program_of(floats, most_examples=most_examples)
+    if precision != "fp32":
+        program = _rounded(floats, program, precision, calibration, most_examples)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+
+
+def _dequantized(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model in floating point, with the weights that quantized ones stand for."""
+    made: PreTrainedModel = copy.deepcopy(model)
+    for name, module in list(made.named_modules()):
+        if isinstance(module, QuantizedLinear):
+            linear: Any = nn.Linear(module.in_features, module.out_features)
+            weight = module.dequantized()
+            # What was multiplied into the inputs is multiplied into the weights.
+            linear.weight.data = weight if module.factor is None else weight * module.factor
+            linear.bias = module.bias
+            put_(made, name, linear)
+        elif isinstance(module, QuantizedEmbedding):
+            embedding = nn.Embedding(module.num_embeddings, module.embedding_dim)
+            embedding.weight.data = module.dequantized()
+            put_(made, name, embedding)
+    made.eval()
+    return made
+
+
+def _rounded(
+    model: "PreTrainedModel",
+    program: torch.export.ExportedProgram,
+    precision: str,
+    calibration: Sequence[Mapping[str, Tensor]],
+    most_examples: int,
+) -> torch.export.ExportedProgram:
+    """The program with its linear layers in int8, as PT2E makes it."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    class LinearLayersOnly(XNNPACKQuantizer):  # type: ignore[misc]  # its package is optional
+        def transform_for_annotation(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            # Its own makes every constant a floating-point one, positions among them.
+            return model
+
+    dynamic = precision == "int8-dynamic"
+    scheme = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    quantizer = LinearLayersOnly()
+    quantizer.set_module_type(nn.Linear, scheme)
+    observed = prepare_pt2e(program.module(), quantizer)
+    names = input_names(model)
+    for batch in calibration:
+        observed(*named_inputs(names, batch))
+    return traced_again(convert_pt2e(observed), model, most_examples=most_examples)
+
+
+class ExecuTorchProgram:
+    """A program run by ExecuTorch's runtime for Python.
+
+    Args:
+        folder: where ``model.pte`` lies.
+        names: of its inputs, in order.
+        threads: to compute with.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], *, threads: int) -> None:
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads)
+        self._program = Runtime.get().load_program(folder / FILE)
+        self._method = self._program.load_method("forward")
+        self._names = names
+
+    def load(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        """Tensors in order."""
+        return named_inputs(self._names, batch)
+
+    def __call__(self, loaded: list[Tensor]) -> Tensor:
+        """Run the method."""
+        found: Tensor = self._method.execute(loaded)[0]
+        return found

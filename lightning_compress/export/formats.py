@@ -1,0 +1,186 @@
+"""What a model can be exported to, and how each is written, opened and used."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from torch import Tensor
+
+from lightning_compress.export import aotinductor, executorch, onnx, openvino, tensorrt
+from lightning_compress.export.program import Program
+from lightning_compress.export.tracing import input_names
+from lightning_compress.quantization.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FormatName = Literal["onnx", "openvino", "executorch", "tensorrt", "aotinductor"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a model is exported.
+
+    Args:
+        precision: by the names of reports.
+        calibration: batches of training examples, where steps are found by the format's own tools.
+        nncf: let NNCF quantize to ``int8-static``, of OpenVINO only.
+        most_examples: of a batch, where a format plans for it.
+        dry_run: of TensorRT, leave the engine to be built later.
+    """
+
+    precision: str = "fp32"
+    calibration: Sequence[Mapping[str, Tensor]] = field(default=(), repr=False)
+    nncf: bool = False
+    most_examples: int = 32
+    dry_run: bool = False
+
+
+class Format(Protocol):
+    """A file format and what runs it."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The packages that it needs."""
+
+    @property
+    def extra(self) -> str | None:
+        """What installs them."""
+
+    @property
+    def precisions(self) -> Sequence[str]:
+        """Those that it knows."""
+
+    def source(self, choices: Choices) -> str:
+        """The precision that the model has in PyTorch when it is written."""
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        """Write a model in that precision, in eval mode on the CPU."""
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        """Open what was written, or what it is built from."""
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        """An example of how to run it, and its language."""
+
+
+class _Onnx:
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    extra = "onnx"
+    precisions = tuple(one for one in PRECISIONS if one != "bf16")
+
+    def source(self, choices: Choices) -> str:
+        return choices.precision
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        onnx.write_onnx(model, folder)
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        return onnx.OnnxProgram(folder, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        return onnx.USAGE, "python"
+
+
+class _OpenVino:
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "openvino", "nncf")
+    extra = "openvino"
+    precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
+
+    def source(self, choices: Choices) -> str:
+        floats = choices.precision in ("bf16", "fp16") or choices.nncf
+        return "fp32" if floats else choices.precision
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        openvino.write_openvino(
+            model,
+            folder,
+            half=choices.precision == "fp16",
+            nncf_on=choices.calibration if choices.nncf else (),
+        )
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        return openvino.OpenVinoProgram(folder, precision=precision, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        options = json.dumps(openvino.inference_options(choices.precision))
+        return openvino.USAGE.format(options=options), "python"
+
+
+class _ExecuTorch:
+    modules: tuple[str, ...] = ("executorch", "torchao")
+    extra = "executorch"
+    precisions = ("fp32", "int8-dynamic", "int8-static")
+
+    def source(self, choices: Choices) -> str:
+        return choices.precision
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        executorch.write_executorch(
+            model,
+            folder,
+            precision=choices.precision,
+            calibration=choices.calibration,
+            most_examples=choices.most_examples,
+        )
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        return executorch.ExecuTorchProgram(folder, names, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        return executorch.USAGE.format(names=input_names(model)), "python"
+
+
+class _TensorRt:
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    extra = "onnx"
+    precisions = ("fp32", "fp16")
+
+    def source(self, choices: Choices) -> str:
+        return "fp32"
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        tensorrt.write_tensorrt(
+            model,
+            folder,
+            precision=choices.precision,
+            most_examples=choices.most_examples,
+            dry_run=choices.dry_run,
+        )
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        return onnx.OnnxProgram(folder, threads=threads)  # what the engine is built from
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        command = tensorrt.build_command(model, choices.precision, choices.most_examples)
+        return f"# makes {tensorrt.FILE}, on the GPU that it is for\n{shlex.join(command)}\n", "sh"
+
+
+class _AotInductor:
+    modules: tuple[str, ...] = ()
+    extra = None
+    precisions = PRECISIONS
+
+    def source(self, choices: Choices) -> str:
+        return choices.precision
+
+    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+        aotinductor.write_aotinductor(model, folder)
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        return aotinductor.AotProgram(folder, names)
+
+    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+        return aotinductor.USAGE.format(names=input_names(model)), "python"
+
+
+FORMATS: dict[FormatName, Format] = {
+    "onnx": _Onnx(),
+    "openvino": _OpenVino(),
+    "executorch": _ExecuTorch(),
+    "tensorrt": _TensorRt(),
+    "aotinductor": _AotInductor(),
+}

@@ -1,0 +1,137 @@
+"""Quantized linear layers in operators of ONNX, with the weights and steps that they have.
+
+What is rounded is counted from 0 to 255 there, since the kernels for that are the fast ones: each
+whole number is 128 more than in PyTorch, and so is the one that stands for zero. Source: "ONNX
+Operators", QuantizeLinear, DequantizeLinear and MatMulInteger, https://onnx.ai/onnx/operators.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_compress.models.modeling_compressed import put_
+from lightning_compress.models.modeling_quantized import LIMITS, QuantizedLinear
+
+OPSET = 21
+_MIDDLE = 128
+_SMALLEST_STEP = 1e-12
+
+
+class _OnnxLinear(nn.Module):
+    """[..., inputs] to [..., outputs]."""
+
+    step: Tensor
+    zero: Tensor
+    zeros: Tensor
+    input_step: Tensor
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.factor = layer.factor
+        self.register_buffer("step", layer.step if layer.group else layer.step.view(-1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.factor is not None:
+            inputs = inputs * self.factor
+        found = self.product(inputs)
+        return found if self.bias is None else found + self.bias
+
+    def product(self, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Static(_OnnxLinear):
+    """Rounded, and taken back: runtimes make a product of whole numbers of these pairs."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        assert layer.input_step is not None
+        self.register_buffer("input_step", layer.input_step.view(()))
+        self.register_buffer("zero", (layer.input_zero.view(()) + _MIDDLE).to(torch.uint8))
+        self.register_buffer("zeros", torch.zeros_like(self.step, dtype=torch.int8))
+
+    def product(self, inputs: Tensor) -> Tensor:
+        grid = (self.input_step, self.zero)
+        numbers = _onnx("QuantizeLinear", (inputs, *grid), torch.uint8, inputs.shape)
+        taken_back = _onnx("DequantizeLinear", (numbers, *grid), torch.float32, inputs.shape)
+        rows = (self.weight, self.step, self.zeros)
+        weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
+        return torch.matmul(taken_back, weight.t())
+
+
+class _Dynamic(_OnnxLinear):
+    """A product of whole numbers, with a step of each token's own."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.register_buffer("zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
+
+    def product(self, inputs: Tensor) -> Tensor:
+        own = (inputs.abs().amax(-1, keepdim=True) / LIMITS[8]).clamp(min=_SMALLEST_STEP)
+        numbers = ((inputs / own).round() + _MIDDLE).to(torch.uint8)
+        shape = (*inputs.shape[:-1], len(self.weight))
+        given = (numbers, self.weight.t(), self.zero)
+        return _onnx("MatMulInteger", given, torch.int32, shape) * (own * self.step)
+
+
+class _WeightsOnly(_OnnxLinear):
+    """Weights that are taken back to floating point for the product."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.register_buffer("zeros", torch.zeros_like(self.step, dtype=torch.int8))
+
+    def product(self, inputs: Tensor) -> Tensor:
+        rows = (self.weight, self.step, self.zeros)
+        weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
+        return torch.matmul(inputs, weight.t())
+
+
+class _Grouped(_OnnxLinear):
+    """Weights of four bits, in groups, that are taken back when the model is opened."""
+
+    def product(self, inputs: Tensor) -> Tensor:
+        pairs = self.weight.int()
+        numbers = torch.stack([pairs % 16, pairs // 16], dim=-1)
+        numbers = torch.where(numbers > LIMITS[4], numbers - 16, numbers)
+        weight = numbers.view((*self.step.shape, -1)) * self.step.unsqueeze(-1)
+        return functional.linear(inputs, weight.flatten(1))
+
+
+_FORMS = {"static": _Static, "dynamic": _Dynamic, "float": _WeightsOnly}
+
+
+def _onnx(
+    name: str,
+    given: Sequence[Tensor],
+    dtype: torch.dtype,
+    shape: Sequence[int | torch.SymInt],
+    **attributes: Any,
+) -> Tensor:
+    """An operator of ONNX in what is traced."""
+    return torch.onnx.ops.symbolic(name, given, attributes, dtype=dtype, shape=shape, version=OPSET)
+
+
+@contextmanager
+def in_onnx_forms(model: nn.Module, *, round_inputs: bool) -> Iterator[None]:
+    """Put what ONNX computes with in the place of a model's quantized linear layers meanwhile.
+
+    Args:
+        model: quantized or not.
+        round_inputs: in steps of each token's own, where the layers do so; or leave it to the
+            runtime.
+    """
+    forms = _FORMS if round_inputs else _FORMS | {"dynamic": _WeightsOnly}
+    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
+    for name, layer in layers.items():
+        put_(model, name, (_Grouped if layer.group else forms[layer.activations])(layer))
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            put_(model, name, layer)

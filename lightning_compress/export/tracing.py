@@ -1,0 +1,87 @@
+"""A model as exporters take it: tensors in, in a fixed order, logits out."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.models.inputs import most_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_BATCH, _LENGTH = 2, 16  # of what is traced; neither may be one, which would be taken for fixed
+
+
+class Traced(nn.Module):
+    """A model that takes its inputs by position and gives logits only.
+
+    Args:
+        model: a transformer in eval mode.
+        names: of its inputs, in order.
+    """
+
+    def __init__(self, model: "PreTrainedModel", names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, tuple(names)
+        takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self.options = {"use_cache": False} if takes_cache else {}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Whole numbers, each [B, S], to logits [B, C] or [B, S, V]."""
+        given = dict(zip(self.names, inputs, strict=True))
+        found: Tensor = self.model(**given, **self.options).logits
+        return found
+
+
+def input_names(model: "PreTrainedModel") -> list[str]:
+    """What an exported model takes: token types only where there are several."""
+    known = inspect.signature(model.forward).parameters
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in known and getattr(model.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    return names
+
+
+def named_inputs(names: Sequence[str], batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """Those inputs of a batch, [B, S] int64; a mask of ones and token types of zeros if missing."""
+    ids = batch["input_ids"]
+    usual = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    return [(usual | dict(batch))[name] for name in names]
+
+
+def program_of(
+    model: "PreTrainedModel", *, most_examples: int | None = None
+) -> torch.export.ExportedProgram:
+    """Trace a model for batches of any size, or of so many examples at most, and of any length.
+
+    Its inputs are those of :func:`input_names`.
+    """
+    given, shape = _traced_with(model, most_examples)
+    with torch.no_grad():
+        return torch.export.export(
+            Traced(model, input_names(model)), given, dynamic_shapes=((shape,) * len(given),)
+        )
+
+
+def traced_again(
+    module: nn.Module, model: "PreTrainedModel", *, most_examples: int | None = None
+) -> torch.export.ExportedProgram:
+    """Trace what was made of the graph of :func:`program_of`, as the model was traced."""
+    given, shape = _traced_with(model, most_examples)
+    with torch.no_grad():
+        return torch.export.export(module, given, dynamic_shapes=(shape,) * len(given))
+
+
+def _traced_with(
+    model: "PreTrainedModel", most_examples: int | None
+) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
+    """Inputs, and which of their dimensions may change."""
+    ids = torch.zeros(_BATCH, _LENGTH, dtype=torch.long)
+    shape = {
+        0: torch.export.Dim("batch", max=most_examples),
+        1: torch.export.Dim("sequence", max=most_tokens(model.config)),
+    }
+    return tuple(named_inputs(input_names(model), {"input_ids": ids})), shape
