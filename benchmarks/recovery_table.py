@@ -1,0 +1,101 @@
+"""What training brings back of what weights of four bits lose.
+
+    python benchmarks/recovery_table.py [--task gpt2] [--seeds 0 1 2]
+
+Starts from the models that benchmarks/quantization_table.py quantizes. Their weights are rounded to
+four bits in coarse groups, a whole row of the narrow layers, where more is lost than in the usual
+groups of 32: at once ("after training"), or while the model trains a little more, taught by the
+model as it was and by nothing else, so that it can but come back to it ("in training").
+
+Prints the metric on the whole test split and the share of the loss that training brings back, for
+the mean over the seeds; the figure says something only where the loss is more than its spread.
+A run whose result is there is not run again. Nothing is chosen on the test split.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import warnings
+from pathlib import Path
+
+import lightning as L
+from quantization_table import parts_of
+from studies import bare_trainer
+
+from lightning_compress import load_compressed, quantize_, save_compressed
+from lightning_compress.modules import FineTuningModule, QATModule
+
+GROUP = {"sst2": 256, "imdb": 256, "gpt2": 128}
+BATCHES = {"sst2": 150, "imdb": 40, "gpt2": 100}
+RATE = {"sst2": 1e-4, "imdb": 1e-4, "gpt2": 3e-4}
+WAYS = ("float", "after training", "in training")
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ROOT = Path("logs/recovery_table")
+
+
+def trainer_for(batches):
+    return bare_trainer(
+        ROOT, max_epochs=1 if batches else 0, limit_train_batches=batches, limit_val_batches=0
+    )
+
+
+def module_for(task, way, folder, seed):
+    options = {"task": "causal-lm" if task == "gpt2" else "sequence-classification"}
+    if way == "in training":
+        return QATModule(
+            pretrained=str(folder), scheme="int4-weight", group=GROUP[task], teacher="dense",
+            losses={"task": None, "soft_targets": {"weight": 1.0, "temperature": 2.0}},
+            config=None if task == "gpt2" else STILL, learning_rate=RATE[task], **options,
+        )  # fmt: skip
+    if way == "after training":
+        model = load_compressed(folder)
+        quantize_(model, "int4-weight", group=GROUP[task])
+        folder = save_compressed(model, ROOT / f"{task}-seed{seed}")
+    return FineTuningModule(pretrained=str(folder), **options)
+
+
+def run(task, way, seed):
+    """The metric of one way."""
+    path = ROOT / f"{task}-{way}-seed{seed}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    print(f"running {path.stem}", flush=True)
+    L.seed_everything(seed, verbose=False)
+    folder, data = parts_of(task, seed)
+    module = module_for(task, way, folder, seed)
+    trainer = trainer_for(BATCHES[task] if way == "in training" else 0)
+    if way == "in training":
+        trainer.fit(module, datamodule=data)
+    found = trainer.test(module, datamodule=data, verbose=False)[0]
+    value = found["test_perplexity"] if task == "gpt2" else 100 * found["test_accuracy"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", default="gpt2", choices=GROUP)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    task, seeds = arguments.task, arguments.seeds
+    found = {way: [run(task, way, seed) for seed in seeds] for way in WAYS}
+    metric = "perplexity" if task == "gpt2" else "accuracy, %"
+    print(f"\n{task}, weights of four bits in groups of {GROUP[task]}, seeds {seeds}\n")
+    print(f"| rounded | {metric} | to float |")
+    print("| --- | --- | --- |")
+    losses = {}
+    for way, values in found.items():
+        gaps = [one - whole for one, whole in zip(values, found["float"], strict=True)]
+        losses[way] = statistics.mean(gaps)
+        spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
+        print(f"| {way} | {statistics.mean(values):.2f} | {losses[way]:+.2f}{spread} |")
+    if losses["after training"]:
+        print(f"\nbrought back: {1 - losses['in training'] / losses['after training']:.0%}")
+
+
+if __name__ == "__main__":
+    main()
