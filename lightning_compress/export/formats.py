@@ -86,7 +86,7 @@ class _Onnx:
 
 
 class _OpenVino:
-    modules: tuple[str, ...] = ("onnx", "onnxscript", "openvino", "nncf")
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "openvino")
     extra = "openvino"
     precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
 
