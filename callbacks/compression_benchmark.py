@@ -25,6 +25,7 @@ from lightning_compress.models import (
     save_compressed,
     transformer_in,
 )
+from lightning_compress.quantization.observing import CALIBRATION_EXAMPLES
 from lightning_compress.quantization.precisions import Precision
 
 from .calibrating import calibration_for
@@ -33,8 +34,6 @@ from .tensorboard_pages import log_final, log_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_CALIBRATION_EXAMPLES = 512
 
 
 class CompressionBenchmark(L.Callback):
@@ -49,14 +48,16 @@ class CompressionBenchmark(L.Callback):
 
     Args:
         baseline: folder of another model to compare with.
-        runtimes: what runs the models.
+        runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
+            ``openvino`` and ``executorch``, to which they are exported.
         precisions: what they are cast or quantized to; default: fp32 and, on devices that have
             instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
         seconds: how long each row is timed for latency, and again for throughput.
-        threads: that torch computes with on the CPU; default: as many as it is set to.
+        threads: to compute with on the CPU; default: as many as torch is set to.
+        limit: seconds that exporting a model for another runtime, and each run there, may take.
 
     Raises:
         InputError: a choice is out of range, or the machine has no such device.
@@ -73,6 +74,7 @@ class CompressionBenchmark(L.Callback):
         latency_examples: int = 100,
         seconds: float = 1.0,
         threads: int | None = None,
+        limit: float = 900.0,
     ) -> None:
         self.baseline = baseline
         self.settings = Settings(
@@ -83,6 +85,7 @@ class CompressionBenchmark(L.Callback):
             latency_examples=latency_examples,
             seconds=seconds,
             threads=threads,
+            limit=limit,
         )
         self._started: datetime | None = None
         self._seen: Sequence[Batch] = ()
@@ -109,7 +112,7 @@ class CompressionBenchmark(L.Callback):
         """Remember some training examples if a precision needs them: the test loop has none."""
         model = transformer_in(pl_module)
         if model is not None and "int8-static" in (self.settings.precisions or ()):
-            self._seen = calibration_for(trainer, model, _CALIBRATION_EXAMPLES).batches
+            self._seen = calibration_for(trainer, model, CALIBRATION_EXAMPLES).batches
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""

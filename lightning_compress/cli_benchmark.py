@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import Task
+from lightning_compress.quantization.observing import CALIBRATION_EXAMPLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,7 @@ def _measure(
     model: str, baseline: str | None, task: Task, data: Any, settings: Settings, output: Path
 ) -> None:
     from lightning_compress.evaluation.benchmark import benchmark
-    from lightning_compress.evaluation.examples import examples_of
+    from lightning_compress.evaluation.examples import Batch, examples_of, sampled_batches
     from lightning_compress.evaluation.rendering import show_report
     from lightning_compress.evaluation.report import Label, write_report
     from lightning_compress.models import manifest_of
@@ -66,6 +67,15 @@ def _measure(
     models: dict[Label, PreTrainedModel] = {own: measured}
     if baseline is not None:
         models = {"dense": _load(baseline, task), **models}
+    calibration: list[Batch] = []
+    if "int8-static" in (settings.precisions or ()):
+        data.setup("fit")
+        calibration = sampled_batches(
+            data.train_dataloader(),
+            CALIBRATION_EXAMPLES,
+            batch_size=settings.batch_size,
+            pad_token_id=measured.config.pad_token_id or 0,
+        )
     data.setup("test")
     report = benchmark(
         models,
@@ -73,6 +83,7 @@ def _measure(
         settings,
         run_name=Path(model).name,
         task_name=data.task_name,
+        calibration=calibration,
         on_update=lambda report: write_report(report, output),
         progress=True,
     )

@@ -11,9 +11,9 @@ from lightning import LightningDataModule
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.task import Task
 from lightning_compress.export.formats import FormatName
+from lightning_compress.quantization.observing import CALIBRATION_EXAMPLES
 from lightning_compress.quantization.precisions import Precision
 
-_CALIBRATION_EXAMPLES = 512
 _BATCH_SIZE = 16
 
 
@@ -75,11 +75,7 @@ def _parser() -> ArgumentParser:
 
 
 def _export(ready: Any) -> None:
-    from lightning_compress.evaluation.examples import (
-        examples_of,
-        length_bucketed,
-        spread_evenly,
-    )
+    from lightning_compress.evaluation.examples import examples_of, sampled_batches
     from lightning_compress.evaluation.fitting import check_examples
     from lightning_compress.export.exporting import check_export, export_model, verdict
     from lightning_compress.export.formats import Choices
@@ -101,14 +97,14 @@ def _export(ready: Any) -> None:
     pad = model.config.pad_token_id or 0
 
     def some(loader: Any, count: int) -> list[dict[str, Any]]:
-        examples = spread_evenly(examples_of(loader), count)
-        check_examples("given", model, examples)
-        return length_bucketed(examples, _BATCH_SIZE, pad_token_id=pad)
+        batches = sampled_batches(loader, count, batch_size=_BATCH_SIZE, pad_token_id=pad)
+        check_examples("given", model, examples_of(batches))
+        return batches
 
     seen = []
     if precision == "int8-static":
         data.setup("fit")
-        seen = some(data.train_dataloader(), _CALIBRATION_EXAMPLES)
+        seen = some(data.train_dataloader(), CALIBRATION_EXAMPLES)
     choices = Choices(
         precision=precision,
         calibration=seen,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -33,11 +33,14 @@ from lightning_compress.evaluation.runtimes import (
 )
 from lightning_compress.evaluation.settings import Settings, fixed_threads
 from lightning_compress.evaluation.subject import Subject, subject_of
+from lightning_compress.evaluation.worker import WorkerError
 from lightning_compress.evaluation.workload import Workload, workload_of
 from lightning_compress.quantization.precisions import own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 
 def benchmark(
@@ -88,7 +91,12 @@ def benchmark(
         pad_token_id=0 if pad is None else pad,
     )
     devices = settings.devices_here()
-    runtimes = runtimes_named(settings.runtimes, calibration)
+    runtimes = runtimes_named(
+        settings.runtimes,
+        calibration,
+        most_examples=settings.batch_size,
+        limit=settings.limit,
+    )
     rows = sum(
         len(_plan(runtimes, device, settings, model))
         for device in devices
@@ -132,7 +140,6 @@ def _plan(
         for runtime in runtimes
         if device in runtime.devices()
         for precision in (settings.precisions_on(device) if own is None else [own])
-        if precision in runtime.precisions()
     ]
 
 
@@ -153,22 +160,36 @@ class _Measurement:
             (subject, _plan(self.runtimes, device, self.settings, subject.model))
             for subject in self.subjects
         ]
-        for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
-            for subject in [one for one, plan in plans if (runtime, precision) in plan]:
-                row = subject.row(runtime.name, device, precision)
-                self.advance(f"Preparing {row.title}", 0)
-                try:
-                    prepared = runtime.prepare(subject.model, precision, device, self.work.trials)
-                except UnavailableError as error:
-                    row.notes.append(str(error))
-                else:
-                    self._untimed(row, prepared, subject)
-                    ready.append((row, prepared))
-                self.report.rows.append(row)
-                self._update()
-        if ready:
+        try:
+            for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
+                for subject in [one for one, plan in plans if (runtime, precision) in plan]:
+                    row = subject.row(runtime.name, device, precision)
+                    self.report.rows.append(row)
+                    self._one(row, runtime, subject, ready)
+                    self._update()
             self._timed(ready)
             self._update()
+        finally:
+            for _, prepared in ready:
+                prepared.close()
+
+    def _one(
+        self, row: Row, runtime: Runtime, subject: Subject, ready: list[tuple[Row, Prepared]]
+    ) -> None:
+        """Fill in what needs no clock; what is there to be timed then joins ``ready``."""
+        self.advance(f"Preparing {row.title}", 0)
+        try:
+            prepared = runtime.prepare(subject.model, row.precision, row.device, self.work.trials)
+        except UnavailableError as error:
+            row.notes.append(str(error))
+            return
+        ready.append((row, prepared))
+        try:
+            self._untimed(row, prepared, subject)
+        except WorkerError as error:
+            row.notes.append(f"{row.runtime}: {error}")
+            ready.remove((row, prepared))
+            prepared.close()
 
     def _untimed(self, row: Row, prepared: Prepared, subject: Subject) -> None:
         """Quality, bytes on disk and in memory."""
@@ -186,21 +207,59 @@ class _Measurement:
 
     def _timed(self, ready: Sequence[tuple[Row, Prepared]]) -> None:
         """Latency and throughput."""
-        candidates = [prepared for _, prepared in ready]
         self.advance("Timing all rows in turn", 0)
-        single = self._times(candidates, self.work.single)
-        full = self._times(candidates, self.work.full)
-        for (row, _), alone, together in zip(ready, single, full, strict=True):
-            row.latency = latency_of(alone, 1)
-            row.throughput = throughput_of(together, self.settings.batch_size)
+        single = self._times(ready, self.work.single)
+        full = self._times(ready, self.work.full)
+        for row, _ in ready:
+            if row.title in single and row.title in full:
+                row.latency = latency_of(single[row.title], 1)
+                row.throughput = throughput_of(full[row.title], self.settings.batch_size)
 
-    def _times(self, candidates: Sequence[Prepared], batches: Sequence[Batch]) -> list[Tensor]:
-        calls = [
-            [partial(prepared, prepared.load(batch)) for batch in batches]
-            for prepared in candidates
-        ]
-        return interleaved_times(calls, seconds=self.settings.seconds)
+    def _times(
+        self, ready: Sequence[tuple[Row, Prepared]], batches: Sequence[Batch]
+    ) -> dict[str, Tensor]:
+        """Seconds of the rows that live, by title; one that dies is left out and all begin anew."""
+        left = list(ready)
+        while left:
+            try:
+                calls = [
+                    [_Timed(row, prepared, batch) for batch in batches] for row, prepared in left
+                ]
+                times = interleaved_times(
+                    calls, seconds=self.settings.seconds, clock=lambda call: call()
+                )
+            except _DiedError as death:
+                death.row.notes.append(f"{death.row.runtime}: {death}")
+                left = [(row, prepared) for row, prepared in left if row is not death.row]
+            else:
+                return {row.title: one for (row, _), one in zip(left, times, strict=True)}
+        return {}
 
     def _update(self) -> None:
         self.report.relate()
         self.on_update(self.report)
+
+
+class _DiedError(Exception):
+    """The process of a row died."""
+
+    def __init__(self, row: Row, why: WorkerError) -> None:
+        super().__init__(str(why))
+        self.row = row
+
+
+class _Timed:
+    """A run of a row on a batch that gives the seconds it takes."""
+
+    def __init__(self, row: Row, prepared: Prepared, batch: Batch) -> None:
+        self._row, self._prepared = row, prepared
+        self._loaded = self._alive(lambda: prepared.load(batch))
+
+    def __call__(self) -> float:
+        return self._alive(lambda: self._prepared.seconds(self._loaded))
+
+    def _alive(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except WorkerError as error:
+            raise _DiedError(self._row, error) from error

@@ -139,6 +139,18 @@ def length_bucketed(
     ]
 
 
+def sampled_batches(
+    batches: Iterable[object], count: int, *, batch_size: int, pad_token_id: int
+) -> list[Batch]:
+    """So many examples of a dataloader, evenly chosen, in batches of like length.
+
+    Raises:
+        InputError: as of :func:`examples_of`.
+    """
+    chosen = spread_evenly(examples_of(batches), count)
+    return length_bucketed(chosen, batch_size, pad_token_id=pad_token_id)
+
+
 def spread_evenly(items: Sequence[T], count: int) -> list[T]:
     """Pick ``count`` items at even distances, so that they stand for all; all if there are fewer.
 

@@ -5,11 +5,13 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 _PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
+_OPTIONAL = ("onnx", "onnxruntime", "openvino", "executorch")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES},
+        **{name: metadata.version(name) for name in _OPTIONAL if find_spec(name) is not None},
     }
 
 

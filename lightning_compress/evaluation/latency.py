@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lightning_compress.evaluation.forward import (
     logits_by,
     synchronize,
 )
+from lightning_compress.evaluation.worker import seconds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +52,10 @@ class Throughput:
 
 
 def interleaved_times(
-    candidates: Sequence[Sequence[Callable[[], object]]], *, seconds: float
+    candidates: Sequence[Sequence[Callable[[], object]]],
+    *,
+    seconds: float,
+    clock: Callable[[Callable[[], Any]], float] = seconds_of,
 ) -> list[Tensor]:
     """Time the calls of several candidates in turn.
 
@@ -63,11 +67,12 @@ def interleaved_times(
         candidates: the same number of calls for each, in the same order (by length of the input,
             so that a choice of them stands for all).
         seconds: time to spend on each candidate, without warming up.
+        clock: makes a call and gives the seconds that it took.
 
     Returns:
         For each candidate the seconds of its calls, [rounds, calls].
     """
-    chosen = _affordable(candidates, seconds)
+    chosen = _affordable(candidates, seconds, clock)
     for calls in chosen:
         if len(calls) > 1:  # the only one has just been run
             for call in calls:
@@ -78,36 +83,35 @@ def interleaved_times(
         while done < ROUNDS or time.perf_counter() - start < seconds * len(chosen):
             for place in range(len(chosen)):
                 turn = (done + place) % len(chosen)
-                times[turn].append([_seconds(call) for call in chosen[turn]])
+                times[turn].append([clock(call) for call in chosen[turn]])
             done += 1
     return [torch.tensor(rounds, dtype=torch.float64) for rounds in times]
 
 
 def _affordable(
-    candidates: Sequence[Sequence[Callable[[], object]]], seconds: float
+    candidates: Sequence[Sequence[Callable[[], object]]],
+    seconds: float,
+    clock: Callable[[Callable[[], Any]], float],
 ) -> list[list[Callable[[], object]]]:
     """So many of the calls that the slowest candidate gets through its rounds in time.
 
     The middle one is among them if they are an odd number, and is run here in any case.
     """
-    typical = [_mean_seconds(calls[len(calls) // 2], seconds * _LOOKING) for calls in candidates]
+    typical = [
+        _mean_seconds(calls[len(calls) // 2], seconds * _LOOKING, clock) for calls in candidates
+    ]
     count = max(1, int(seconds / (ROUNDS * max(*typical, _CLOCK_STEP))))
     return [spread_evenly(calls, count) for calls in candidates]
 
 
-def _mean_seconds(call: Callable[[], object], seconds: float) -> float:
+def _mean_seconds(
+    call: Callable[[], object], seconds: float, clock: Callable[[Callable[[], Any]], float]
+) -> float:
     """How long a call takes, over about so many seconds; a busy machine makes one call deceive."""
-    start, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - start < seconds:
-        call()
-        done += 1
-    return (time.perf_counter() - start) / done
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    start, taken = time.perf_counter(), [clock(call)]
+    while time.perf_counter() - start < seconds:
+        taken.append(clock(call))
+    return sum(taken) / len(taken)
 
 
 @contextmanager

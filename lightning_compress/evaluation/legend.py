@@ -2,6 +2,7 @@
 
 from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.latency import ROUNDS
+from lightning_compress.evaluation.runtimes import EXPORTED
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.workload import Workload
 
@@ -15,6 +16,10 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         for device in settings.devices_here()
         if settings.precisions is None and (reason := against_bf16(device)) is not None
     ]
+    exported = [
+        "PyTorch's rows run in one process, each exported model in one of its own, which is still "
+        "while others are timed. On disk these are the exported files."
+    ] * bool(EXPORTED.keys() & set(settings.runtimes))
     return [
         "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
         "error of an accuracy on so many examples. Retention is the metric divided by that of the "
@@ -31,10 +36,12 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         "chosen from all lengths, padded to a multiple of 8, each in its median time. Spread is "
         "the interquartile range of the rounds' rates by their median. Speedup is over the dense "
         "eager fp32 row on the same device.",
-        f"All rows of a device are timed in turn in one process, after an untimed round, at least "
+        f"All rows of a device are timed in turn, after an untimed round, at least "
         f"{ROUNDS} rounds and about {settings.seconds:g} s each for latency and for throughput; "
         "where a model is too slow for that, on fewer of the examples.",
         f"Peak memory: weights plus all that a batch of {size} with {longest} tokens each holds at "
-        "one time, by torch's allocator.",
+        "one time, by torch's allocator; of exported models, what their process holds more than "
+        "before they were opened.",
+        *exported,
         *left_out,
     ]

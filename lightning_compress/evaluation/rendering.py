@@ -64,13 +64,14 @@ def rich_table(report: Report) -> "Table":
     What is the same in all rows is left out.
     """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     rows, task = report.rows, report.task
     device = "" if len({row.device for row in rows}) > 1 else f" on {rows[0].device}"
     table = Table(
         title=f"{task.name}: {task.examples:,} examples of the {task.split} split{device}",
-        caption="\n".join(_notes(report)),
+        caption=escape("\n".join(_notes(report))),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,

@@ -15,12 +15,17 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.forward import device_of, inputs_for, logits_by, synchronize
-from lightning_compress.quantization.precisions import PRECISIONS, in_precision, own_precision
+from lightning_compress.evaluation.worker import seconds_of
+from lightning_compress.export.formats import FormatName
+from lightning_compress.quantization.precisions import in_precision, own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-RuntimeName = Literal["eager", "compile"]
+RuntimeName = Literal["eager", "compile", "onnxruntime", "openvino", "executorch", "tensorrt"]
+EXPORTED: dict[str, FormatName] = {
+    "onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch",
+}  # fmt: skip
 
 
 class UnavailableError(RuntimeError):
@@ -36,11 +41,17 @@ class Prepared(Protocol):
     def __call__(self, loaded: Any) -> Tensor:
         """Run a loaded batch; returns when the logits are there."""
 
+    def seconds(self, loaded: Any) -> float:
+        """How long a run takes."""
+
     def size_bytes(self) -> int:
         """Bytes on disk of what this runtime runs."""
 
     def peak_memory_bytes(self, loaded: Any) -> int | None:
         """Bytes of the weights and of all that a run holds at one time; None if unknown."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
 class Runtime(Protocol):
@@ -50,9 +61,6 @@ class Runtime(Protocol):
 
     def devices(self) -> Sequence[str]:
         """Devices of this machine that it runs on, such as ``cpu`` or ``cuda:0``."""
-
-    def precisions(self) -> Sequence[str]:
-        """Precisions that it knows."""
 
     def prepare(
         self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
@@ -86,6 +94,10 @@ class PreparedModule:
         synchronize(self.device)
         return logits
 
+    def seconds(self, loaded: dict[str, Tensor]) -> float:
+        """How long a run takes."""
+        return seconds_of(lambda: self(loaded))
+
     def size_bytes(self) -> int:
         """Bytes of the saved model in this precision."""
         return saved_size(self.model)
@@ -94,6 +106,9 @@ class PreparedModule:
         """Bytes of weights and activations."""
         activations = peak_allocated(lambda: self(loaded), self.device)
         return None if activations is None else module_bytes(self.model) + activations
+
+    def close(self) -> None:
+        """The model is not its own."""
 
 
 class Copies:
@@ -135,10 +150,6 @@ class EagerRuntime:
     def devices(self) -> Sequence[str]:
         """Every device that torch sees."""
         return torch_devices()
-
-    def precisions(self) -> Sequence[str]:
-        """The model cast or quantized."""
-        return PRECISIONS
 
     def prepare(
         self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
@@ -196,12 +207,29 @@ class CompileRuntime(EagerRuntime):
         return prepared
 
 
-def runtimes_named(names: Sequence[str], calibration: Sequence[Batch]) -> list[Runtime]:
-    """Build the runtimes of a benchmark; they share the copies of its models."""
+def runtimes_named(
+    names: Sequence[str], calibration: Sequence[Batch], *, most_examples: int, limit: float
+) -> list[Runtime]:
+    """Build the runtimes of a benchmark; those of PyTorch share the copies of its models.
+
+    Args:
+        names: which.
+        calibration: training examples, for precisions that need some.
+        most_examples: of a batch.
+        limit: seconds that exporting a model, and each run of it, may take.
+    """
+    from lightning_compress.evaluation.exported import ExportedRuntime, TensorRtRuntime
+
     copies = Copies(calibration)
     known: dict[str, Runtime] = {
-        runtime.name: runtime for runtime in (EagerRuntime(copies), CompileRuntime(copies))
+        "eager": EagerRuntime(copies),
+        "compile": CompileRuntime(copies),
+        "tensorrt": TensorRtRuntime(),
     }
+    for name, format in EXPORTED.items():
+        known[name] = ExportedRuntime(
+            name, format, calibration=calibration, most_examples=most_examples, limit=limit
+        )
     return [known[name] for name in names]
 
 

@@ -17,14 +17,16 @@ class Settings:
     """What is measured and for how long.
 
     Args:
-        runtimes: what runs the models.
+        runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
+            ``openvino`` and ``executorch`` what it is exported to; ``tensorrt`` says what to do.
         precisions: what the models are cast or quantized to; None for fp32 and, on devices that
             have instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
         batch_size: of the batches for quality and throughput.
         latency_examples: how many real examples are timed alone.
         seconds: how long each row is timed for latency, and again for throughput.
-        threads: that torch computes with on the CPU; None for as many as it is set to.
+        threads: to compute with on the CPU; None for as many as torch is set to.
+        limit: seconds that exporting a model for another runtime, and each run there, may take.
 
     Raises:
         InputError: a choice is out of range, or the machine has no such device.
@@ -37,6 +39,7 @@ class Settings:
     latency_examples: int = 100
     seconds: float = 1.0
     threads: int | None = None
+    limit: float = 900.0
 
     def __post_init__(self) -> None:
         for name in ("runtimes", "precisions", "devices"):
@@ -52,8 +55,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
-        if self.seconds <= 0:
-            raise InputError(f"seconds must be positive, not {self.seconds}")
+        for name in ("seconds", "limit"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
         there = torch_devices()
         for device in self.devices or ():
             if device not in there:

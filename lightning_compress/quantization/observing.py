@@ -10,6 +10,9 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import Batch, in_one_piece, token_mask
 from lightning_compress.models.inputs import model_inputs
 
+CALIBRATION_EXAMPLES = 512
+"""Enough to find steps on; with more they hardly change."""
+
 _ROWS = 2048  # tokens of which all inputs are kept
 
 

@@ -187,7 +187,7 @@ def test_finished_rows_survive_an_interruption(
     tmp_path: Path,
 ) -> None:
     runtime = Interrupted()
-    monkeypatch.setattr(protocol, "runtimes_named", lambda names, calibration: [runtime])
+    monkeypatch.setattr(protocol, "runtimes_named", lambda names, calibration, **_: [runtime])
     tiny_bert.train()
     models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
 

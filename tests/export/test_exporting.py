@@ -106,7 +106,7 @@ def test_onnx_and_openvino_of_plain_families(family, tiny_model, batches, tmp_pa
             tiny_model(family),
             tmp_path / format,
             format,
-            examples=batches,  # type: ignore[arg-type]
+            examples=batches,
         )
         assert found.largest_difference < 1e-5
 
@@ -162,7 +162,7 @@ def test_a_language_model_keeps_its_tied_words_once(batches, tmp_path, said):
 
 def example_of(folder):
     """The Python example in an export's README."""
-    return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[0]
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", *slow("executorch", "aotinductor")])
@@ -192,7 +192,7 @@ def test_the_example_in_the_readme_runs_as_it_stands(
 def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path, monkeypatch):
     choices = Choices(precision="fp16", most_examples=8, dry_run=True)
     export_model(tiny_bert, tmp_path / "dry", "tensorrt", examples=batches, choices=choices)
-    command = re.search(r"^trtexec .*$", (tmp_path / "dry/README.md").read_text(), re.M)[0]
+    [command] = re.findall(r"^trtexec .*$", (tmp_path / "dry/README.md").read_text(), re.M)
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     for bound, shape in (("min", "1x1"), ("opt", "8x64"), ("max", "8x64")):
         assert f"--{bound}Shapes=" + ",".join(f"{name}:{shape}" for name in inputs) in command

@@ -1,0 +1,119 @@
+"""Processes of their own for what may take a process down, or never come back."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_PATIENCE = 5.0  # seconds
+
+
+class WorkerError(RuntimeError):
+    """What ran in a process of its own failed, died or took too long; the message says which."""
+
+
+class Worker:
+    """An object that lives in a process of its own, and its methods.
+
+    Args:
+        build: makes the object there, with ``arguments``; it and they can be pickled.
+        arguments: for it.
+        limit: seconds that building it, or one call, may take.
+
+    Raises:
+        WorkerError: the object could not be built.
+    """
+
+    def __init__(self, build: Callable[..., Any], *arguments: Any, limit: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._limit = limit
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the object there.
+
+        Raises:
+            WorkerError: it failed, its process died, or it took too long.
+        """
+        try:
+            self._ours.send((method, arguments))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise WorkerError("its process died") from error
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process: it ends by itself once nobody speaks to it, or else is killed."""
+        self._ours.close()
+        self._process.join(_PATIENCE)
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            if not self._ours.poll(self._limit):
+                self.close()
+                raise WorkerError(f"it took longer than {self._limit:g} s")
+            fine, found = self._ours.recv()
+        except (EOFError, ConnectionResetError) as error:
+            self._process.join()
+            raise WorkerError(f"its process died, {_ending(self._process.exitcode)}") from error
+        if not fine:
+            raise WorkerError(found)
+        return found
+
+
+def _ending(code: int | None) -> str:
+    return f"killed by signal {-code}" if code is not None and code < 0 else f"with status {code}"
+
+
+def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # the libraries' chatter; what went wrong is sent
+        os.dup2(silence, stream)
+    fine, made = _tried(build, *arguments)
+    pipe.send((fine, None if fine else made))
+    while fine:
+        try:
+            method, given = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_tried(getattr(made, method), *given))
+
+
+def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
+    """Whether a call went well, and what it gave or what it said."""
+    try:
+        return True, call(*arguments)
+    except Exception as error:  # noqa: BLE001  # whatever it was, it is sent
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return False, lines[0] if lines else type(error).__name__
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def resident_bytes(field: str) -> int | None:
+    """Memory of this process, ``VmRSS`` or ``VmHWM`` (the most since it was reset); Linux only."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> None:
+    """Count the most memory of this process from now on; Linux only."""
+    counter = Path("/proc/self/clear_refs")
+    if counter.is_file():
+        counter.write_text("5")

@@ -1,0 +1,141 @@
+"""Rows of runtimes that a model is exported to, and what becomes of processes that go wrong."""
+
+import importlib.util
+import os
+import signal
+import time
+
+import pytest
+
+from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.examples import examples_of
+from lightning_compress.evaluation.exported import ExportedRuntime, PreparedFile
+from lightning_compress.evaluation.rendering import markdown, rich_table
+from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.worker import Worker, WorkerError
+
+
+class Fragile:
+    def __init__(self, number):
+        if number < 0:
+            raise ValueError(f"no number {number}\nand more lines")
+        self.number = number
+
+    def add(self, other):
+        os.write(1, b"chatter")
+        return self.number + other
+
+    def fail(self):
+        raise RuntimeError("cannot")
+
+    def crash(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def hang(self):
+        time.sleep(60)
+
+
+def test_a_worker_calls_and_tells_what_went_wrong(capfd):
+    worker = Worker(Fragile, 3, limit=60)
+    assert worker.call("add", 4) == 7
+    with pytest.raises(WorkerError, match=r"^cannot$"):
+        worker.call("fail")
+    assert worker.call("add", 5) == 8  # it lives on
+    with pytest.raises(WorkerError, match="its process died, killed by signal 11"):
+        worker.call("crash")
+    with pytest.raises(WorkerError, match="its process died"):
+        worker.call("add", 5)
+    worker.close()
+    assert capfd.readouterr().out == ""
+
+
+def test_a_worker_that_cannot_be_built_or_hangs():
+    with pytest.raises(WorkerError, match=r"^no number -1$"):
+        Worker(Fragile, -1, limit=60)
+    worker = Worker(Fragile, 3, limit=20)
+    worker._limit = 0.2
+    start = time.perf_counter()
+    with pytest.raises(WorkerError, match=r"it took longer than 0\.2 s"):
+        worker.call("hang")
+    assert time.perf_counter() - start < 20
+    assert not worker._process.is_alive()
+
+
+def settings(*runtimes, precisions=("fp32",)):
+    return Settings(
+        runtimes=runtimes, precisions=precisions, devices=["cpu"], seconds=0.01, batch_size=4,
+        latency_examples=3,
+    )  # fmt: skip
+
+
+def measured(model, toy_data, *runtimes, **options):
+    examples = examples_of(toy_data.test_dataloader())
+    return benchmark(
+        {"dense": model}, examples, settings(*runtimes, **options), run_name="x", task_name="toy"
+    )
+
+
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+)
+def test_rows_of_exported_models_are_as_whole_as_others(runtime, tiny_bert, toy_data):
+    report = measured(tiny_bert, toy_data, "eager", runtime)
+    eager, *others = report.rows
+    for row in others:
+        assert row.notes == []
+        assert row.metrics == eager.metrics
+        assert row.latency is not None
+        assert row.throughput is not None
+        assert row.speedup is not None
+        assert row.retention == 1
+        assert row.peak_memory_bytes is None or row.peak_memory_bytes > 0
+        assert row.size_bytes is not None
+        assert 0.9 < row.size_bytes / sum(p.nbytes for p in tiny_bert.parameters()) < 6
+    assert "each exported model in one of its own" in markdown(report)
+
+
+def test_what_is_not_there_is_a_row_with_the_reason(tiny_bert, toy_data, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "openvino" else found(name)
+    )
+    names = ("onnxruntime", "openvino", "tensorrt")
+    report = measured(tiny_bert, toy_data, *names, precisions=["bf16"])
+    assert [row.notes[-1].split(":")[0] for row in report.rows] == [
+        "onnxruntime has no bf16",
+        "openvino is not here",
+        "TensorRT is not measured here",
+    ]
+    assert all(row.latency is None for row in report.rows)
+    # The brackets of an extra are not taken for colours.
+    assert r"lightning-compress\[openvino]" in str(rich_table(report).caption)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_no_other_row_along(tiny_bert, toy_data, monkeypatch):
+    prepared = ExportedRuntime.prepare
+    deaths = {"onnxruntime": "size_bytes", "openvino": "peak_memory_bytes"}
+
+    def prepare(self, *arguments):
+        made = prepared(self, *arguments)
+        assert isinstance(made, PreparedFile)
+        before = getattr(made, deaths[self.name])
+
+        def and_die(*given):
+            value = before(*given)
+            made._worker._process.kill()
+            made._worker._process.join()
+            return value
+
+        monkeypatch.setattr(made, deaths[self.name], and_die)
+        return made
+
+    monkeypatch.setattr(ExportedRuntime, "prepare", prepare)
+    report = measured(tiny_bert, toy_data, "eager", "onnxruntime", "openvino")
+    eager, onnx, openvino = report.rows
+    assert eager.latency is not None
+    assert eager.throughput is not None
+    for row in (onnx, openvino):  # one dies before it is timed, the other as it is about to be
+        assert "its process died" in (row.note or "")
+        assert row.latency is None
+        assert row.metrics == eager.metrics
