@@ -24,6 +24,7 @@ from quantization_table import parts_of
 from studies import bare_trainer
 
 from lightning_compress import load_compressed, quantize_, save_compressed
+from lightning_compress.distillation.objective import Losses
 from lightning_compress.modules import FineTuningModule, QATModule
 
 GROUP = {"sst2": 256, "imdb": 256, "gpt2": 128}
@@ -45,7 +46,7 @@ def module_for(task, way, folder, seed):
     if way == "in training":
         return QATModule(
             pretrained=str(folder), scheme="int4-weight", group=GROUP[task], teacher="dense",
-            losses={"task": None, "soft_targets": {"weight": 1.0, "temperature": 2.0}},
+            losses=Losses(task=None),
             config=None if task == "gpt2" else STILL, learning_rate=RATE[task], **options,
         )  # fmt: skip
     if way == "after training":
