@@ -202,10 +202,10 @@ def verdict(agreement: Agreement, precision: str) -> str:
     )
     if agreement.equal_predictions is not None:
         words += f", and {agreement.equal_predictions:.2%} of the predictions are equal"
-    allowed = f"{equal:.1%} equal predictions"
-    if largest is not None:
-        allowed += f" and a difference of {largest:g}, or of as much of a larger logit"
-    return f"{words}. It would have been refused beyond {allowed}."
+    return (
+        f"{words}. It would have been refused with a difference of more than {largest:g}, or that "
+        f"much of the largest logit, or with less than {equal:.1%} of the predictions equal."
+    )
 
 
 def _first(error: BaseException) -> str:

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lightning_compress.errors import InputError
 from lightning_compress.export.program import Program
 from lightning_compress.models.calibration import token_mask
 
-LARGEST_DIFFERENCE = 1e-4
-"""Between logits in fp32, of a size of one; in proportion where they are larger."""
+LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
+"""Between logits of a size of one; in proportion where they are larger."""
 
-EQUAL_PREDICTIONS = {"fp32": 0.999, "bf16": 0.97, "fp16": 0.99}
-_EQUAL_IF_QUANTIZED = 0.95  # a number that lies between two steps may be rounded to either
+EQUAL_PREDICTIONS = {"fp32": 0.999, "fp16": 0.99}
+# A number that lies between two steps may be rounded to either.
+_LARGEST_IF_ROUNDED, _EQUAL_IF_ROUNDED = 0.1, 0.97
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ def agreement_of(
     return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, share)
 
 
-def bounds(precision: str) -> tuple[float | None, float]:
-    """The largest difference, as a share of the largest logit or of one, and the equal share."""
-    largest = LARGEST_DIFFERENCE if precision == "fp32" else None
-    return largest, EQUAL_PREDICTIONS.get(precision, _EQUAL_IF_QUANTIZED)
+def bounds(precision: str) -> tuple[float, float]:
+    """The largest difference, between logits of a size of one, and the share of equal ones."""
+    return (
+        LARGEST_DIFFERENCE.get(precision, _LARGEST_IF_ROUNDED),
+        EQUAL_PREDICTIONS.get(precision, _EQUAL_IF_ROUNDED),
+    )
 
 
 def require_agreement(agreement: Agreement, precision: str) -> None:
@@ -73,14 +75,12 @@ def require_agreement(agreement: Agreement, precision: str) -> None:
         InputError: it does not; the message gives the figures and the bound.
     """
     largest, equal = bounds(precision)
-    allowed = None if largest is None else largest * max(1.0, agreement.largest_logit)
+    allowed = largest * max(1.0, agreement.largest_logit)
     found = agreement.equal_predictions
-    apart = allowed is not None and agreement.largest_difference > allowed
-    if apart or (found is not None and found < equal) or agreement.largest_difference == torch.inf:
+    if agreement.largest_difference > allowed or (found is not None and found < equal):
         raise InputError(
             f"the exported model does not say what PyTorch says on {agreement.examples} examples: "
-            f"logits differ by up to {agreement.largest_difference:.2g}"
-            + ("" if allowed is None else f" (at most {allowed:.2g})")
+            f"logits differ by up to {agreement.largest_difference:.2g} (at most {allowed:.2g})"
             + ("" if found is None else f", {found:.2%} of the predictions are equal")
             + f" (at least {equal:.1%}): nothing was written"
         )
