@@ -30,10 +30,10 @@ quickstart: setup ## train, prune, test and report on the built-in corpus, no do
 	@echo "==> Training a small BERT from scratch, pruning it to 80 % and measuring both"
 	@$(BIN)/lightning-compress fit --config configs/quickstart.yaml
 
-test: setup ## run the tests
+test: setup ## run the tests, two at a time
 	@echo "==> Running the tests"
 	@mkdir -p .cache
-	@$(BIN)/python -m pytest -q --basetemp=.cache/pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --basetemp=.cache/pytest $(ARGS)
 
 format: setup ## write the code in the house's format
 	@$(BIN)/ruff format .

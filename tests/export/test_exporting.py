@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lightning_compress import quantize_, remove_heads_, remove_layers_, remove_neurons_
 from lightning_compress.errors import InputError
 from lightning_compress.export import Choices, export_model
-from lightning_compress.export.formats import FORMATS
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.export.onnx_forms import OPSET, in_onnx_forms
 from lightning_compress.export.verifying import Agreement, agreement_of, require_agreement
@@ -28,7 +27,7 @@ def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
+FAMILIES = ["bert", "gpt2", *slow("roberta", "distilbert", "electra")]
 
 
 def all_at_once(model):
@@ -74,7 +73,10 @@ def test_onnx_says_the_same_of_a_model_that_has_seen_every_edit(
     assert {"INT8", "UINT8"} <= types
 
 
-@pytest.mark.parametrize("precision", FORMATS["onnx"].precisions)
+@pytest.mark.parametrize(
+    "precision",
+    ["int8-dynamic", *slow("fp32", "fp16", "int8-weight", "int4-weight", "int8-static")],
+)
 def test_onnx_in_every_precision(precision, tiny_bert, batches, tmp_path):
     choices = Choices(precision=precision, calibration=batches)
     found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, choices=choices)
@@ -109,6 +111,7 @@ def test_steps_of_each_token_survive_what_the_runtime_fuses(tmp_path):
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_quantized_file_is_smaller(tiny_model, tmp_path):
     sizes = {}
     for scheme in ("fp32", "int8-weight", "int4-weight"):
@@ -139,7 +142,7 @@ def test_onnx_and_openvino_of_plain_families(family, tiny_model, batches, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "precision", ["int8-static", "int8-dynamic", *slow("fp32", "bf16", "fp16", "int8-weight")]
+    "precision", ["int8-static", *slow("int8-dynamic", "fp32", "bf16", "fp16", "int8-weight")]
 )
 def test_openvino(precision, tiny_bert, batches, tmp_path):
     choices = Choices(precision=precision, calibration=batches)
@@ -192,7 +195,7 @@ def example_of(folder):
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[0]
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", *slow("executorch", "aotinductor")])
+@pytest.mark.parametrize("format", ["onnx", *slow("openvino", "executorch", "aotinductor")])
 def test_the_example_in_the_readme_runs_as_it_stands(
     format, tiny_model, text_files, batches, said, tmp_path
 ):
