@@ -157,3 +157,12 @@ def plain_module() -> Callable[..., PlainModule]:
 def loader() -> Callable[[], ResumableLoader]:
     """Builds the loader of eight batches."""
     return ResumableLoader
+
+
+class SameEverywhere(L.Callback):
+    """Sees to it that the parameters are equal on both of two processes after every step."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
+        both = trainer.strategy.all_gather(mine)
+        assert torch.equal(both[0], both[1]), trainer.global_step

@@ -254,3 +254,50 @@ def test_what_cannot_be_done_is_refused_before_the_training(
     with pytest.raises(InputError, match=message):
         trainer.fit(qat(**options), toy_data)
     assert trainer.global_step == 0
+
+
+DDP = """
+import json, sys
+import lightning as L, torch
+from tests.conftest import ToyData
+from tests.callbacks.conftest import SameEverywhere
+from tests.callbacks.test_quantization_aware_training import STILL
+from lightning_compress.models.modeling_quantized import QuantizedLinear
+from lightning_compress.models.rounded import stretches_of
+from lightning_compress.modules import QATModule
+
+class Learned(L.Callback):
+    most = 0.0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        learned = [float(one.abs().max()) for one in stretches_of(pl_module.model)]
+        self.most = max(learned, default=self.most)
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    data, learned = ToyData(), Learned()
+    module = QATModule(config=STILL, learning_rate=3e-3, scheme="int8-static", start=0.25)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=sys.argv[1], callbacks=[SameEverywhere(), learned],
+    )
+    trainer.fit(module, data)
+    layers = [one for one in module.model.modules() if isinstance(one, QuantizedLinear)]
+    found = [
+        len(layers),
+        learned.most,
+        *(float(value.double().sum()) for value in module.model.state_dict().values()),
+    ]
+    with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:
+        json.dump(found, file)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same_steps_and_end_quantized_alike(run_script, tmp_path):
+    run_script(DDP)
+    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    assert found[0][0] == 25
+    assert found[0][1] > 0

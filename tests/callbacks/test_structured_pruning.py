@@ -233,16 +233,10 @@ def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
 DDP = """
 import json, sys
 import lightning as L, torch
-from tests.callbacks.conftest import Foreign
+from tests.callbacks.conftest import Foreign, SameEverywhere
 from tests.callbacks.test_structured_pruning import counts
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPruning
-
-class SameEverywhere(L.Callback):
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        mine = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        both = trainer.strategy.all_gather(mine)
-        assert torch.equal(both[0], both[1]), trainer.global_step
 
 if __name__ == "__main__":
     data, module = ToyData(), Foreign(num_hidden_layers=3)
