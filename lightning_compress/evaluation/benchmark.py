@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -25,12 +25,8 @@ from lightning_compress.evaluation.report import (
     TaskFacts,
     token_lengths,
 )
-from lightning_compress.evaluation.runtimes import (
-    Prepared,
-    Runtime,
-    UnavailableError,
-    runtimes_named,
-)
+from lightning_compress.evaluation.runtime import Prepared, Runtime, UnavailableError
+from lightning_compress.evaluation.runtimes import runtimes_named
 from lightning_compress.evaluation.settings import Settings, fixed_threads
 from lightning_compress.evaluation.subject import Subject, subject_of
 from lightning_compress.evaluation.worker import WorkerError
@@ -39,8 +35,6 @@ from lightning_compress.quantization.precisions import own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-T = TypeVar("T")
 
 
 def benchmark(
@@ -209,9 +203,10 @@ class _Measurement:
         """Latency and throughput."""
         self.advance("Timing all rows in turn", 0)
         single = self._times(ready, self.work.single)
-        full = self._times(ready, self.work.full)
-        for row, _ in ready:
-            if row.title in single and row.title in full:
+        alive = [(row, prepared) for row, prepared in ready if row.title in single]
+        full = self._times(alive, self.work.full)
+        for row, _ in alive:
+            if row.title in full:
                 row.latency = latency_of(single[row.title], 1)
                 row.throughput = throughput_of(full[row.title], self.settings.batch_size)
 
@@ -223,7 +218,11 @@ class _Measurement:
         while left:
             try:
                 calls = [
-                    [_Timed(row, prepared, batch) for batch in batches] for row, prepared in left
+                    [
+                        partial(_alive, row, prepared.seconds, _alive(row, prepared.load, batch))
+                        for batch in batches
+                    ]
+                    for row, prepared in left
                 ]
                 times = interleaved_times(
                     calls, seconds=self.settings.seconds, clock=lambda call: call()
@@ -248,18 +247,9 @@ class _DiedError(Exception):
         self.row = row
 
 
-class _Timed:
-    """A run of a row on a batch that gives the seconds it takes."""
-
-    def __init__(self, row: Row, prepared: Prepared, batch: Batch) -> None:
-        self._row, self._prepared = row, prepared
-        self._loaded = self._alive(lambda: prepared.load(batch))
-
-    def __call__(self) -> float:
-        return self._alive(lambda: self._prepared.seconds(self._loaded))
-
-    def _alive(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except WorkerError as error:
-            raise _DiedError(self._row, error) from error
+def _alive(row: Row, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call something of a row's; if its process dies the error says whose."""
+    try:
+        return call(*arguments)
+    except WorkerError as error:
+        raise _DiedError(row, error) from error

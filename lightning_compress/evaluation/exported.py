@@ -2,10 +2,11 @@
 
 import gc
 import importlib.util
-import shutil
-import tempfile
+import itertools
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +14,10 @@ from torch import Tensor
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
-from lightning_compress.evaluation.runtimes import Prepared, UnavailableError
-from lightning_compress.evaluation.worker import (
-    Worker,
-    WorkerError,
-    reset_peak,
-    resident_bytes,
-    seconds_of,
-)
+from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
+from lightning_compress.evaluation.latency import seconds_of
+from lightning_compress.evaluation.runtime import Prepared, UnavailableError
+from lightning_compress.evaluation.worker import Worker, WorkerError
 from lightning_compress.export.formats import FORMATS, Choices, FormatName
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.saving import load_compressed, save_compressed
@@ -28,8 +25,6 @@ from lightning_compress.quantization.precisions import in_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_WRITING = "export"
 
 
 class ExportedRuntime:
@@ -80,73 +75,61 @@ class ExportedRuntime:
             )
         if precision not in chosen.precisions:
             raise UnavailableError(f"{self.name} has no {precision}")
-        folder = Path(tempfile.mkdtemp(prefix="lightning-compress-"))
-        try:
-            prepared = self._prepared(model, precision, folder)
-            for batch in trials:
-                prepared(prepared.load(batch))
-        except (WorkerError, InputError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UnavailableError(f"{self.name} in {precision}: {error}") from error
+        with ExitStack() as resources:
+            try:
+                prepared = self._prepared(model, precision, resources)
+                for batch in trials:
+                    prepared(prepared.load(batch))
+            except (WorkerError, InputError) as error:
+                raise UnavailableError(f"{self.name} in {precision}: {error}") from error
+            prepared.resources = resources.pop_all()
         return prepared
 
-    def _prepared(self, model: "PreTrainedModel", precision: str, folder: Path) -> "PreparedFile":
+    def _prepared(
+        self, model: "PreTrainedModel", precision: str, resources: ExitStack
+    ) -> "PreparedFile":
+        folder = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
         save_compressed(model, folder / "model")
         choices = Choices(precision, self._calibration, most_examples=self._most_examples)
-        (folder / _WRITING).mkdir()
-        writer = Worker(_Writer, limit=self._limit)
-        try:
-            names = writer.call("write", folder, self._format, choices)
-        finally:
-            writer.close()
-        threads = torch.get_num_threads()
-        return PreparedFile(folder, self._format, names, precision, threads, limit=self._limit)
+        written = folder / "export"
+        written.mkdir()
+        with closing(Worker(_Writer, limit=self._limit)) as writer:
+            names = writer.call("write", folder / "model", written, self._format, choices)
+        arguments = (written, self._format, names, precision, torch.get_num_threads())
+        opened = Worker(_Opened, *arguments, limit=self._limit)
+        size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+        return PreparedFile(resources.enter_context(closing(opened)), size)
 
 
 class _Writer:
     """What writes the file."""
 
-    def write(self, folder: Path, format: FormatName, choices: Choices) -> list[str]:
-        """Export the saved model; gives the names of its inputs."""
+    def write(self, saved: Path, folder: Path, format: FormatName, choices: Choices) -> list[str]:
+        """Export a saved model; gives the names of its inputs."""
         chosen = FORMATS[format]
-        calibration = [dict(batch) for batch in choices.calibration]
-        loaded = load_compressed(folder / "model")
-        model = in_precision(loaded, chosen.source(choices), "cpu", calibration).eval()
-        chosen.write(model, folder / _WRITING, choices)
+        loaded = load_compressed(saved)
+        model = in_precision(loaded, chosen.source(choices), "cpu", choices.calibration).eval()
+        chosen.write(model, folder, choices)
         return input_names(model)
 
 
 class PreparedFile:
     """An exported model that is open in a process of its own.
 
-    Args:
-        folder: where it lies; deleted in the end.
-        format: what it is.
-        names: of its inputs.
-        precision: to compute in.
-        threads: to compute with.
-        limit: seconds that a run may take.
+    All methods end with a WorkerError if that has died.
 
-    Raises:
-        WorkerError: it could not be opened, or later, whenever it is run, it crashed.
+    Args:
+        worker: the process, around an :class:`_Opened`.
+        size: bytes of the exported files.
+
+    Attributes:
+        resources: what it holds: the process and the files.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        format: FormatName,
-        names: Sequence[str],
-        precision: str,
-        threads: int,
-        *,
-        limit: float,
-    ) -> None:
-        self._folder = folder
-        written = [file for file in (folder / _WRITING).rglob("*") if file.is_file()]
-        self._size = sum(file.stat().st_size for file in written)
-        self._worker = Worker(
-            _Opened, folder / _WRITING, format, list(names), precision, threads, limit=limit
-        )
+    resources: ExitStack
+
+    def __init__(self, worker: Worker, size: int) -> None:
+        self._worker, self._size = worker, size
 
     def load(self, batch: Batch) -> int:
         """Send a batch; gives its number there."""
@@ -155,7 +138,7 @@ class PreparedFile:
         return number
 
     def __call__(self, loaded: int) -> Tensor:
-        """Run it: the logits."""
+        """Run it: the logits. The batch is let go of."""
         return torch.from_numpy(self._worker.call("run", loaded))
 
     def seconds(self, loaded: int) -> float:
@@ -173,9 +156,8 @@ class PreparedFile:
         return found
 
     def close(self) -> None:
-        """End the process and delete the file."""
-        self._worker.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """End the process and delete the files."""
+        self.resources.close()
 
 
 class _Opened:
@@ -187,16 +169,18 @@ class _Opened:
         torch.set_num_threads(threads)
         self._before = resident_bytes("VmRSS")
         self._program = FORMATS[format].open(folder, names, precision, threads)
-        self._loaded: list[Any] = []
+        self._loaded: dict[int, Any] = {}
+        self._numbers = itertools.count()
         gc.disable()  # a collection would be charged to a run
 
     def load(self, batch: dict[str, Any]) -> int:
         tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-        self._loaded.append(self._program.load(tensors))
-        return len(self._loaded) - 1
+        number = next(self._numbers)
+        self._loaded[number] = self._program.load(tensors)
+        return number
 
     def run(self, number: int) -> Any:
-        return self._program(self._loaded[number]).numpy()
+        return self._program(self._loaded.pop(number)).numpy()
 
     def seconds(self, number: int) -> float:
         return seconds_of(lambda: self._program(self._loaded[number]))

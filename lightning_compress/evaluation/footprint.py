@@ -133,6 +133,22 @@ def _quiet_profiler() -> Iterator[None]:
             os.environ["KINETO_LOG_LEVEL"] = level
 
 
+def resident_bytes(field: str) -> int | None:
+    """Memory of this process, ``VmRSS`` or ``VmHWM`` (the most since it was reset); Linux only."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> None:
+    """Count the most memory of this process from now on; Linux only."""
+    counter = Path("/proc/self/clear_refs")
+    if counter.is_file():
+        counter.write_text("5")
+
+
 def measure_footprint(model: "PreTrainedModel", batch: Mapping[str, Tensor]) -> Footprint:
     """Measure what a model costs in memory, on disk and in multiplications.
 

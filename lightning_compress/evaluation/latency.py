@@ -18,7 +18,6 @@ from lightning_compress.evaluation.forward import (
     logits_by,
     synchronize,
 )
-from lightning_compress.evaluation.worker import seconds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +48,13 @@ class Throughput:
     batch_size: int
     samples_per_second: float
     spread: float
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def interleaved_times(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from lightning_compress.conventions import ProblemType
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.metrics import metrics_for, predictions_and_targets
-from lightning_compress.evaluation.runtimes import Prepared
+from lightning_compress.evaluation.runtime import Prepared
 from lightning_compress.evaluation.task import Task
 
 

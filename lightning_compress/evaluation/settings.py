@@ -8,7 +8,8 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import against_bf16
-from lightning_compress.evaluation.runtimes import RuntimeName, torch_devices
+from lightning_compress.evaluation.in_torch import torch_devices
+from lightning_compress.evaluation.runtimes import RuntimeName
 from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 

@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 _PATIENCE = 5.0  # seconds
@@ -94,26 +92,3 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
     except Exception as error:  # noqa: BLE001  # whatever it was, it is sent
         lines = [line for line in str(error).splitlines() if line.strip()]
         return False, lines[0] if lines else type(error).__name__
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def resident_bytes(field: str) -> int | None:
-    """Memory of this process, ``VmRSS`` or ``VmHWM`` (the most since it was reset); Linux only."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
-
-
-def reset_peak() -> None:
-    """Count the most memory of this process from now on; Linux only."""
-    counter = Path("/proc/self/clear_refs")
-    if counter.is_file():
-        counter.write_text("5")

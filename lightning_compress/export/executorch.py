@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
+from lightning_compress.models.calibration import Batch
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 
@@ -29,7 +30,7 @@ def write_executorch(
     folder: Path,
     *,
     precision: str,
-    calibration: Sequence[Mapping[str, Tensor]],
+    calibration: Sequence[Batch],
     most_examples: int,
 ) -> None:
     """Write a model as ``model.pte``, for batches of so many examples at most, of any length.
@@ -79,7 +80,7 @@ def _rounded(
     model: "PreTrainedModel",
     program: torch.export.ExportedProgram,
     precision: str,
-    calibration: Sequence[Mapping[str, Tensor]],
+    calibration: Sequence[Batch],
     most_examples: int,
 ) -> torch.export.ExportedProgram:
     """The program with its linear layers in int8, as PT2E makes it."""
@@ -90,8 +91,9 @@ def _rounded(
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     class LinearLayersOnly(XNNPACKQuantizer):  # type: ignore[misc]  # its package is optional
+        """Its own makes every constant a floating-point one, positions among them."""
+
         def transform_for_annotation(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            # Its own makes every constant a floating-point one, positions among them.
             return model
 
     dynamic = precision == "int8-dynamic"

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from lightning_compress.export.verifying import (
     bounds,
     require_agreement,
 )
+from lightning_compress.models.calibration import Batch
 from lightning_compress.models.folders import whole_folder
 from lightning_compress.quantization.precisions import in_precision, own_precision
 
@@ -44,7 +45,7 @@ def export_model(
     folder: str | Path,
     format: FormatName,
     *,
-    examples: Sequence[Mapping[str, Tensor]],
+    examples: Sequence[Batch],
     choices: Choices | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     overwrite: bool = False,
@@ -74,7 +75,7 @@ def export_model(
     choices = choices or Choices(precision=own_precision(model) or "fp32")
     folder, chosen = Path(folder), FORMATS[format]
     check_export(model, folder, format, choices, overwrite=overwrite)
-    source = in_precision(model, chosen.source(choices), "cpu", _plain(choices.calibration)).eval()
+    source = in_precision(model, chosen.source(choices), "cpu", choices.calibration).eval()
     names = input_names(source)
     with whole_folder(folder) as unfinished:
         try:
@@ -90,7 +91,7 @@ def export_model(
         source.config.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
-        _describe(unfinished, source, format, choices, agreement)
+        _describe(unfinished, folder.name, source, format, choices, agreement)
     return agreement
 
 
@@ -136,11 +137,7 @@ def check_export(
         raise InputError(f"{type(model).__name__} takes no input_ids: it is no text model")
 
 
-def _plain(batches: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    return [dict(batch) for batch in batches]
-
-
-def _bounded(examples: Sequence[Mapping[str, Tensor]], choices: Choices) -> list[dict[str, Tensor]]:
+def _bounded(examples: Sequence[Batch], choices: Choices) -> list[Batch]:
     """The batches, none of which has more examples than were planned for."""
     return [
         {name: value[start : start + choices.most_examples] for name, value in batch.items()}
@@ -149,13 +146,11 @@ def _bounded(examples: Sequence[Mapping[str, Tensor]], choices: Choices) -> list
     ]
 
 
-def _reference(
-    model: "PreTrainedModel", names: Sequence[str]
-) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def _reference(model: "PreTrainedModel", names: Sequence[str]) -> Callable[[Batch], Tensor]:
     traced = Traced(model, names)
 
     @torch.no_grad()
-    def reference(batch: Mapping[str, Tensor]) -> Tensor:
+    def reference(batch: Batch) -> Tensor:
         found: Tensor = traced(*named_inputs(names, batch))
         return found
 
@@ -164,6 +159,7 @@ def _reference(
 
 def _describe(
     folder: Path,
+    title: str,
     model: "PreTrainedModel",
     format: FormatName,
     choices: Choices,
@@ -182,7 +178,7 @@ def _describe(
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     example, language = chosen.usage(model, choices)
     text = _README.format(
-        title=folder.name.strip(".").rpartition("-")[0] or folder.name,
+        title=title,
         architecture=type(model).__name__,
         precision=choices.precision,
         format=format,

@@ -2,16 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
-
 from lightning_compress.export import aotinductor, executorch, onnx, openvino, tensorrt
 from lightning_compress.export.program import Program
 from lightning_compress.export.tracing import input_names
+from lightning_compress.models.calibration import Batch
 from lightning_compress.quantization.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Choices:
     """
 
     precision: str = "fp32"
-    calibration: Sequence[Mapping[str, Tensor]] = field(default=(), repr=False)
+    calibration: Sequence[Batch] = field(default=(), repr=False)
     nncf: bool = False
     most_examples: int = 32
     dry_run: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import write_onnx
 from lightning_compress.export.tracing import named_inputs
+from lightning_compress.models.calibration import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ def write_openvino(
     folder: Path,
     *,
     half: bool = False,
-    nncf_on: Sequence[Mapping[str, Tensor]] = (),
+    nncf_on: Sequence[Batch] = (),
 ) -> None:
     """Write a model as ``openvino_model.xml`` and ``.bin``, for batches of any size and length.
 
@@ -51,7 +52,7 @@ def write_openvino(
         openvino.save_model(made, folder / FILE, compress_to_fp16=half)
 
 
-def _by_nncf(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> Any:
+def _by_nncf(model: Any, batches: Sequence[Batch]) -> Any:
     """The model in int8 as NNCF makes it, https://github.com/openvinotoolkit/nncf."""
     import nncf
 

@@ -1,13 +1,13 @@
 """Whether an exported model says what the model in PyTorch says."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_compress.errors import InputError
 from lightning_compress.export.program import Program
-from lightning_compress.models.calibration import token_mask
+from lightning_compress.models.calibration import Batch, token_mask
 
 LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
 """Between logits of a size of one; in proportion where they are larger."""
@@ -34,8 +34,8 @@ class Agreement:
 
 def agreement_of(
     program: Program,
-    reference: Callable[[Mapping[str, Tensor]], Tensor],
-    batches: Sequence[Mapping[str, Tensor]],
+    reference: Callable[[Batch], Tensor],
+    batches: Sequence[Batch],
 ) -> Agreement:
     """Compare an exported model with its reference on batches of real examples.
 
@@ -49,7 +49,7 @@ def agreement_of(
     for batch in batches:
         found, wanted = program(program.load(batch)), reference(batch).float()
         if wanted.dim() == 3:  # what is said at padding is of no matter
-            mask = token_mask(dict(batch))
+            mask = token_mask(batch)
             found, wanted = found[mask], wanted[mask]
         difference = float((found - wanted).abs().max())
         largest = max(largest, difference if difference == difference else float("inf"))

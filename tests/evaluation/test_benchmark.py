@@ -17,8 +17,9 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation import benchmark as protocol
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, examples_of
+from lightning_compress.evaluation.in_torch import Copies, EagerRuntime
 from lightning_compress.evaluation.report import MASKS_ONLY, Report, write_report
-from lightning_compress.evaluation.runtimes import Copies, EagerRuntime, Prepared
+from lightning_compress.evaluation.runtime import Prepared
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import next_token_labels
 from lightning_compress.models import set_masks_
