@@ -1,15 +1,18 @@
 """``benchmark``: measure a saved model, ours or any Hugging Face one, without training."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
-from lightning import LightningDataModule
 
+from lightning_compress.cli_saved import (
+    calibration_of,
+    load_saved,
+    model_and_data_parser,
+    ready_options,
+)
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import Task
-from lightning_compress.quantization.observing import CALIBRATION_EXAMPLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,34 +24,20 @@ def run_benchmark(arguments: list[str]) -> None:
     Raises:
         InputError: a model, the data or a choice does not work.
     """
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
-    options = _parser().parse_args(arguments)
-    data_options = options.data.init_args
-    if "tokenizer" in data_options and data_options.tokenizer is None:
-        data_options.tokenizer = options.model
-    ready = _parser().instantiate(options)
+    ready = ready_options(_parser, arguments)
     _measure(ready.model, ready.baseline, ready.task, ready.data, ready.measure, Path(ready.output))
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning-compress benchmark",
-        description="Measure a saved model on the test split of some data: quality, size, memory, "
+    parser = model_and_data_parser(
+        "benchmark",
+        "Measure a saved model on the test split of some data: quality, size, memory, "
         "latency and throughput, in every runtime, precision and device there is.",
     )
-    parser.add_argument("model", type=str, help="folder (compressed or Hugging Face) or Hub name")
     parser.add_argument(
         "--baseline", type=str | None, default=None, help="the dense model to compare with"
     )
-    parser.add_argument(
-        "--task", type=Task, default="sequence-classification", help="what the models do"
-    )
     parser.add_argument("--output", type=str, default="logs/benchmark", help="folder of the report")
-    parser.add_subclass_arguments(
-        LightningDataModule,
-        "data",
-        default={"class_path": "lightning_compress.data.TextClassificationDataModule"},
-    )
     parser.add_class_arguments(Settings, "measure")
     return parser
 
@@ -57,25 +46,19 @@ def _measure(
     model: str, baseline: str | None, task: Task, data: Any, settings: Settings, output: Path
 ) -> None:
     from lightning_compress.evaluation.benchmark import benchmark
-    from lightning_compress.evaluation.examples import Batch, examples_of, sampled_batches
+    from lightning_compress.evaluation.examples import Batch, examples_of
     from lightning_compress.evaluation.rendering import show_report
     from lightning_compress.evaluation.report import Label, write_report
     from lightning_compress.models import manifest_of
 
-    measured = _load(model, task)
+    measured = load_saved(model, task)
     own: Label = "compressed" if baseline is not None or manifest_of(measured) else "dense"
     models: dict[Label, PreTrainedModel] = {own: measured}
     if baseline is not None:
-        models = {"dense": _load(baseline, task), **models}
+        models = {"dense": load_saved(baseline, task), **models}
     calibration: list[Batch] = []
     if "int8-static" in (settings.precisions or ()):
-        data.setup("fit")
-        calibration = sampled_batches(
-            data.train_dataloader(),
-            CALIBRATION_EXAMPLES,
-            batch_size=settings.batch_size,
-            pad_token_id=measured.config.pad_token_id or 0,
-        )
+        calibration = calibration_of(data, measured, settings.batch_size)
     data.setup("test")
     report = benchmark(
         models,
@@ -88,13 +71,3 @@ def _measure(
         progress=True,
     )
     show_report(report, output)
-
-
-def _load(name: str, task: Task) -> "PreTrainedModel":
-    from lightning_compress.modules.building import build_model
-
-    model = build_model(
-        pretrained=name, config=None, task=task, labels={}, vocabulary={}, new_head=False
-    )
-    model.eval()
-    return model

@@ -75,6 +75,12 @@ def export_model(
     choices = choices or Choices(precision=own_precision(model) or "fp32")
     folder, chosen = Path(folder), FORMATS[format]
     check_export(model, folder, format, choices, overwrite=overwrite)
+    # XNNPACK finds steps of its own, for quantized models too.
+    to_find = choices.precision == "int8-static" and (
+        own_precision(model) is None or format == "executorch"
+    )
+    if to_find and not choices.calibration:
+        raise InputError("int8-static needs training examples to find its steps: set calibration")
     source = in_precision(model, chosen.source(choices), "cpu", choices.calibration).eval()
     names = input_names(source)
     with whole_folder(folder) as unfinished:
@@ -131,8 +137,6 @@ def check_export(
         raise InputError("dry-run is for --format tensorrt: the others are built right here")
     if choices.most_examples < 1:
         raise InputError(f"most_examples must be at least 1, not {choices.most_examples}")
-    if choices.precision == "int8-static" and own is None and not choices.calibration:
-        raise InputError("int8-static needs training examples to find its steps on: set data")
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{type(model).__name__} takes no input_ids: it is no text model")
 

@@ -24,7 +24,7 @@ print(session.run(["logits"], {i.name: tokens[i.name] for i in session.get_input
 """
 
 
-def write_onnx(model: "PreTrainedModel", folder: Path, *, round_inputs: bool = True) -> None:
+def write_onnx(model: "PreTrainedModel", folder: Path, *, spelled_out: bool = True) -> None:
     """Write a model as ``model.onnx``, for batches of any size and length.
 
     The file passes ONNX's checker, shapes inferred. Weights beyond two gigabytes lie beside it.
@@ -32,12 +32,12 @@ def write_onnx(model: "PreTrainedModel", folder: Path, *, round_inputs: bool = T
     Args:
         model: in eval mode on the CPU; quantized ones keep their weights and steps.
         folder: where to.
-        round_inputs: in steps of each token's own, where its layers do so; or leave it to whatever
-            runs the file.
+        spelled_out: whether the file says how inputs without fixed steps meet quantized weights,
+            or what runs it will be told.
     """
     import onnx
 
-    with in_onnx_forms(model, round_inputs=round_inputs), _quiet_exporter():
+    with in_onnx_forms(model, spelled_out=spelled_out), _quiet_exporter():
         written = torch.onnx.export(
             program_of(model),
             dynamo=True,
@@ -78,8 +78,6 @@ class OnnxProgram:
         options.intra_op_num_threads = threads
         # Its idle threads would take their time from whatever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Else it rounds what meets weights of eight bits, asked or not.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.log_severity_level = 3  # errors; warnings speak of its own optimizations
         self._session = onnxruntime.InferenceSession(
             folder / FILE, options, providers=["CPUExecutionProvider"]

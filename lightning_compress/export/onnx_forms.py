@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_compress.models.modeling_compressed import put_
-from lightning_compress.models.modeling_quantized import LIMITS, QuantizedLinear
+from lightning_compress.models.modeling_quantized import LIMITS, SMALLEST_STEP, QuantizedLinear
 
 OPSET = 21
 _MIDDLE = 128
-_SMALLEST_STEP = 1e-12
 
 
 class _OnnxLinear(nn.Module):
@@ -33,7 +32,7 @@ class _OnnxLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.factor = layer.factor
-        self.register_buffer("step", layer.step if layer.group else layer.step.view(-1))
+        self.register_buffer("step", layer.step.view(-1))
 
     def forward(self, inputs: Tensor) -> Tensor:
         if self.factor is not None:
@@ -72,7 +71,7 @@ class _Dynamic(_OnnxLinear):
         self.register_buffer("zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
 
     def product(self, inputs: Tensor) -> Tensor:
-        own = (inputs.abs().amax(-1, keepdim=True) / LIMITS[8]).clamp(min=_SMALLEST_STEP)
+        own = (inputs.abs().amax(-1, keepdim=True) / LIMITS[8]).clamp(min=SMALLEST_STEP)
         numbers = ((inputs / own).round() + _MIDDLE).to(torch.uint8)
         shape = (*inputs.shape[:-1], len(self.weight))
         given = (numbers, self.weight.t(), self.zero)
@@ -80,8 +79,27 @@ class _Dynamic(_OnnxLinear):
         return _onnx("MatMulInteger", given, torch.int32, shape) * self.step * own
 
 
-class _WeightsOnly(_OnnxLinear):
-    """Weights that are taken back to floating point for the product."""
+class _Unpacked(_OnnxLinear):
+    """Weights that are taken back to floating point when the model is opened.
+
+    ONNX Runtime would round what meets a DequantizeLinear, asked or not.
+    """
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.bits, self.groups = layer.bits, layer.step
+
+    def product(self, inputs: Tensor) -> Tensor:
+        numbers = self.weight.int()
+        if self.bits == 4:
+            pairs = torch.stack([numbers % 16, numbers // 16], dim=-1).flatten(-2)
+            numbers = torch.where(pairs > LIMITS[4], pairs - 16, pairs)
+        weight = numbers.view((*self.groups.shape, -1)) * self.groups.unsqueeze(-1)
+        return functional.linear(inputs, weight.flatten(1))
+
+
+class _LeftToIt(_OnnxLinear):
+    """Weights in whole numbers, which the runtime multiplies as it is told when it runs."""
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
@@ -93,18 +111,8 @@ class _WeightsOnly(_OnnxLinear):
         return torch.matmul(inputs, weight.t())
 
 
-class _Grouped(_OnnxLinear):
-    """Weights of four bits, in groups, that are taken back when the model is opened."""
-
-    def product(self, inputs: Tensor) -> Tensor:
-        pairs = self.weight.int()
-        numbers = torch.stack([pairs % 16, pairs // 16], dim=-1)
-        numbers = torch.where(numbers > LIMITS[4], numbers - 16, numbers)
-        weight = numbers.view((*self.step.shape, -1)) * self.step.unsqueeze(-1)
-        return functional.linear(inputs, weight.flatten(1))
-
-
-_FORMS = {"static": _Static, "dynamic": _Dynamic, "float": _WeightsOnly}
+_FORMS = {"static": _Static, "dynamic": _Dynamic, "float": _Unpacked}
+_LEFT = {"static": _Static, "dynamic": _LeftToIt, "float": _LeftToIt}
 
 
 def _onnx(
@@ -119,18 +127,19 @@ def _onnx(
 
 
 @contextmanager
-def in_onnx_forms(model: nn.Module, *, round_inputs: bool) -> Iterator[None]:
+def in_onnx_forms(model: nn.Module, *, spelled_out: bool) -> Iterator[None]:
     """Put what ONNX computes with in the place of a model's quantized linear layers meanwhile.
 
     Args:
-        model: quantized or not.
-        round_inputs: in steps of each token's own, where the layers do so; or leave it to the
-            runtime.
+        model: quantized or not; where inputs have no fixed steps its weights are of eight bits if
+            it is not spelled out.
+        spelled_out: whether the file says how inputs without fixed steps meet the weights, or the
+            runtime will be told.
     """
-    forms = _FORMS if round_inputs else _FORMS | {"dynamic": _WeightsOnly}
+    forms = _FORMS if spelled_out else _LEFT
     layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
     for name, layer in layers.items():
-        put_(model, name, (_Grouped if layer.group else forms[layer.activations])(layer))
+        put_(model, name, forms[layer.activations](layer))
     try:
         yield
     finally:

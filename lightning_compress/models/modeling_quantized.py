@@ -23,7 +23,7 @@ LIMITS = {8: 127, 4: 7}
 INPUTS = (-128, 127)
 """The whole numbers for inputs with fixed steps: all there are, any of which may stand for zero."""
 
-_SMALLEST_STEP = 1e-12
+SMALLEST_STEP = 1e-12
 # What multiplies whole numbers on CUDA takes more rows than these, and columns by the eight.
 _CUDA_ROWS, _CUDA_COLUMNS = 17, 8
 
@@ -39,7 +39,7 @@ def round_rows(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
         Whole numbers [..., N] int8, and steps [..., 1] float32.
     """
     values, limit = values.float(), LIMITS[bits]
-    step = (values.abs().amax(-1, keepdim=True) / limit).clamp(min=_SMALLEST_STEP)
+    step = (values.abs().amax(-1, keepdim=True) / limit).clamp(min=SMALLEST_STEP)
     return (values / step).round().clamp(-limit, limit).to(torch.int8), step
 
 

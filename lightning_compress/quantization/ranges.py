@@ -9,7 +9,7 @@ least squared error).
 import torch
 from torch import Tensor
 
-from lightning_compress.models.modeling_quantized import INPUTS, round_by
+from lightning_compress.models.modeling_quantized import INPUTS, SMALLEST_STEP, round_by
 from lightning_compress.quantization.observing import Seen
 from lightning_compress.quantization.schemes import Observer
 
@@ -46,6 +46,6 @@ def input_grid(seen: Seen, observer: Observer) -> tuple[Tensor, Tensor]:
 def _grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers from -128 to 127 for values from ``low`` to ``high``; zero is among them."""
     low, high = low.clamp(max=0), high.clamp(min=0)
-    step = ((high - low) / (_HIGHEST - _LOWEST)).clamp(min=1e-12).reshape(1)
+    step = ((high - low) / (_HIGHEST - _LOWEST)).clamp(min=SMALLEST_STEP).reshape(1)
     zero = (_LOWEST - low / step).round().clamp(_LOWEST, _HIGHEST).to(torch.int32)
     return step, zero

@@ -97,7 +97,7 @@ def test_steps_of_each_token_survive_what_the_runtime_fuses(tmp_path):
     rows = torch.randn(3, 5, 64, generator=generator) * torch.logspace(-3, 3, 5).view(1, 5, 1)
     model = torch.nn.Sequential(layer).eval()
     wanted = model(rows)
-    with in_onnx_forms(model, round_inputs=True):
+    with in_onnx_forms(model, spelled_out=True):
         torch.onnx.export(
             model.eval(),
             (rows,),
