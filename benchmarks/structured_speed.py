@@ -48,7 +48,9 @@ def main():
         models = [torch.compile(m) if runtime == "compile" else m for m in (dense, half)]
         calls = [[lambda model=model: call(model)] for model in models]
         times = interleaved_times(calls, seconds=arguments.seconds)
-        rates = [throughput_of(one, BATCH).samples_per_second for one in times]
+        rates = [
+            throughput_of(one, BATCH, torch.get_num_threads()).samples_per_second for one in times
+        ]
         ratios = (times[0] / times[1]).flatten().quantile(times[0].new_tensor([0.25, 0.5, 0.75]))
         low, middle, high = ratios.tolist()
         print(

@@ -15,7 +15,8 @@ from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
 from lightning_compress.evaluation.metrics import primary_metric
 from lightning_compress.evaluation.rendering import show_report
-from lightning_compress.evaluation.report import Label, Report, write_report
+from lightning_compress.evaluation.report import Report, write_report
+from lightning_compress.evaluation.row import Label
 from lightning_compress.evaluation.runtimes import RuntimeName
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import problem_type_of, task_of
@@ -53,10 +54,12 @@ class CompressionBenchmark(L.Callback):
         precisions: what they are cast or quantized to; default: fp32 and, on devices that have
             instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
-        batch_size: of the batches for quality and throughput.
+        batch_sizes: of the batches for throughput; the largest is that of the batches for quality
+            and of the speedup.
         latency_examples: how many real examples are timed alone.
         seconds: how long each row is timed for latency, and again for throughput.
-        threads: to compute with on the CPU; default: as many as torch is set to.
+        threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
+            with the first, rates with each.
         limit: seconds that exporting a model for another runtime, and each run there, may take.
 
     Raises:
@@ -70,10 +73,10 @@ class CompressionBenchmark(L.Callback):
         runtimes: Sequence[RuntimeName] = ("eager", "compile"),
         precisions: Sequence[Precision] | None = None,
         devices: Sequence[str] | None = None,
-        batch_size: int = 32,
+        batch_sizes: Sequence[int] = (1, 8, 32),
         latency_examples: int = 100,
         seconds: float = 1.0,
-        threads: int | None = None,
+        threads: Sequence[int] = (0,),
         limit: float = 900.0,
     ) -> None:
         self.baseline = baseline
@@ -81,7 +84,7 @@ class CompressionBenchmark(L.Callback):
             runtimes=runtimes,
             precisions=precisions,
             devices=devices,
-            batch_size=batch_size,
+            batch_sizes=batch_sizes,
             latency_examples=latency_examples,
             seconds=seconds,
             threads=threads,

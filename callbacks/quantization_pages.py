@@ -7,6 +7,7 @@ import lightning as L
 
 from lightning_compress.quantization import Coverage
 
+from .run_folder import run_folder
 from .tensorboard_pages import tensorboard_loggers
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ _BARS = 40
 def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str, float]) -> None:
     """Log how much is quantized and, where it was measured, how much each module's rounding moves.
 
+    The chart of that also becomes ``sensitivity.png`` in the run's folder, which the report shows.
+
     Args:
         trainer: of the run.
         coverage: of the quantized model.
@@ -27,8 +30,11 @@ def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str,
         logger.log_metrics({"quantized parameters": coverage.share}, trainer.global_step)
     if not moved:
         return
+    figure, folder = sensitivity_figure(moved, coverage), run_folder(trainer)
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / "sensitivity.png", dpi=100)
     for board in tensorboard_loggers(trainer):
-        figure = sensitivity_figure(moved, coverage)
         board.experiment.add_figure("sensitivity to rounding", figure, trainer.global_step)
 
 

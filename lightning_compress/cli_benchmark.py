@@ -48,7 +48,8 @@ def _measure(
     from lightning_compress.evaluation.benchmark import benchmark
     from lightning_compress.evaluation.examples import Batch, examples_of
     from lightning_compress.evaluation.rendering import show_report
-    from lightning_compress.evaluation.report import Label, write_report
+    from lightning_compress.evaluation.report import write_report
+    from lightning_compress.evaluation.row import Label
     from lightning_compress.models import manifest_of
 
     measured = load_saved(model, task)

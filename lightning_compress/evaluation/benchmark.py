@@ -1,6 +1,7 @@
 """The protocol: dense and compressed, in every runtime, precision and device, measured alike."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,14 +18,8 @@ from lightning_compress.evaluation.legend import legend
 from lightning_compress.evaluation.metrics import primary_metric
 from lightning_compress.evaluation.progress import Advance, progress_bar
 from lightning_compress.evaluation.quality import evaluate
-from lightning_compress.evaluation.report import (
-    Label,
-    Report,
-    Row,
-    Run,
-    TaskFacts,
-    token_lengths,
-)
+from lightning_compress.evaluation.report import Report, Run, TaskFacts, token_lengths
+from lightning_compress.evaluation.row import Label, Row
 from lightning_compress.evaluation.runtime import Prepared, Runtime, UnavailableError
 from lightning_compress.evaluation.runtimes import runtimes_named
 from lightning_compress.evaluation.settings import Settings, fixed_threads
@@ -80,7 +75,7 @@ def benchmark(
     pad = next(iter(models.values())).config.pad_token_id
     work = workload_of(
         examples,
-        batch_size=settings.batch_size,
+        batch_sizes=settings.batch_sizes,
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
     )
@@ -97,7 +92,7 @@ def benchmark(
         for model in models.values()
     )
     with (
-        fixed_threads(settings.threads),
+        fixed_threads(settings.thread_counts("cpu")[0]),
         evaluating(*models.values()),
         progress_bar(rows * len(work.whole), shown=progress) as advance,
     ):
@@ -138,6 +133,16 @@ def _plan(
 
 
 @dataclass(frozen=True)
+class _Ready:
+    """A row whose model is ready to run, and what made it so."""
+
+    row: Row
+    runtime: Runtime
+    subject: Subject
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
 class _Measurement:
     subjects: Sequence[Subject]
     runtimes: Sequence[Runtime]
@@ -149,89 +154,106 @@ class _Measurement:
 
     def on(self, device: str) -> None:
         """Add a device's rows: one by one what needs no clock, then all are timed in turn."""
-        ready: list[tuple[Row, Prepared]] = []
+        first, *more = self.settings.thread_counts(device)
+        with ExitStack() as opened:
+            alive = self._timed(self._added(device, opened), first)
+        for threads in more:
+            with fixed_threads(threads), ExitStack() as opened:
+                again = [self._ready(one.row, one.runtime, one.subject, opened) for one in alive]
+                self._timed([one for one in again if one is not None], threads)
+
+    def _added(self, device: str, opened: ExitStack) -> list[_Ready]:
+        """Add the rows and fill in what needs no clock; gives what is there to be timed."""
         plans = [
             (subject, _plan(self.runtimes, device, self.settings, subject.model))
             for subject in self.subjects
         ]
-        try:
-            for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
-                for subject in [one for one, plan in plans if (runtime, precision) in plan]:
-                    row = subject.row(runtime.name, device, precision)
-                    self.report.rows.append(row)
-                    self._one(row, runtime, subject, ready)
-                    self._update()
-            self._timed(ready)
-            self._update()
-        finally:
-            for _, prepared in ready:
-                prepared.close()
+        ready = []
+        for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
+            for subject in [one for one, plan in plans if (runtime, precision) in plan]:
+                row = subject.row(runtime.name, device, precision)
+                self.report.rows.append(row)
+                one = self._ready(row, runtime, subject, opened)
+                if one is not None and self._untimed(one):
+                    ready.append(one)
+                self._update()
+        return ready
 
-    def _one(
-        self, row: Row, runtime: Runtime, subject: Subject, ready: list[tuple[Row, Prepared]]
-    ) -> None:
-        """Fill in what needs no clock; what is there to be timed then joins ``ready``."""
+    def _ready(
+        self, row: Row, runtime: Runtime, subject: Subject, opened: ExitStack
+    ) -> _Ready | None:
+        """Make a row's model ready to run until ``opened`` is closed; else its notes say why."""
         self.advance(f"Preparing {row.title}", 0)
         try:
             prepared = runtime.prepare(subject.model, row.precision, row.device, self.work.trials)
         except UnavailableError as error:
-            row.notes.append(str(error))
-            return
-        ready.append((row, prepared))
+            row.failure = str(error)
+            return None
+        opened.callback(prepared.close)
+        return _Ready(row, runtime, subject, prepared)
+
+    def _untimed(self, ready: _Ready) -> bool:
+        """Quality, bytes on disk and in memory; whether it lives on."""
+        row, prepared, subject = ready.row, ready.prepared, ready.subject
         try:
-            self._untimed(row, prepared, subject)
+            if "labels" in self.work.whole[0]:
+                row.metrics = evaluate(
+                    prepared,
+                    self.work.whole,
+                    task=subject.task,
+                    problem_type=subject.problem_type,
+                    num_labels=subject.num_labels,
+                    advance=partial(self.advance, f"Testing {row.title}", 1),
+                )
+            row.size_bytes = prepared.size_bytes()
+            row.peak_memory_bytes = prepared.peak_memory_bytes(prepared.load(self.work.longest))
         except WorkerError as error:
-            row.notes.append(f"{row.runtime}: {error}")
-            ready.remove((row, prepared))
-            prepared.close()
+            row.failure = f"{row.runtime}: {error}"
+            return False
+        return True
 
-    def _untimed(self, row: Row, prepared: Prepared, subject: Subject) -> None:
-        """Quality, bytes on disk and in memory."""
-        if "labels" in self.work.whole[0]:
-            row.metrics = evaluate(
-                prepared,
-                self.work.whole,
-                task=subject.task,
-                problem_type=subject.problem_type,
-                num_labels=subject.num_labels,
-                advance=partial(self.advance, f"Testing {row.title}", 1),
-            )
-        row.size_bytes = prepared.size_bytes()
-        row.peak_memory_bytes = prepared.peak_memory_bytes(prepared.load(self.work.longest))
+    def _timed(self, ready: Sequence[_Ready], threads: int) -> Sequence[_Ready]:
+        """Latency, and throughput for each batch size; gives those that live on."""
+        for size, batches in sorted(self.work.timed.items()):
+            where = f"{threads} thread{'s' if threads > 1 else ''}"
+            self.advance(f"Timing all rows in turn: batches of {size}, {where}", 0)
+            times = self._times(ready, batches)
+            ready = [one for one in ready if one.row.title in times]
+            for row in (one.row for one in ready):
+                rate = throughput_of(times[row.title], size, threads)
+                row.rates.append(rate)
+                if size == 1 and row.latency is None:
+                    row.latency = latency_of(times[row.title], 1)
+                if size == self.settings.batch_size and row.throughput is None:
+                    row.throughput = rate
+            self._update()
+        return ready
 
-    def _timed(self, ready: Sequence[tuple[Row, Prepared]]) -> None:
-        """Latency and throughput."""
-        self.advance("Timing all rows in turn", 0)
-        single = self._times(ready, self.work.single)
-        alive = [(row, prepared) for row, prepared in ready if row.title in single]
-        full = self._times(alive, self.work.full)
-        for row, _ in alive:
-            if row.title in full:
-                row.latency = latency_of(single[row.title], 1)
-                row.throughput = throughput_of(full[row.title], self.settings.batch_size)
-
-    def _times(
-        self, ready: Sequence[tuple[Row, Prepared]], batches: Sequence[Batch]
-    ) -> dict[str, Tensor]:
+    def _times(self, ready: Sequence[_Ready], batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Seconds of the rows that live, by title; one that dies is left out and all begin anew."""
         left = list(ready)
         while left:
             try:
                 calls = [
                     [
-                        partial(_alive, row, prepared.seconds, _alive(row, prepared.load, batch))
+                        partial(
+                            _alive,
+                            one.row,
+                            one.prepared.seconds,
+                            _alive(one.row, one.prepared.load, batch),
+                        )
                         for batch in batches
                     ]
-                    for row, prepared in left
+                    for one in left
                 ]
                 times = interleaved_times(
                     calls, seconds=self.settings.seconds, clock=lambda call: call()
                 )
             except _DiedError as death:
-                death.row.notes.append(f"{death.row.runtime}: {death}")
-                left = [(row, prepared) for row, prepared in left if row is not death.row]
+                death.row.failure = f"{death.row.runtime}: {death}"
+                left = [one for one in left if one.row is not death.row]
             else:
-                return {row.title: one for (row, _), one in zip(left, times, strict=True)}
+                return {one.row.title: taken for one, taken in zip(left, times, strict=True)}
         return {}
 
     def _update(self) -> None:

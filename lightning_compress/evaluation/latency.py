@@ -46,6 +46,7 @@ class Throughput:
     """Examples per second; ``spread`` is the interquartile range over rounds by the median."""
 
     batch_size: int
+    threads: int
     samples_per_second: float
     spread: float
 
@@ -138,7 +139,7 @@ def latency_of(times: Tensor, batch_size: int) -> Latency:
     return Latency(batch_size, p50, p95, p99)
 
 
-def throughput_of(times: Tensor, batch_size: int) -> Throughput:
+def throughput_of(times: Tensor, batch_size: int, threads: int) -> Throughput:
     """The rate at which ``times`` [rounds, calls] in seconds, in the median of each call, add up.
 
     Its spread is that of the rates of the rounds.
@@ -147,7 +148,7 @@ def throughput_of(times: Tensor, batch_size: int) -> Throughput:
     rate = samples / float(times.quantile(0.5, dim=0).sum())
     rates = samples / times.sum(1)
     low, middle, high = rates.quantile(rates.new_tensor([0.25, 0.5, 0.75])).tolist()
-    return Throughput(batch_size, rate, (high - low) / middle)
+    return Throughput(batch_size, threads, rate, (high - low) / middle)
 
 
 def measure_latency(

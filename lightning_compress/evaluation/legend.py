@@ -11,6 +11,7 @@ def legend(settings: Settings, work: Workload) -> list[str]:
     """Say what each figure means; one item for each group of columns."""
     typical, longest = (batch["input_ids"].shape[1] for batch in (work.typical, work.longest))
     size = settings.batch_size
+    singles, batches = len(work.timed[1]), len(work.timed[size])
     left_out = [
         f"No bf16 on {device} unless asked for: {reason}."
         for device in settings.devices_here()
@@ -29,16 +30,18 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         "counted by torch in matrix products and attention. A product with a zero counts.",
         "On disk: weights in the row's precision, configuration, manifest and masks as "
         "`save_compressed` writes them, without the tokenizer.",
-        f"p50, p95, p99: percentiles of the latency of one example alone, over {len(work.single)} "
-        "real examples at their own lengths, evenly chosen from all lengths, each timed several "
+        f"p50, p95, p99: percentiles of the latency of one example alone, over {singles} real "
+        "examples at their own lengths, evenly chosen from all lengths, each timed several "
         "times.",
-        f"Samples/s: {len(work.full)} batches of {size} real examples of like length, evenly "
-        "chosen from all lengths, padded to a multiple of 8, each in its median time. Spread is "
-        "the interquartile range of the rounds' rates by their median. Speedup is over the dense "
-        "eager fp32 row on the same device.",
+        f"Samples/s: batches of {size} real examples of like length, {batches} of them evenly "
+        "chosen from all lengths, padded to a multiple of 8, each in its median time; other sizes "
+        "alike, single examples as for the latency. Spread is the interquartile range of the "
+        "rounds' rates by their median. Speedup is over the dense eager fp32 row on the same "
+        "device.",
         f"All rows of a device are timed in turn, after an untimed round, at least "
-        f"{ROUNDS} rounds and about {settings.seconds:g} s each for latency and for throughput; "
-        "where a model is too slow for that, on fewer of the examples.",
+        f"{ROUNDS} rounds and about {settings.seconds:g} s each for every batch size; where a "
+        "model is too slow for that, on fewer of the examples. With other numbers of threads it is "
+        "prepared again.",
         f"Peak memory: weights plus all that a batch of {size} with {longest} tokens each holds at "
         "one time, by torch's allocator; of exported models, what their process holds more than "
         "before they were opened.",

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_compress.evaluation.report import Report, Row
+from lightning_compress.evaluation.fastest import Fastest, fastest
+from lightning_compress.evaluation.latency import Throughput
+from lightning_compress.evaluation.report import Report
+from lightning_compress.evaluation.row import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _UNKNOWN = "-"
+_UNSTEADY = 0.25
+"""A spread of rates beyond which a machine is taken to be busy with something else."""
 _LEFT_OUT = ("on", "MACs", "nonzero")
 _KEY = ("model", "runtime", "device", "precision")
 
@@ -18,8 +23,7 @@ def markdown(report: Report) -> str:
     """The whole report as Markdown."""
     run, task = report.run, report.task
     host = run.host
-    threads = f"{host.threads} thread{'s' if host.threads > 1 else ''}"
-    machine = f"{host.cpu}, {threads}, {_bytes(host.memory_bytes)}"
+    machine = f"{host.cpu}{_on(host.threads)}, {_bytes(host.memory_bytes)}"
     used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     facts = [
         f"Task: {task.name}, {task.split} split, {task.examples:,} examples of "
@@ -37,8 +41,14 @@ def markdown(report: Report) -> str:
         _markdown_table(_quality(report)),
         "## Speed and memory",
         _markdown_table(_speed(report)),
+        "## Samples/s by batch size",
+        _markdown_table(_rates(report)),
     ]
-    notes = [f"- {note} ({'; '.join(rows)})" for note, rows in _notes(report).items()]
+    winners = [f"- {_won(one)}" for one in fastest(report.rows)]
+    if winners:
+        sections += ["## Fastest", "\n".join(winners)]
+    notes = [f"- {note}" for note in _unsteady(report)]
+    notes += [f"- {note} ({'; '.join(rows)})" for note, rows in _notes(report).items()]
     if notes:
         sections += ["## Notes", "\n".join(notes)]
     sections += ["## How it was measured", "\n".join(f"- {line}" for line in report.protocol)]
@@ -71,7 +81,7 @@ def rich_table(report: Report) -> "Table":
     device = "" if len({row.device for row in rows}) > 1 else f" on {rows[0].device}"
     table = Table(
         title=f"{task.name}: {task.examples:,} examples of the {task.split} split{device}",
-        caption=escape("\n".join(_notes(report))),
+        caption=escape("\n".join([*_unsteady(report), *_main_winners(report), *_notes(report)])),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -86,7 +96,7 @@ def rich_table(report: Report) -> "Table":
         "nonzero": [_count(row.nonzero_parameters) for row in rows],
         "disk MB": [_megabytes(row.size_bytes) for row in rows],
         "p50 ms": [_latency(row)[0] for row in rows],
-        "per s": [_rate(row) for row in rows],
+        "per s": [_rate(row.throughput) for row in rows],
         "speed": [_times(row.speedup) for row in rows],
     }
     told = {
@@ -106,7 +116,7 @@ def _notes(report: Report) -> dict[str, list[str]]:
     """Each note once, with the rows that it is about."""
     notes: dict[str, list[str]] = {}
     for row in report.rows:
-        for note in row.notes:
+        for note in report.notes(row):
             notes.setdefault(note, []).append(row.title)
     return notes
 
@@ -152,6 +162,58 @@ def _speed(report: Report) -> list[list[str]]:
     ]
 
 
+def _rates(report: Report) -> list[list[str]]:
+    """The table of rates, head first."""
+    found = dict.fromkeys((r.threads, r.batch_size) for row in report.rows for r in row.rates)
+    many = len({threads for threads, _ in found}) > 1
+    head = [f"{size} at a time{_on(threads) if many else ''}" for threads, size in found]
+    body = [[_rate(row.rate(*one)) for one in found] for row in report.rows]
+    keys = [_key(row) for row in report.rows]
+    return [[*_KEY, *head], *([*key, *rates] for key, rates in zip(keys, body, strict=True))]
+
+
+def _won(one: Fastest) -> str:
+    """Which row is the fastest, in words."""
+    row, rate = one.row, one.rate
+    words = (
+        f"{row.device}, {rate.batch_size} at a time{_on(rate.threads)}: {row.model} {row.runtime} "
+        f"{row.precision}, {_rate(rate)}/s"
+    )
+    if one.speedup is not None:
+        words += f", {_times(one.speedup)} dense eager fp32"
+    if one.next is not None:
+        next_one = f"{one.next.model} {one.next.runtime} {one.next.precision}"
+        words += f", {_times(one.ahead)} the best of the other runtimes ({next_one})"
+    return words
+
+
+def _main_winners(report: Report) -> list[str]:
+    """One example at a time and as many as there may be, with the first number of threads."""
+    sizes = (1, report.throughput_batch_size)
+    threads = report.run.host.threads
+    return [
+        f"Fastest on {_won(one)}"
+        for one in fastest(report.rows)
+        if one.rate.batch_size in sizes and one.rate.threads == threads
+    ]
+
+
+def _unsteady(report: Report) -> list[str]:
+    """A warning where the clock tells of something else that runs."""
+    rows = [row for row in report.rows if any(rate.spread > _UNSTEADY for rate in row.rates)]
+    if not rows:
+        return []
+    return [
+        f"Do not trust the speeds: those of {len(rows)} of {len(report.rows)} rows vary by more "
+        f"than {_UNSTEADY:.0%} from round to round. Stop what else the machine does, or give it "
+        "longer (seconds)."
+    ]
+
+
+def _on(threads: int) -> str:
+    return f", {threads} thread{'s' if threads > 1 else ''}"
+
+
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     rule = ["---"] * len(_KEY) + ["---:"] * (len(head) - len(_KEY))
@@ -167,11 +229,11 @@ def _score(report: Report, row: Row, digits: int = 4) -> str:
     return _number(value, digits) + ("" if error is None else f" ± {error:.{digits}f}")
 
 
-def _rate(row: Row) -> str:
+def _rate(throughput: Throughput | None) -> str:
     """The rate in as many digits as its spread leaves any sense."""
-    if row.throughput is None:
+    if throughput is None:
         return _UNKNOWN
-    rate = row.throughput.samples_per_second
+    rate = throughput.samples_per_second
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 

@@ -7,15 +7,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lightning_compress.evaluation.fastest import Fastest, fastest
+from lightning_compress.evaluation.gaps import reasons
 from lightning_compress.evaluation.host import Host
-from lightning_compress.evaluation.latency import Latency, Throughput
+from lightning_compress.evaluation.row import Row, reference_for
 
 SCHEMA = 1
-Label = Literal["dense", "compressed"]
-
-MASKS_ONLY = "masks only: shapes are unchanged, so nothing gets faster"
 
 
 @dataclass(frozen=True)
@@ -40,38 +39,6 @@ class TaskFacts:
 
 
 @dataclass
-class Row:
-    """One model in one runtime, device and precision; None is what was not measured."""
-
-    model: Label
-    techniques: list[str]
-    runtime: str
-    device: str
-    precision: str
-    metrics: dict[str, float | None]
-    parameters: int
-    nonzero_parameters: int
-    macs: int
-    size_bytes: int | None = None
-    latency: Latency | None = None
-    throughput: Throughput | None = None
-    peak_memory_bytes: int | None = None
-    retention: float | None = None
-    speedup: float | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        """What tells the row from others."""
-        return f"{self.model} {self.runtime} {self.device} {self.precision}"
-
-    @property
-    def note(self) -> str | None:
-        """All that is to be said about the row, in one line."""
-        return "; ".join(self.notes) or None
-
-
-@dataclass
 class Report:
     """All rows of a run. ``protocol`` says in words how they were measured."""
 
@@ -84,15 +51,7 @@ class Report:
     def relate(self) -> None:
         """Compare every row with the dense eager fp32 row on its device."""
         for row in self.rows:
-            reference = next(
-                (
-                    other
-                    for other in self.rows
-                    if (other.model, other.runtime, other.precision, other.device)
-                    == ("dense", "eager", "fp32", row.device)
-                ),
-                None,
-            )
+            reference = reference_for(self.rows, row.device)
             if reference is None:
                 continue
             metric = self.task.metric
@@ -101,6 +60,10 @@ class Report:
                 row.speedup = _ratio(
                     row.throughput.samples_per_second, reference.throughput.samples_per_second
                 )
+
+    def notes(self, row: Row) -> list[str]:
+        """All that is to be said about a row."""
+        return [*row.notes, *reasons(row, reference_for(self.rows, row.device))]
 
     def standard_error(self, row: Row) -> float | None:
         """Standard error of the accuracy: the test split is itself a sample of its source."""
@@ -116,6 +79,7 @@ class Report:
             "run": asdict(self.run),
             "task": asdict(self.task),
             "rows": [self._row_as_json(row) for row in self.rows],
+            "fastest": [_fastest_as_json(one) for one in fastest(self.rows)],
         }
 
     def _row_as_json(self, row: Row) -> dict[str, Any]:
@@ -142,10 +106,24 @@ class Report:
                 "batch_size": self.throughput_batch_size,
                 "samples_per_second": throughput and throughput.samples_per_second,
             },
+            "rates": [asdict(rate) for rate in row.rates],
             "peak_memory_bytes": row.peak_memory_bytes,
             "speedup": row.speedup,
-            "note": row.note,
+            "note": "; ".join(self.notes(row)) or None,
         }
+
+
+def _fastest_as_json(one: Fastest) -> dict[str, Any]:
+    return {
+        "device": one.row.device,
+        "threads": one.rate.threads,
+        "batch_size": one.rate.batch_size,
+        "model": one.row.model,
+        "runtime": one.row.runtime,
+        "precision": one.row.precision,
+        "samples_per_second": one.rate.samples_per_second,
+        "speedup": one.speedup,
+    }
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:
@@ -153,13 +131,17 @@ def _ratio(value: float | None, reference: float | None) -> float | None:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write ``report.json`` and ``report.md``, each whole or not at all."""
+    """Write ``report.json`` and ``report.md``, each whole or not at all.
+
+    The pictures that the run has left in the folder are shown in ``report.md``.
+    """
     from lightning_compress.evaluation.rendering import markdown
 
     text = json.dumps(report.as_json(), indent=2, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.json", text + "\n")
-    write_whole(folder / "report.md", markdown(report))
+    shown = [f"\n![{one.stem}]({one.name})\n" for one in sorted(folder.glob("*.png"))]
+    write_whole(folder / "report.md", "".join([markdown(report), *shown]))
 
 
 def write_whole(path: Path, text: str) -> None:

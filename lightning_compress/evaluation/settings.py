@@ -23,10 +23,12 @@ class Settings:
         precisions: what the models are cast or quantized to; None for fp32 and, on devices that
             have instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
-        batch_size: of the batches for quality and throughput.
+        batch_sizes: of the batches for throughput; the largest is that of the batches for quality
+            and of the speedup.
         latency_examples: how many real examples are timed alone.
         seconds: how long each row is timed for latency, and again for throughput.
-        threads: to compute with on the CPU; None for as many as torch is set to.
+        threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
+            with the first, rates with each.
         limit: seconds that exporting a model for another runtime, and each run there, may take.
 
     Raises:
@@ -36,14 +38,14 @@ class Settings:
     runtimes: Sequence[RuntimeName] = ("eager", "compile")
     precisions: Sequence[Precision] | None = None
     devices: Sequence[str] | None = None
-    batch_size: int = 32
+    batch_sizes: Sequence[int] = (1, 8, 32)
     latency_examples: int = 100
     seconds: float = 1.0
-    threads: int | None = None
+    threads: Sequence[int] = (0,)
     limit: float = 900.0
 
     def __post_init__(self) -> None:
-        for name in ("runtimes", "precisions", "devices"):
+        for name in ("runtimes", "precisions", "devices", "batch_sizes", "threads"):
             value = getattr(self, name)
             if value is not None and len(value) == 0:
                 raise InputError(f"{name} is empty: name at least one")
@@ -52,10 +54,11 @@ class Settings:
                 raise InputError(
                     f"precisions: there is no {precision!r}; there are {', '.join(PRECISIONS)}"
                 )
-        for name in ("batch_size", "latency_examples", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}")
+        if self.latency_examples < 1:
+            raise InputError(f"latency_examples must be at least 1, not {self.latency_examples}")
+        for name, least in (("batch_sizes", 1), ("threads", 0)):
+            if min(getattr(self, name)) < least:
+                raise InputError(f"{name} must be at least {least}, not {min(getattr(self, name))}")
         for name in ("seconds", "limit"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
@@ -63,6 +66,16 @@ class Settings:
         for device in self.devices or ():
             if device not in there:
                 raise InputError(f"devices: there is no {device} here, only {', '.join(there)}")
+
+    @property
+    def batch_size(self) -> int:
+        """Of the batches for quality and for the speedup."""
+        return max(self.batch_sizes)
+
+    def thread_counts(self, device: str) -> list[int]:
+        """The numbers of threads to measure with on a device, each once; they matter on the CPU."""
+        counts = list(dict.fromkeys(count or torch.get_num_threads() for count in self.threads))
+        return counts if device == "cpu" else counts[:1]
 
     def devices_here(self) -> Sequence[str]:
         """The devices to measure on."""
@@ -76,10 +89,10 @@ class Settings:
 
 
 @contextmanager
-def fixed_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with ``count`` threads on the CPU meanwhile; None leaves it alone."""
+def fixed_threads(count: int) -> Iterator[None]:
+    """Let torch compute with ``count`` threads on the CPU meanwhile."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

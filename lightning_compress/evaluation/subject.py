@@ -8,7 +8,7 @@ from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.metrics import metrics_for
 from lightning_compress.evaluation.precisions import against
-from lightning_compress.evaluation.report import MASKS_ONLY, Label, Row
+from lightning_compress.evaluation.row import MASKS_ONLY, Label, Row
 from lightning_compress.evaluation.task import Task, problem_type_of, task_of
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT

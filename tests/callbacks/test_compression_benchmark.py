@@ -154,7 +154,7 @@ def test_tensorboard_has_the_report_the_hyperparameters_and_the_page(
 ) -> None:
     module = Theirs(tiny_bert, rate=0.05)
     monkeypatch.setattr(Compressing, "__module__", "lightning_compress.callbacks.some")
-    trainer = trainer_in(tmp_path, Compressing(0.8), quick(batch_size=2))
+    trainer = trainer_in(tmp_path, Compressing(0.8), quick(batch_sizes=[2]))
     trainer.fit(module, batches())
     trainer.test(module, batches())
     events = events_in(tmp_path)

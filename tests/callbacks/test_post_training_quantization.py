@@ -116,6 +116,7 @@ def test_the_worst_stay_in_floating_point_and_tensorboard_shows_it(
     board = EventAccumulator(logger.log_dir)
     board.Reload()
     assert "sensitivity to rounding" in board.Tags()["images"]
+    assert (Path(logger.log_dir) / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     (share,) = board.Scalars("quantized parameters")
     assert share.value == pytest.approx(coverage_of(module.model).share)
 

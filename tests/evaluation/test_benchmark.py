@@ -18,14 +18,15 @@ from lightning_compress.evaluation import benchmark as protocol
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, examples_of
 from lightning_compress.evaluation.in_torch import Copies, EagerRuntime
-from lightning_compress.evaluation.report import MASKS_ONLY, Report, write_report
+from lightning_compress.evaluation.report import Report, write_report
+from lightning_compress.evaluation.row import MASKS_ONLY
 from lightning_compress.evaluation.runtime import Prepared
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.task import next_token_labels
 from lightning_compress.models import set_masks_
 
 QUICK = Settings(
-    runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_size=4
+    runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4]
 )
 measured = partial(benchmark, run_name="test/version_0", task_name="toy")
 
@@ -77,7 +78,7 @@ def test_dense_and_compressed_are_measured_in_every_precision(
     before = {label: copy.deepcopy(model.state_dict()) for label, model in models.items()}
     settings = Settings(
         runtimes=["eager"], precisions=["fp32", "bf16"], devices=["cpu"], seconds=0.001,
-        batch_size=4, threads=1,
+        batch_sizes=[4], threads=[1],
     )  # fmt: skip
     threads = torch.get_num_threads()
     report = measured(models, examples, settings)  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ def test_quality_is_that_of_a_slow_loop_whatever_the_batch_size(
     for batch_size in (1, 4, 32):
         settings = Settings(
             runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
-            batch_size=batch_size,
+            batch_sizes=[batch_size],
         )  # fmt: skip
         report = measured({"dense": tiny_bert}, examples, settings)
         assert report.rows[0].metrics["accuracy"] == pytest.approx(expected)
@@ -144,8 +145,49 @@ def test_without_labels_quality_is_unknown_and_the_rest_is_measured(
 ) -> None:
     examples = examples_of([{"input_ids": torch.ones(5, 6, dtype=torch.int64)}])
     report = measured({"dense": tiny_bert}, examples, QUICK)
-    assert report.rows[0].metrics == {"accuracy": None, "f1": None, "mcc": None}
-    assert report.rows[0].throughput is not None
+    (row,) = report.rows
+    assert row.metrics == {"accuracy": None, "f1": None, "mcc": None}
+    assert row.throughput is not None
+    assert report.notes(row) == ["no quality: there are no labels, or the outputs are not finite"]
+
+
+def test_rates_are_told_for_every_batch_size_and_number_of_threads(
+    tiny_bert: PreTrainedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, int]] = []
+    forward = tiny_bert.forward
+
+    def counted(**inputs: torch.Tensor) -> Any:
+        ran.append((torch.get_num_threads(), len(inputs["input_ids"])))
+        return forward(**inputs)
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(EagerRuntime, "prepare", with_forward(EagerRuntime.prepare, counted))
+    settings = Settings(
+        runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
+        batch_sizes=[1, 3, 8], threads=[2, 1, 2],
+    )  # fmt: skip
+    report = measured({"dense": tiny_bert}, examples, settings)
+    (row,) = report.rows
+    wanted = [(threads, size) for threads in (2, 1) for size in (1, 3, 8)]
+    assert [(rate.threads, rate.batch_size) for rate in row.rates] == wanted
+    assert set(wanted) <= set(ran)
+    assert row.throughput is row.rate(2, 8)
+    assert row.speedup == 1
+    assert report.run.host.threads == 2
+    assert torch.get_num_threads() == before
+    assert [(one["threads"], one["batch_size"]) for one in report.as_json()["fastest"]] == wanted
+
+
+def with_forward(prepare: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what is prepared run another function."""
+
+    def prepared(*arguments: Any) -> Any:
+        made = prepare(*arguments)
+        made._logits = lambda **inputs: forward(**inputs).logits
+        return made
+
+    return prepared
 
 
 def test_what_cannot_be_compiled_gets_a_row_with_the_reason(
@@ -210,8 +252,9 @@ def test_finished_rows_survive_an_interruption(
     [
         ({"devices": ["cuda:77"]}, "there is no cuda:77 here, only cpu"),
         ({"seconds": 0}, "seconds must be positive"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"threads": -1}, "threads must be at least 1"),
+        ({"batch_sizes": [8, 0]}, "batch_sizes must be at least 1, not 0"),
+        ({"batch_sizes": []}, "batch_sizes is empty"),
+        ({"threads": [-1]}, "threads must be at least 0"),
         ({"runtimes": []}, "runtimes is empty"),
     ],
 )
@@ -231,7 +274,7 @@ def test_bf16_is_left_out_where_it_is_slow_unless_asked_for(
         report = measured({"dense": tiny_bert}, examples, settings)
         assert [row.precision for row in report.rows] == expected
         assert any("No bf16 on cpu" in line for line in report.protocol) is not capable
-        assert all(row.note is None for row in report.rows)
+        assert all(report.notes(row) == [] for row in report.rows)
 
 
 @pytest.mark.slow
@@ -239,7 +282,7 @@ def test_compiled_models_give_what_eager_ones_give(
     tiny_model: Callable[..., PreTrainedModel], examples: list[Example], tmp_path: Path
 ) -> None:
     model = tiny_model("bert")
-    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_size=4)
+    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4])
     models = {"dense": model, "compressed": pruned(model)}
     report = measured(models, examples, settings)  # type: ignore[arg-type]
     rows = report.as_json()["rows"]

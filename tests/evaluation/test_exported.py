@@ -63,7 +63,7 @@ def test_a_worker_that_cannot_be_built_or_hangs():
 
 def settings(*runtimes, precisions=("fp32",)):
     return Settings(
-        runtimes=runtimes, precisions=precisions, devices=["cpu"], seconds=0.01, batch_size=4,
+        runtimes=runtimes, precisions=precisions, devices=["cpu"], seconds=0.01, batch_sizes=[4],
         latency_examples=3,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_a_row_with_the_reason(tiny_bert, toy_data, monkeyp
     )
     names = ("onnxruntime", "openvino", "tensorrt")
     report = measured(tiny_bert, toy_data, *names, precisions=["bf16"])
-    assert [row.notes[-1].split(":")[0] for row in report.rows] == [
+    assert [(row.failure or "").split(":")[0] for row in report.rows] == [
         "onnxruntime has no bf16",
         "openvino is not here",
         "TensorRT is not measured here",
@@ -136,6 +136,6 @@ def test_a_process_that_dies_takes_no_other_row_along(tiny_bert, toy_data, monke
     assert eager.latency is not None
     assert eager.throughput is not None
     for row in (onnx, openvino):  # one dies before it is timed, the other as it is about to be
-        assert "its process died" in (row.note or "")
+        assert "its process died" in (row.failure or "")
         assert row.latency is None
         assert row.metrics == eager.metrics

@@ -96,7 +96,8 @@ def test_percentiles_and_rates() -> None:
     assert found.p95 == pytest.approx(95.05)
     assert found.p99 == pytest.approx(99.01)
     rounds = torch.tensor([[0.5, 0.5], [1.0, 1.0], [2.0, 2.0]], dtype=torch.float64)
-    rate = throughput_of(rounds, batch_size=8)  # 16, 8 and 4 examples a second
+    rate = throughput_of(rounds, batch_size=8, threads=2)  # 16, 8 and 4 examples a second
+    assert (rate.batch_size, rate.threads) == (8, 2)
     assert rate.samples_per_second == pytest.approx(8)
     assert rate.spread == pytest.approx((12 - 6) / 8)
 

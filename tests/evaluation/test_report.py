@@ -8,19 +8,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from lightning_compress.evaluation.fastest import fastest
 from lightning_compress.evaluation.host import Host
 from lightning_compress.evaluation.latency import Latency, Throughput
 from lightning_compress.evaluation.rendering import markdown, rich_table
 from lightning_compress.evaluation.report import (
-    MASKS_ONLY,
-    Label,
     Report,
-    Row,
     Run,
     TaskFacts,
     token_lengths,
     write_report,
 )
+from lightning_compress.evaluation.row import MASKS_ONLY, Label, Row
 
 
 def row(model: Label, runtime: str = "eager", **changes: Any) -> Row:
@@ -28,7 +27,8 @@ def row(model: Label, runtime: str = "eager", **changes: Any) -> Row:
         "techniques": [], "runtime": runtime, "device": "cpu", "precision": "fp32",
         "metrics": {"accuracy": 0.8, "f1": 0.7}, "parameters": 11_000_000,
         "nonzero_parameters": 9_000_000, "macs": 80_000_000, "size_bytes": 44_000_000,
-        "latency": Latency(1, 3.0, 4.0, 5.0), "throughput": Throughput(32, 900.0, 0.02),
+        "latency": Latency(1, 3.0, 4.0, 5.0), "throughput": Throughput(32, 2, 900.0, 0.02),
+        "rates": [Throughput(32, 2, 900.0, 0.02)],
         "peak_memory_bytes": 60_000_000, **changes,
     }  # fmt: skip
     return Row(model=model, **values)
@@ -46,9 +46,9 @@ def report(*rows: Row, metric: str = "accuracy") -> Report:
 
 def test_retention_and_speedup_are_over_the_dense_eager_fp32_row_of_the_device() -> None:
     dense, other = row("dense"), row("dense", device="cuda:0")
-    other.throughput = Throughput(32, 9000.0, 0.0)
+    other.throughput = Throughput(32, 2, 9000.0, 0.0)
     quick = row("compressed", "compile", metrics={"accuracy": 0.6})
-    quick.throughput = Throughput(32, 1800.0, 0.0)
+    quick.throughput = Throughput(32, 2, 1800.0, 0.0)
     there = row("compressed", device="cuda:0")
     full = report(dense, quick, other, there)
     full.relate()
@@ -77,12 +77,13 @@ def test_standard_error_is_that_of_a_share() -> None:
 def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
     failed = row(
         "compressed", "compile", metrics={"accuracy": None}, size_bytes=None, latency=None,
-        throughput=None, peak_memory_bytes=None, notes=["torch.compile failed: no compiler"],
+        throughput=None, rates=[], peak_memory_bytes=None,
+        failure="torch.compile failed: no compiler",
     )  # fmt: skip
     full = report(row("dense"), failed)
     full.relate()
     data = full.as_json()
-    assert list(data) == ["schema", "run", "task", "rows"]
+    assert list(data) == ["schema", "run", "task", "rows", "fastest"]
     assert data["schema"] == 1
     assert data["run"] == {
         "name": "mine/version_3",
@@ -101,6 +102,9 @@ def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
         "size_bytes": 44_000_000,
         "latency_ms": {"batch_size": 1, "p50": 3.0, "p95": 4.0, "p99": 5.0},
         "throughput": {"batch_size": 32, "samples_per_second": 900.0},
+        "rates": [
+            {"batch_size": 32, "threads": 2, "samples_per_second": 900.0, "spread": 0.02}
+        ],
         "peak_memory_bytes": 60_000_000, "speedup": 1.0, "note": None,
     }  # fmt: skip
     assert data["rows"][1]["latency_ms"] == dict.fromkeys(("p50", "p95", "p99")) | {"batch_size": 1}
@@ -115,7 +119,8 @@ def test_markdown_and_table_show_every_row_its_error_and_its_notes() -> None:
         row("dense"),
         row("compressed", notes=[MASKS_ONLY]),
         row("compressed", "compile", metrics={"accuracy": None, "f1": None}, latency=None,
-            throughput=None, notes=[MASKS_ONLY, "torch.compile failed: no compiler"]),
+            throughput=None, rates=[], notes=[MASKS_ONLY],
+            failure="torch.compile failed: no compiler"),
     )  # fmt: skip
     full.relate()
     text = markdown(full)
@@ -126,12 +131,16 @@ def test_markdown_and_table_show_every_row_its_error_and_its_notes() -> None:
     assert "- measured so" in text
     table = rich_table(full)
     assert table.row_count == 3
-    assert table.caption == f"{MASKS_ONLY}\ntorch.compile failed: no compiler"
+    won = "cpu, 32 at a time, 2 threads: dense eager fp32, 900/s, 1.00x dense eager fp32"
+    assert f"- {won}\n" in text
+    assert table.caption == f"Fastest on {won}\n{MASKS_ONLY}\ntorch.compile failed: no compiler"
 
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:
-    dense = row("dense", nonzero_parameters=110_000_000, throughput=Throughput(32, 24131.8, 0.02))
-    rows = [dense, row("compressed", "compile", throughput=Throughput(32, 32.84, 0.02))]
+    dense = row(
+        "dense", nonzero_parameters=110_000_000, throughput=Throughput(32, 2, 24131.8, 0.02)
+    )
+    rows = [dense, row("compressed", "compile", throughput=Throughput(32, 2, 32.84, 0.02))]
     full = report(*rows)
     full.relate()
     console = Console(width=80)
@@ -144,6 +153,63 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
     assert max(map(len, printed.get().splitlines())) <= 80
 
 
+def test_the_fastest_row_is_found_for_each_device_batch_size_and_number_of_threads() -> None:
+    def rates(one: float, many: float, alone: float) -> list[Throughput]:
+        return [
+            Throughput(1, 2, one, 0.0), Throughput(32, 2, many, 0.0), Throughput(32, 1, alone, 0.0)
+        ]  # fmt: skip
+
+    rows = [
+        row("dense", rates=rates(10.0, 100.0, 50.0)),
+        row("compressed", rates=rates(40.0, 150.0, 90.0)),
+        row("compressed", "compile", rates=rates(30.0, 300.0, 45.0)),
+        row("compressed", "openvino", rates=rates(20.0, 200.0, 60.0)),
+        row("dense", device="cuda:0", rates=[Throughput(1, 2, 500.0, 0.0)]),
+    ]
+    found = [
+        (one.row.title, one.rate.threads, one.rate.batch_size, one.speedup, one.ahead,
+         one.next and one.next.runtime)
+        for one in fastest(rows)
+    ]  # fmt: skip
+    assert found == [
+        ("compressed eager cpu fp32", 2, 1, 4.0, 40 / 30, "compile"),
+        ("compressed compile cpu fp32", 2, 32, 3.0, 1.5, "openvino"),
+        ("compressed eager cpu fp32", 1, 32, 1.8, 1.5, "openvino"),
+        ("dense eager cuda:0 fp32", 2, 1, 1.0, None, None),
+    ]
+    assert fastest([row("dense", rates=[])]) == []
+    assert "1.50x the best of the other runtimes (compressed openvino fp32)" in markdown(
+        report(*rows)
+    )
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    steady, shaken = row("dense"), row("compressed", rates=[Throughput(32, 2, 900.0, 0.3)])
+    warning = "those of 1 of 2 rows vary by more than 25% from round to round"
+    for rows, told in (([steady, shaken], True), ([steady, row("compressed")], False)):
+        full = report(*rows)
+        assert (warning in markdown(full)) is told
+        assert (warning in str(rich_table(full).caption)) is told
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"throughput": None}, "the measuring ended before this row was through"),
+        ({"throughput": None, "failure": "it died"}, "it died"),
+        ({"peak_memory_bytes": None}, "peak memory: cpu keeps no count"),
+        ({"metrics": {"accuracy": 0.9, "f1": None}}, "f1: not finite on this split"),
+        ({"device": "mps"}, "no retention, no speedup: no dense eager fp32 row on mps"),
+    ],
+)
+def test_no_figure_is_missing_without_a_word(changes: dict[str, Any], reason: str) -> None:
+    full = report(row("dense"), row("compressed", **changes))
+    full.relate()
+    dense, other = full.as_json()["rows"]
+    assert dense["note"] is None
+    assert other["note"] == reason
+
+
 def test_files_appear_whole_and_the_old_ones_stay_when_writing_fails(tmp_path: Path) -> None:
     write_report(report(row("dense")), tmp_path / "run")
     before = (tmp_path / "run" / "report.json").read_text()
@@ -152,6 +218,12 @@ def test_files_appear_whole_and_the_old_ones_stay_when_writing_fails(tmp_path: P
         write_report(report(row("dense", metrics={"accuracy": math.nan})), tmp_path / "run")
     assert (tmp_path / "run" / "report.json").read_text() == before
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.json", "report.md"]
+
+
+def test_pictures_of_the_run_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "sensitivity.png").write_bytes(b"")
+    write_report(report(row("dense")), tmp_path)
+    assert (tmp_path / "report.md").read_text().endswith("\n![sensitivity](sensitivity.png)\n")
 
 
 def test_token_lengths_are_lengths_that_occur() -> None:
