@@ -1,6 +1,7 @@
 """The front door: ``lightning-compress fit | validate | test | predict | benchmark | export``."""
 
 import argparse
+import signal
 import sys
 
 from lightning_compress.errors import InputError
@@ -16,7 +17,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one clear line, not in a traceback."""
+    """Run the command line; a user's mistake or Ctrl-C ends in a clear line, not in a traceback."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         if command == "benchmark":
@@ -39,6 +40,9 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        sys.exit(128 + signal.SIGINT)
 
 
 def _mistake_behind(error: BaseException | None) -> InputError | None:

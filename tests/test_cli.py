@@ -261,6 +261,17 @@ def test_benchmark_names_a_tokenizer_that_does_not_fit(tiny_model, text_files, r
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("command", ["benchmark", "export"])
+def test_ctrl_c_ends_in_a_line(command, run, monkeypatch):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"lightning_compress.cli_{command}.run_{command}", stopped)
+    code, printed = run(command, "model")
+    assert code == 130
+    assert printed == "\ninterrupted\n"
+
+
 def test_there_is_one_copy_of_the_callbacks():
     code = (
         "import sys; sys.path.insert(0, ''); "
