@@ -30,6 +30,7 @@ from lightning_compress.data.batching import LengthBucketedBatches
 from lightning_compress.data.loading import ResumableLoader
 from lightning_compress.models.inputs import model_inputs
 
+WORTH = 1.1  # times as fast; less is not worth another option
 EXAMPLES = {"sst2": 512, "imdb": 192}
 TOKENIZER = "../shared/models/imdb-bert-mini"
 ITSELF = {"stored": True, "padding": "bucketed", "workers": 0, "ahead": None, "size": 32,
@@ -194,13 +195,13 @@ def show(task, rows, examples, rounds):
 
 
 def advice(task, rows, groups):
-    """What is faster (slower) by both quartiles is advised (advised against)."""
+    """What is faster (slower) by both quartiles and worth a change is advised (advised against)."""
     print(f"\nAdvice for {task}:")
     for group, (usual, _, others) in groups.items():
         found = {name: rows[group, name][2:] for name in others}
         best = max(found, key=lambda name: found[name][0])
         middle, low, _ = found[best]
-        if low > 1:
+        if low > 1 and middle > WORTH:
             print(
                 f"- {group}: take {best}: {middle:.2f} times as many examples a second as {usual}."
             )

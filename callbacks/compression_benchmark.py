@@ -50,7 +50,8 @@ class CompressionBenchmark(L.Callback):
     Args:
         baseline: folder of another model to compare with.
         runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
-            ``openvino`` and ``executorch``, to which they are exported.
+            ``openvino`` and ``executorch``, to which they are exported; None for all whose
+            packages are installed.
         precisions: what they are cast or quantized to; default: fp32 and, on devices that have
             instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
@@ -70,7 +71,7 @@ class CompressionBenchmark(L.Callback):
         self,
         *,
         baseline: str | None = None,
-        runtimes: Sequence[RuntimeName] = ("eager", "compile"),
+        runtimes: Sequence[RuntimeName] | None = ("eager", "compile"),
         precisions: Sequence[Precision] | None = None,
         devices: Sequence[str] | None = None,
         batch_sizes: Sequence[int] = (1, 8, 32),

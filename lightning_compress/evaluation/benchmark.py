@@ -81,7 +81,7 @@ def benchmark(
     )
     devices = settings.devices_here()
     runtimes = runtimes_named(
-        settings.runtimes,
+        settings.runtimes_here(),
         calibration,
         most_examples=settings.batch_size,
         limit=settings.limit,

@@ -1,7 +1,6 @@
 """Runtimes that a model is exported to, each model in a process of its own."""
 
 import gc
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -18,7 +17,7 @@ from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
 from lightning_compress.evaluation.latency import seconds_of
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
 from lightning_compress.evaluation.worker import Worker, WorkerError
-from lightning_compress.export.formats import FORMATS, Choices, FormatName
+from lightning_compress.export.formats import FORMATS, Choices, FormatName, missing_packages
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.saving import load_compressed, save_compressed
 from lightning_compress.quantization.precisions import in_precision
@@ -68,11 +67,9 @@ class ExportedRuntime:
             UnavailableError: a package is missing, there is no such form, or it does not run.
         """
         chosen = FORMATS[self._format]
-        missing = [name for name in chosen.modules if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UnavailableError(
-                f"{self.name} is not here: pip install 'lightning-compress[{chosen.extra}]'"
-            )
+        missing = missing_packages(chosen)
+        if missing is not None:
+            raise UnavailableError(f"{self.name} needs {missing}")
         if precision not in chosen.precisions:
             raise UnavailableError(f"{self.name} has no {precision}")
         with ExitStack() as resources:

@@ -20,7 +20,7 @@ def legend(settings: Settings, work: Workload) -> list[str]:
     exported = [
         "PyTorch's rows run in one process, each exported model in one of its own, which is still "
         "while others are timed. On disk these are the exported files."
-    ] * bool(EXPORTED.keys() & set(settings.runtimes))
+    ] * bool(EXPORTED.keys() & set(settings.runtimes_here()))
     return [
         "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
         "error of an accuracy on so many examples. Retention is the metric divided by that of the "

@@ -11,12 +11,18 @@ from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.exported import ExportedRuntime, TensorRtRuntime
 from lightning_compress.evaluation.in_torch import CompileRuntime, Copies, EagerRuntime
 from lightning_compress.evaluation.runtime import Runtime
-from lightning_compress.export.formats import FormatName
+from lightning_compress.export.formats import FORMATS, FormatName, missing_packages
 
 RuntimeName = Literal["eager", "compile", "onnxruntime", "openvino", "executorch", "tensorrt"]
-EXPORTED: dict[str, FormatName] = {
+EXPORTED: dict[RuntimeName, FormatName] = {
     "onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch",
 }  # fmt: skip
+
+
+def runtimes_here() -> list[RuntimeName]:
+    """All whose packages are installed; TensorRT is not measured."""
+    exported = [name for name, kind in EXPORTED.items() if missing_packages(FORMATS[kind]) is None]
+    return ["eager", "compile", *exported]
 
 
 def runtimes_named(

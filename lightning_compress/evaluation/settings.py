@@ -9,7 +9,7 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import against_bf16
 from lightning_compress.evaluation.in_torch import torch_devices
-from lightning_compress.evaluation.runtimes import RuntimeName
+from lightning_compress.evaluation.runtimes import RuntimeName, runtimes_here
 from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 
@@ -20,6 +20,7 @@ class Settings:
     Args:
         runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
             ``openvino`` and ``executorch`` what it is exported to; ``tensorrt`` says what to do.
+            None for all whose packages are installed.
         precisions: what the models are cast or quantized to; None for fp32 and, on devices that
             have instructions for it, bf16. A quantized model is measured as it is.
         devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
@@ -35,7 +36,7 @@ class Settings:
         InputError: a choice is out of range, or the machine has no such device.
     """
 
-    runtimes: Sequence[RuntimeName] = ("eager", "compile")
+    runtimes: Sequence[RuntimeName] | None = ("eager", "compile")
     precisions: Sequence[Precision] | None = None
     devices: Sequence[str] | None = None
     batch_sizes: Sequence[int] = (1, 8, 32)
@@ -76,6 +77,10 @@ class Settings:
         """The numbers of threads to measure with on a device, each once; they matter on the CPU."""
         counts = list(dict.fromkeys(count or torch.get_num_threads() for count in self.threads))
         return counts if device == "cpu" else counts[:1]
+
+    def runtimes_here(self) -> Sequence[RuntimeName]:
+        """The runtimes to measure."""
+        return runtimes_here() if self.runtimes is None else self.runtimes
 
     def devices_here(self) -> Sequence[str]:
         """The devices to measure on."""

@@ -1,7 +1,6 @@
 """Exporting a model: written, checked against PyTorch, and only then put in its place."""
 
 import dataclasses
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +12,13 @@ import torch
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.export.formats import FORMATS, Choices, Format, FormatName
+from lightning_compress.export.formats import (
+    FORMATS,
+    Choices,
+    Format,
+    FormatName,
+    missing_packages,
+)
 from lightning_compress.export.tracing import Traced, input_names, named_inputs
 from lightning_compress.export.verifying import (
     Agreement,
@@ -115,12 +120,9 @@ def check_export(
             raise InputError(f"output: {folder} exists: choose another folder or add --overwrite")
         if not (folder / FACTS).is_file():
             raise InputError(f"output: {folder} holds something that is not an export: remove it")
-    missing = [name for name in chosen.modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"{format} needs {' and '.join(missing)}: "
-            f"pip install 'lightning-compress[{chosen.extra}]'"
-        )
+    missing = missing_packages(chosen)
+    if missing is not None:
+        raise InputError(f"{format} needs {missing}")
     if choices.precision not in chosen.precisions:
         raise InputError(
             f"{format} has no {choices.precision}: choose from {', '.join(chosen.precisions)}"

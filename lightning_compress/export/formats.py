@@ -1,5 +1,6 @@
 """What a model can be exported to, and how each is written, opened and used."""
 
+import importlib.util
 import json
 import shlex
 from collections.abc import Sequence
@@ -174,6 +175,14 @@ class _AotInductor:
 
     def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
         return aotinductor.USAGE.format(names=input_names(model)), "python"
+
+
+def missing_packages(chosen: Format) -> str | None:
+    """Which packages a format needs that are not here, and what installs them; None: all are."""
+    missing = [name for name in chosen.modules if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    return f"{' and '.join(missing)}: pip install 'lightning-compress[{chosen.extra}]'"
 
 
 FORMATS: dict[FormatName, Format] = {

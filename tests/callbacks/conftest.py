@@ -159,6 +159,16 @@ def loader() -> Callable[[], ResumableLoader]:
     return ResumableLoader
 
 
+def two_processes(folder: str, **options: Any) -> L.Trainer:
+    """A Trainer for the script of a test; it leaves nothing but what the test writes."""
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False,
+        "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "default_root_dir": folder,
+    }  # fmt: skip
+    return L.Trainer(**quiet | options)
+
+
 class SameEverywhere(L.Callback):
     """Sees to it that the parameters are equal on both of two processes after every step."""
 

@@ -15,6 +15,7 @@ from torch import nn
 from lightning_compress.callbacks import IterativeMagnitudePruning
 from lightning_compress.models import masks_of
 from lightning_compress.pruning.enforcement import masks_digest
+from tests.callbacks.conftest import two_processes
 
 class Module(L.LightningModule):
     def __init__(self):
@@ -38,11 +39,7 @@ def fit(*others):
     module = Module()
     data = torch.utils.data.DataLoader(torch.randn(64, 8), 4)
     pruning = IterativeMagnitudePruning(sparsity=0.5, weights=["net.*.weight"], interval=0.2)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[*others, pruning], default_root_dir=sys.argv[1],
-    )
+    trainer = two_processes(sys.argv[1], max_epochs=1, callbacks=[*others, pruning])
     error = ""
     try:
         trainer.fit(module, data)

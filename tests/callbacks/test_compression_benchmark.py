@@ -238,7 +238,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
-from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
+from lightning_compress.callbacks import CompressionBenchmark
+from tests.callbacks.conftest import two_processes
 
 warnings.filterwarnings("ignore")
 
@@ -256,9 +257,7 @@ class Module(L.LightningModule):
 rows = [{"input_ids": torch.full((1 + n,), n), "labels": n % 2, "example_id": n} for n in range(9)]
 benchmark = CompressionBenchmark(
     runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001)
-trainer = L.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, callbacks=[benchmark], default_root_dir=sys.argv[1])
+trainer = two_processes(sys.argv[1], callbacks=[benchmark])
 trainer.test(Module(), DataLoader(rows, batch_size=1), verbose=False)
 """
 

@@ -552,8 +552,7 @@ def test_tensorboard_shows_it(toy_data, quiet_trainer, tmp_path):
 
 DDP = """
 import json, sys
-import lightning as L
-from tests.callbacks.conftest import Foreign, SameEverywhere
+from tests.callbacks.conftest import Foreign, SameEverywhere, two_processes
 from tests.callbacks.test_encoder_block_substitution import groups_of, substitution
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning
@@ -572,16 +571,11 @@ class Watch(SameEverywhere):
 
 if __name__ == "__main__":
     data, module = ToyData(), Foreign()
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=sys.argv[1],
-    )
     watch = Watch()
-    trainer.callbacks += [
+    trainer = two_processes(sys.argv[1], max_epochs=4, callbacks=[
         substitution(count=2, probability=0.2),
         HeadPruning(count=1, rounds=1, warmup=0.7, recovery=0.1), watch,
-    ]
+    ])
     trainer.fit(module, data)
     with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:
         json.dump({"groups": groups_of(module), "ways": watch.ways}, file)

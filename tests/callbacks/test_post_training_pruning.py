@@ -149,9 +149,10 @@ def test_the_report_has_the_dense_model_beside_it(toy_data, quiet_trainer, tmp_p
 
 DDP = """
 import json, sys
-import lightning as L, torch
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_compress.callbacks import PostTrainingPruning, run_folder
+from tests.callbacks.conftest import two_processes
 from tests.callbacks.test_post_training_pruning import counts, fine_tuning
 from tests.conftest import ToyData
 
@@ -165,9 +166,8 @@ run_folder.save_compressed = counted
 if __name__ == "__main__":
     data, module = ToyData(), fine_tuning()
     best = ModelCheckpoint(monitor="val_accuracy", mode="max")
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=3, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
+    trainer = two_processes(
+        sys.argv[1], max_epochs=3, enable_checkpointing=True,
         callbacks=[PostTrainingPruning(macs=0.5), best],
     )
     trainer.fit(module, data)

@@ -260,7 +260,7 @@ DDP = """
 import json, sys
 import lightning as L, torch
 from tests.conftest import ToyData
-from tests.callbacks.conftest import SameEverywhere
+from tests.callbacks.conftest import SameEverywhere, two_processes
 from tests.callbacks.test_quantization_aware_training import STILL
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.models.rounded import stretches_of
@@ -277,10 +277,8 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     data, learned = ToyData(), Learned()
     module = QATModule(config=STILL, learning_rate=3e-3, scheme="int8-static", start=0.25)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=sys.argv[1], callbacks=[SameEverywhere(), learned],
+    trainer = two_processes(
+        sys.argv[1], max_epochs=4, callbacks=[SameEverywhere(), learned]
     )
     trainer.fit(module, data)
     layers = [one for one in module.model.modules() if isinstance(one, QuantizedLinear)]

@@ -232,8 +232,7 @@ def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
 
 DDP = """
 import json, sys
-import lightning as L, torch
-from tests.callbacks.conftest import Foreign, SameEverywhere
+from tests.callbacks.conftest import Foreign, SameEverywhere, two_processes
 from tests.callbacks.test_structured_pruning import counts
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPruning
@@ -244,12 +243,7 @@ if __name__ == "__main__":
         HeadPruning(share=0.5, rounds=2), NeuronPruning(share=0.5, rounds=3),
         LayerPruning(count=1), SameEverywhere(),
     ]
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=3, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=sys.argv[1],
-    )
-    trainer.callbacks += callbacks
+    trainer = two_processes(sys.argv[1], max_epochs=3, callbacks=callbacks)
     trainer.fit(module, data)
     left = [counts(module.net, kind) for kind in ("heads", "neurons")]
     with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:

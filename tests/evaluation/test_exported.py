@@ -103,12 +103,21 @@ def test_what_is_not_there_is_a_row_with_the_reason(tiny_bert, toy_data, monkeyp
     report = measured(tiny_bert, toy_data, *names, precisions=["bf16"])
     assert [(row.failure or "").split(":")[0] for row in report.rows] == [
         "onnxruntime has no bf16",
-        "openvino is not here",
+        "openvino needs openvino",
         "TensorRT is not measured here",
     ]
     assert all(row.latency is None for row in report.rows)
     # The brackets of an extra are not taken for colours.
     assert r"lightning-compress\[openvino]" in str(rich_table(report).caption)
+
+
+def test_none_stands_for_all_runtimes_that_are_installed(monkeypatch):
+    there = {"onnx", "onnxscript", "onnxruntime", "executorch"}
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: object() if name in there else None
+    )
+    assert Settings(runtimes=None).runtimes_here() == ["eager", "compile", "onnxruntime"]
+    assert Settings(runtimes=["tensorrt"]).runtimes_here() == ["tensorrt"]
 
 
 @pytest.mark.slow
