@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _UNKNOWN = "-"
-_UNSTEADY = 0.25
+_UNSTEADY = 0.5
 """A spread of rates beyond which a machine is taken to be busy with something else."""
 _LEFT_OUT = ("on", "MACs", "nonzero")
 _KEY = ("model", "runtime", "device", "precision")
