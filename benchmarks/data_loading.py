@@ -246,6 +246,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds must be at least 2: quartiles need some")
     warnings.filterwarnings("ignore")
     device, rounds, groups = arguments.device, arguments.rounds, dict(GROUPS)
     if device.startswith("cuda"):

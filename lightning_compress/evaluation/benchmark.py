@@ -79,7 +79,7 @@ def benchmark(
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
     )
-    devices = settings.devices_here()
+    devices, threads = settings.devices_here(), settings.thread_counts()
     runtimes = runtimes_named(
         settings.runtimes_here(),
         calibration,
@@ -92,7 +92,7 @@ def benchmark(
         for model in models.values()
     )
     with (
-        fixed_threads(settings.thread_counts("cpu")[0]),
+        fixed_threads(threads[0]),
         evaluating(*models.values()),
         progress_bar(rows * len(work.whole), shown=progress) as advance,
     ):
@@ -105,7 +105,7 @@ def benchmark(
         )
         measurement = _Measurement(subjects, runtimes, work, settings, report, on_update, advance)
         for device in devices:
-            measurement.on(device)
+            measurement.on(device, threads if device == "cpu" else threads[:1])
     return report
 
 
@@ -152,9 +152,12 @@ class _Measurement:
     on_update: Callable[[Report], None]
     advance: Advance
 
-    def on(self, device: str) -> None:
-        """Add a device's rows: one by one what needs no clock, then all are timed in turn."""
-        first, *more = self.settings.thread_counts(device)
+    def on(self, device: str, counts: Sequence[int]) -> None:
+        """Add a device's rows: one by one what needs no clock, then all are timed in turn.
+
+        Torch computes with the first number of threads; they are timed with the others as well.
+        """
+        first, *more = counts
         with ExitStack() as opened:
             alive = self._timed(self._added(device, opened), first)
         for threads in more:

@@ -24,8 +24,9 @@ def reasons(row: Row, reference: Row | None) -> list[str]:
         found.append(f"peak memory: {row.device} keeps no count")
     if reference is None:
         found.append(f"no retention, no speedup: no dense eager fp32 row on {row.device}")
-    elif row.speedup is None:
+        return found
+    if row.speedup is None:
         found.append("no speedup: the dense eager fp32 row was not timed")
-    elif row.retention is None and not missing:
+    if row.retention is None and not missing:
         found.append("no retention: the dense eager fp32 row's metric is unknown or zero")
     return found

@@ -73,10 +73,9 @@ class Settings:
         """Of the batches for quality and for the speedup."""
         return max(self.batch_sizes)
 
-    def thread_counts(self, device: str) -> list[int]:
-        """The numbers of threads to measure with on a device, each once; they matter on the CPU."""
-        counts = list(dict.fromkeys(count or torch.get_num_threads() for count in self.threads))
-        return counts if device == "cpu" else counts[:1]
+    def thread_counts(self) -> list[int]:
+        """The numbers of threads to measure with on the CPU, each once, as torch is set now."""
+        return list(dict.fromkeys(count or torch.get_num_threads() for count in self.threads))
 
     def runtimes_here(self) -> Sequence[RuntimeName]:
         """The runtimes to measure."""

@@ -179,6 +179,23 @@ def test_rates_are_told_for_every_batch_size_and_number_of_threads(
     assert [(one["threads"], one["batch_size"]) for one in report.as_json()["fastest"]] == wanted
 
 
+def test_all_threads_are_those_of_before_also_behind_fewer(
+    tiny_bert: PreTrainedModel, examples: list[Example]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        settings = Settings(
+            runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
+            batch_sizes=[4], threads=[1, 0],
+        )  # fmt: skip
+        report = measured({"dense": tiny_bert}, examples, settings)
+    finally:
+        torch.set_num_threads(before)
+    assert [rate.threads for rate in report.rows[0].rates] == [1, 1, 2, 2]
+    assert report.run.host.threads == 1
+
+
 def with_forward(prepare: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
     """Let what is prepared run another function."""
 

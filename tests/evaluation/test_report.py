@@ -210,6 +210,16 @@ def test_no_figure_is_missing_without_a_word(changes: dict[str, Any], reason: st
     assert other["note"] == reason
 
 
+def test_what_the_dense_row_lacks_is_told_of_the_others() -> None:
+    dense = row("dense", metrics={"accuracy": None, "f1": None}, throughput=None, failure="it died")
+    full = report(dense, row("compressed"))
+    full.relate()
+    assert full.notes(full.rows[1]) == [
+        "no speedup: the dense eager fp32 row was not timed",
+        "no retention: the dense eager fp32 row's metric is unknown or zero",
+    ]
+
+
 def test_files_appear_whole_and_the_old_ones_stay_when_writing_fails(tmp_path: Path) -> None:
     write_report(report(row("dense")), tmp_path / "run")
     before = (tmp_path / "run" / "report.json").read_text()
