@@ -39,6 +39,7 @@ SCHEMES = {
     "int8-static, percentile": {"observer": "percentile"},
     "int8-static, least error": {"observer": "mse"},
     "int8-static, smoothed": {"observer": "mse", "smooth": 0.5},
+    "int8-static, symmetric": {"observer": "mse", "symmetric": True},
 }
 EXAMPLES = 512
 

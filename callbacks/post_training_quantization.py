@@ -46,6 +46,7 @@ class PostTrainingQuantization(AfterTraining):
         group: how many neighbouring weights of four bits share a step.
         observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
         smooth: strength of SmoothQuant, between 0 and 1; default: none.
+        symmetric: whether the steps of ``int8-static`` are counted from zero, as TensorRT needs it.
         keep: names of modules that stay in floating point.
         worst: measure how much each module's rounding moves the predictions, and leave so many of
             the linear layers that move them most in floating point; default: not measured.
@@ -66,13 +67,14 @@ class PostTrainingQuantization(AfterTraining):
         group: int = 32,
         observer: Observer = "mse",
         smooth: float | None = None,
+        symmetric: bool = False,
         keep: Sequence[str] = (),
         worst: int | None = None,
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self._options = Options(group, observer, smooth, tuple(keep))
+        self._options = Options(group, observer, smooth, symmetric, tuple(keep))
         if worst is not None and worst < 0:
             raise InputError(f"worst must be at least 0, not {worst}")
         if calibration_examples < 1:
@@ -99,6 +101,7 @@ class PostTrainingQuantization(AfterTraining):
             group=options.group,
             observer=options.observer,
             smooth=options.smooth,
+            symmetric=options.symmetric,
             keep=[*options.keep, *linear[: self.hparams["worst"] or 0]],
             technique="post_training_quantization",
         )

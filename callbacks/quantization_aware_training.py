@@ -52,6 +52,7 @@ class QuantizationAwareTraining(ModelEdit):
         group: how many neighbouring weights of four bits share a step.
         observer: how ``int8-static`` finds the steps that it starts from.
         smooth: strength of SmoothQuant, between 0 and 1; default: none.
+        symmetric: whether the steps of ``int8-static`` are counted from zero, as TensorRT needs it.
         keep: names of modules that stay in floating point.
         start: share of the run after which layers round.
         freeze: share of the run, at its end, in which learned steps stay what they are.
@@ -71,6 +72,7 @@ class QuantizationAwareTraining(ModelEdit):
         group: int = 32,
         observer: Observer = "mse",
         smooth: float | None = None,
+        symmetric: bool = False,
         keep: Sequence[str] = (),
         start: float = 0.0,
         freeze: float = 0.1,
@@ -78,7 +80,7 @@ class QuantizationAwareTraining(ModelEdit):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self._options = Options(group, observer, smooth, tuple(keep))
+        self._options = Options(group, observer, smooth, symmetric, tuple(keep))
         for name, share in (("start", start), ("freeze", freeze)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is a share of the run in [0, 1), not {share}")

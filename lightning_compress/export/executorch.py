@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
 from lightning_compress.models.calibration import Batch
+from lightning_compress.models.filling import float_embedding
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 
@@ -69,9 +70,7 @@ def _dequantized(model: "PreTrainedModel") -> "PreTrainedModel":
             linear.bias = module.bias
             put_(made, name, linear)
         elif isinstance(module, QuantizedEmbedding):
-            embedding = nn.Embedding(module.num_embeddings, module.embedding_dim)
-            embedding.weight.data = module.dequantized()
-            put_(made, name, embedding)
+            put_(made, name, float_embedding(module))
     made.eval()
     return made
 

@@ -86,7 +86,13 @@ def export_model(
     )
     if to_find and not choices.calibration:
         raise InputError("int8-static needs training examples to find its steps: set calibration")
-    source = in_precision(model, chosen.source(choices), "cpu", choices.calibration).eval()
+    source = in_precision(
+        model,
+        chosen.source(choices),
+        "cpu",
+        choices.calibration,
+        symmetric=chosen.symmetric,
+    ).eval()
     names = input_names(source)
     with whole_folder(folder) as unfinished:
         try:

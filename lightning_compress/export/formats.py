@@ -54,6 +54,10 @@ class Format(Protocol):
     def precisions(self) -> Sequence[str]:
         """Those that it knows."""
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the fixed steps of inputs have to be counted from zero."""
+
     def source(self, choices: Choices) -> str:
         """The precision that the model has in PyTorch when it is written."""
 
@@ -71,6 +75,7 @@ class _Onnx:
     modules: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
     precisions = tuple(one for one in PRECISIONS if one != "bf16")
+    symmetric = False
 
     def source(self, choices: Choices) -> str:
         return choices.precision
@@ -89,6 +94,7 @@ class _OpenVino:
     modules: tuple[str, ...] = ("onnx", "onnxscript", "openvino")
     extra = "openvino"
     precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
+    symmetric = False
 
     def source(self, choices: Choices) -> str:
         floats = choices.precision in ("bf16", "fp16") or choices.nncf
@@ -114,6 +120,7 @@ class _ExecuTorch:
     modules: tuple[str, ...] = ("executorch", "torchao")
     extra = "executorch"
     precisions = ("fp32", "int8-dynamic", "int8-static")
+    symmetric = False
 
     def source(self, choices: Choices) -> str:
         return choices.precision
@@ -137,10 +144,11 @@ class _ExecuTorch:
 class _TensorRt:
     modules: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8-static")
+    symmetric = True
 
     def source(self, choices: Choices) -> str:
-        return "fp32"
+        return "fp32" if choices.precision == "fp16" else choices.precision
 
     def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
         tensorrt.write_tensorrt(
@@ -163,6 +171,7 @@ class _AotInductor:
     modules: tuple[str, ...] = ()
     extra = None
     precisions = PRECISIONS
+    symmetric = False
 
     def source(self, choices: Choices) -> str:
         return choices.precision

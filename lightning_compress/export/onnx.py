@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_compress.export.onnx_forms import OPSET, in_onnx_forms
+from lightning_compress.export.onnx_forms import OPSET, Reader, in_onnx_forms
 from lightning_compress.export.tracing import input_names, named_inputs, program_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ print(session.run(["logits"], {i.name: tokens[i.name] for i in session.get_input
 """
 
 
-def write_onnx(model: "PreTrainedModel", folder: Path, *, spelled_out: bool = True) -> None:
+def write_onnx(model: "PreTrainedModel", folder: Path, *, reader: Reader = "onnxruntime") -> None:
     """Write a model as ``model.onnx``, for batches of any size and length.
 
     The file passes ONNX's checker, shapes inferred. Weights beyond two gigabytes lie beside it.
@@ -32,12 +32,11 @@ def write_onnx(model: "PreTrainedModel", folder: Path, *, spelled_out: bool = Tr
     Args:
         model: in eval mode on the CPU; quantized ones keep their weights and steps.
         folder: where to.
-        spelled_out: whether the file says how inputs without fixed steps meet quantized weights,
-            or what runs it will be told.
+        reader: what will run the file, in which quantized layers take its form.
     """
     import onnx
 
-    with in_onnx_forms(model, spelled_out=spelled_out), _quiet_exporter():
+    with in_onnx_forms(model, reader), _quiet_exporter():
         written = torch.onnx.export(
             program_of(model),
             dynamo=True,

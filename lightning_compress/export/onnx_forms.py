@@ -1,23 +1,32 @@
 """Quantized linear layers in operators of ONNX, with the weights and steps that they have.
 
 What is rounded is counted from 0 to 255 there, since the kernels for that are the fast ones: each
-whole number is 128 more than in PyTorch, and so is the one that stands for zero. Source: "ONNX
+whole number is 128 more than in PyTorch, and so is the one that stands for zero. TensorRT alone
+counts from -128 to 127, and knows no zero but zero. Source: "ONNX
 Operators", QuantizeLinear, DequantizeLinear and MatMulInteger, https://onnx.ai/onnx/operators.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_compress.models.filling import float_embedding
 from lightning_compress.models.modeling_compressed import put_
-from lightning_compress.models.modeling_quantized import LIMITS, SMALLEST_STEP, QuantizedLinear
+from lightning_compress.models.modeling_quantized import (
+    LIMITS,
+    SMALLEST_STEP,
+    QuantizedEmbedding,
+    QuantizedLinear,
+)
 
 OPSET = 21
 _MIDDLE = 128
+
+Reader = Literal["onnxruntime", "openvino", "tensorrt"]
 
 
 class _OnnxLinear(nn.Module):
@@ -47,20 +56,28 @@ class _OnnxLinear(nn.Module):
 class _Static(_OnnxLinear):
     """Rounded, and taken back: runtimes make a product of whole numbers of these pairs."""
 
+    middle, kind = _MIDDLE, torch.uint8
+
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
         assert layer.input_step is not None
         self.register_buffer("input_step", layer.input_step.view(()))
-        self.register_buffer("zero", (layer.input_zero.view(()) + _MIDDLE).to(torch.uint8))
+        self.register_buffer("zero", (layer.input_zero.view(()) + self.middle).to(self.kind))
         self.register_buffer("zeros", torch.zeros_like(self.step, dtype=torch.int8))
 
     def product(self, inputs: Tensor) -> Tensor:
         grid = (self.input_step, self.zero)
-        numbers = _onnx("QuantizeLinear", (inputs, *grid), torch.uint8, inputs.shape)
+        numbers = _onnx("QuantizeLinear", (inputs, *grid), self.kind, inputs.shape)
         taken_back = _onnx("DequantizeLinear", (numbers, *grid), torch.float32, inputs.shape)
         rows = (self.weight, self.step, self.zeros)
         weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
         return torch.matmul(taken_back, weight.t())
+
+
+class _Signed(_Static):
+    """The same counted from -128 to 127."""
+
+    middle, kind = 0, torch.int8
 
 
 class _Dynamic(_OnnxLinear):
@@ -111,8 +128,12 @@ class _LeftToIt(_OnnxLinear):
         return torch.matmul(inputs, weight.t())
 
 
-_FORMS = {"static": _Static, "dynamic": _Dynamic, "float": _Unpacked}
-_LEFT = {"static": _Static, "dynamic": _LeftToIt, "float": _LeftToIt}
+_FORMS: dict[Reader, dict[str, type[_OnnxLinear]]] = {
+    "onnxruntime": {"static": _Static, "dynamic": _Dynamic, "float": _Unpacked},
+    # Told to round, it multiplies whole numbers; of what ONNX spells out it does not.
+    "openvino": {"static": _Static, "dynamic": _LeftToIt, "float": _LeftToIt},
+    "tensorrt": {"static": _Signed},
+}
 
 
 def _onnx(
@@ -127,21 +148,25 @@ def _onnx(
 
 
 @contextmanager
-def in_onnx_forms(model: nn.Module, *, spelled_out: bool) -> Iterator[None]:
-    """Put what ONNX computes with in the place of a model's quantized linear layers meanwhile.
+def in_onnx_forms(model: nn.Module, reader: Reader) -> Iterator[None]:
+    """Put what ONNX computes with in the place of a model's quantized layers meanwhile.
 
     Args:
-        model: quantized or not; where inputs have no fixed steps its weights are of eight bits if
-            it is not spelled out.
-        spelled_out: whether the file says how inputs without fixed steps meet the weights, or the
-            runtime will be told.
+        model: quantized or not. For OpenVINO weights that meet inputs without fixed steps are of
+            eight bits; for TensorRT all steps of inputs are fixed, and counted from zero.
+        reader: what will run the file.
     """
-    forms = _FORMS if spelled_out else _LEFT
-    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
-    for name, layer in layers.items():
-        put_(model, name, forms[layer.activations](layer))
+    put: dict[str, nn.Module] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            put[name] = _FORMS[reader][layer.activations](layer)
+        elif isinstance(layer, QuantizedEmbedding) and reader == "tensorrt":
+            put[name] = float_embedding(layer)  # it looks nothing up in whole numbers
+    before = {name: model.get_submodule(name) for name in put}
+    for name, form in put.items():
+        put_(model, name, form)
     try:
         yield
     finally:
-        for name, layer in layers.items():
+        for name, layer in before.items():
             put_(model, name, layer)

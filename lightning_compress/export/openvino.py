@@ -44,8 +44,7 @@ def write_openvino(
     import openvino
 
     with tempfile.TemporaryDirectory() as between:
-        # Told to round, it multiplies whole numbers; of what ONNX spells out it does not.
-        write_onnx(model, Path(between), spelled_out=False)
+        write_onnx(model, Path(between), reader="openvino")
         made = openvino.convert_model(Path(between) / ONNX_FILE)
         if nncf_on:
             made = _by_nncf(made, nncf_on)

@@ -10,6 +10,7 @@ from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import write_onnx
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.inputs import most_tokens
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,14 +28,24 @@ def write_tensorrt(
     Args:
         model: in eval mode on the CPU.
         folder: where to.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8-static``.
         most_examples: in a batch; the engine is optimised for this number.
         dry_run: leave the engine to be built later.
 
     Raises:
         InputError: TensorRT cannot do it, or is not there.
     """
-    write_onnx(model, folder)
+    shifted = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear) and layer.input_zero.any()
+    ]
+    if shifted:
+        raise InputError(
+            f"TensorRT counts the steps of inputs from zero, and those of {shifted[0]} begin "
+            "elsewhere: quantize with symmetric: true"
+        )
+    write_onnx(model, folder, reader="tensorrt")
     if dry_run:
         return
     if shutil.which(PROGRAM) is None:
@@ -61,5 +72,6 @@ def build_command(model: "PreTrainedModel", precision: str, most_examples: int) 
         f"--{bound}Shapes=" + ",".join(f"{name}:{rows}x{length}" for name in input_names(model))
         for bound, (rows, length) in shapes.items()
     ]
-    kind = ["--fp16"] if precision == "fp16" else []
+    # With whole numbers the file says of every operator what it computes in.
+    kind = {"fp16": ["--fp16"], "int8-static": ["--stronglyTyped"]}.get(precision, [])
     return [PROGRAM, f"--onnx={ONNX_FILE}", f"--saveEngine={FILE}", *profile, *kind]

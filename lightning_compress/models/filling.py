@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_compress.models.modeling_quantized import (
     LIMITS,
@@ -23,6 +23,13 @@ def quantized_embedding(module: Any) -> QuantizedEmbedding:
     numbers, step = round_rows(module.weight)
     made.weight.copy_(numbers)
     made.step.copy_(step)
+    return made.train(module.training)
+
+
+def float_embedding(module: QuantizedEmbedding) -> nn.Embedding:
+    """An ``nn.Embedding`` that says what a quantized one says."""
+    made = nn.Embedding(module.num_embeddings, module.embedding_dim)
+    made.weight = nn.Parameter(module.dequantized(), requires_grad=False)
     return made.train(module.training)
 
 

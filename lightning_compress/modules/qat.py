@@ -23,6 +23,7 @@ class QATModule(DistillationModule):
         group: see there.
         observer: see there.
         smooth: see there.
+        symmetric: see there.
         keep: see there.
         start: see there.
         freeze: see there.
@@ -37,6 +38,7 @@ class QATModule(DistillationModule):
         group: int = 32,
         observer: Observer = "mse",
         smooth: float | None = None,
+        symmetric: bool = False,
         keep: Sequence[str] = (),
         start: float = 0.0,
         freeze: float = 0.1,
@@ -45,7 +47,7 @@ class QATModule(DistillationModule):
         super().__init__(teacher=teacher, **options)
         self._rounding = {
             "scheme": scheme, "group": group, "observer": observer, "smooth": smooth,
-            "keep": keep, "start": start, "freeze": freeze,
+            "symmetric": symmetric, "keep": keep, "start": start, "freeze": freeze,
         }  # fmt: skip
         self.learns_without_labels = self.learns_without_labels and teacher is not None
 

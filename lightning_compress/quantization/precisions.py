@@ -28,7 +28,12 @@ def own_precision(model: nn.Module) -> str | None:
 
 
 def in_precision(
-    model: "PreTrainedModel", precision: str, device: str, calibration: Sequence[Batch]
+    model: "PreTrainedModel",
+    precision: str,
+    device: str,
+    calibration: Sequence[Batch],
+    *,
+    symmetric: bool = False,
 ) -> "PreTrainedModel":
     """A copy of a model in a precision on a device.
 
@@ -37,6 +42,7 @@ def in_precision(
         precision: one of ``PRECISIONS``; of a quantized model its own.
         device: such as ``cpu``.
         calibration: training examples, for ``int8-static``.
+        symmetric: whether its steps are counted from zero.
 
     Raises:
         InputError: it does not work; the message says why.
@@ -47,5 +53,5 @@ def in_precision(
         return made
     nn.Module.to(made, dtype=torch.float32)
     if precision != "fp32":
-        quantize_(made, precision, calibration=calibration)
+        quantize_(made, precision, calibration=calibration, symmetric=symmetric)
     return made

@@ -46,6 +46,7 @@ def quantize_(
     group: int = 32,
     observer: Observer = "mse",
     smooth: float | None = None,
+    symmetric: bool = False,
     keep: Collection[str] = (),
     technique: str = QUANTIZATION_EDIT,
 ) -> Coverage:
@@ -64,6 +65,7 @@ def quantize_(
         group: how many weights of four bits share a step.
         observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
         smooth: strength of SmoothQuant, between 0 and 1; None: none.
+        symmetric: whether the steps of ``int8-static`` are counted from zero, as TensorRT needs it.
         keep: names of modules that stay in floating point.
         technique: what asked for it; the report names it.
 
@@ -75,7 +77,7 @@ def quantize_(
             not there, the group does not divide a layer's inputs, there are no calibration
             examples, or what goes into a layer is not finite. The model is then unchanged.
     """
-    chosen, options = scheme_named(scheme), Options(group, observer, smooth, keep)
+    chosen, options = scheme_named(scheme), Options(group, observer, smooth, symmetric, keep)
     check_quantization(model, scheme, options)
     if chosen.dtype is not None:
         dtype = str(chosen.dtype).removeprefix("torch.")
@@ -129,7 +131,7 @@ def quantized_parts(
             options.group if chosen.bits == 4 and owner is None else 0,
             seen.get(name),
             smooth if owner is None else None,
-            options.observer,
+            options,
         )
         if owner is not None:
             made[name].weight = made[owner].weight
@@ -206,7 +208,7 @@ def _linear(
     group: int,
     seen: Seen | None,
     smooth: float | None,
-    observer: Observer,
+    options: Options,
 ) -> QuantizedLinear:
     weight = _matrix(module)
     outputs, inputs = weight.shape
@@ -222,7 +224,7 @@ def _linear(
     step = zero = None
     if scheme.activations == "static":
         assert seen is not None  # quantize_ has seen to it
-        step, zero = input_grid(seen, observer)
+        step, zero = input_grid(seen, options.observer, symmetric=options.symmetric)
     fill_(made, weight, input_step=step, input_zero=zero)
     return made.train(module.training)
 

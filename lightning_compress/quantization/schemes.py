@@ -49,6 +49,7 @@ class Options:
         group: how many weights of four bits share a step.
         observer: how the steps of ``int8-static`` are found: ``minmax``, ``percentile``, ``mse``.
         smooth: strength of SmoothQuant, between 0 and 1; None: none.
+        symmetric: whether the steps of ``int8-static`` are counted from zero, as TensorRT needs it.
         keep: names of modules that stay in floating point.
 
     Raises:
@@ -58,6 +59,7 @@ class Options:
     group: int = 32
     observer: Observer = "mse"
     smooth: float | None = None
+    symmetric: bool = False
     keep: Collection[str] = ()
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ def test_steps_of_each_token_survive_what_the_runtime_fuses(tmp_path):
     rows = torch.randn(3, 5, 64, generator=generator) * torch.logspace(-3, 3, 5).view(1, 5, 1)
     model = torch.nn.Sequential(layer).eval()
     wanted = model(rows)
-    with in_onnx_forms(model, spelled_out=True):
+    with in_onnx_forms(model, "onnxruntime"):
         torch.onnx.export(
             model.eval(),
             (rows,),
@@ -338,3 +338,37 @@ def test_an_older_export_is_replaced_whole(tiny_bert, batches, tmp_path):
     )  # fmt: skip
     assert not (tmp_path / "out" / "old").exists()
     assert json.loads((tmp_path / "out/export.json").read_text())["precision"] == "fp16"
+
+
+@pytest.mark.parametrize("quantized_before", [False, True])
+def test_tensorrt_gets_whole_numbers_counted_from_zero(
+    quantized_before, tiny_bert, batches, said, tmp_path
+):
+    if quantized_before:
+        quantize_(tiny_bert, "int8-static", calibration=batches, symmetric=True)
+    choices = Choices("int8-static", calibration=batches, dry_run=True)
+    found = export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, choices=choices)
+    assert found.largest_difference < 1e-4
+    assert "--stronglyTyped" in (tmp_path / "out" / "README.md").read_text()
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    taken_back = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    # Two layers of six linear ones and the pooler; queries, keys and values share their inputs.
+    assert (len(rounded), len(taken_back)) == (9, 9 + 13)
+    for node in rounded + taken_back:
+        zero = values[node.input[2]]
+        assert zero.dtype == "int8"
+        assert not zero.any()
+    # Nothing else is of whole numbers that it could not read.
+    kinds = {values[name].dtype.name for node in graph.node for name in node.input
+             if name in values and node not in taken_back + rounded}  # fmt: skip
+    assert kinds <= {"float32", "int64", "bool"}
+
+
+def test_tensorrt_refuses_steps_that_begin_elsewhere(tiny_bert, batches, tmp_path):
+    quantize_(tiny_bert, "int8-static", calibration=batches)
+    choices = Choices("int8-static", dry_run=True)
+    with pytest.raises(InputError, match="quantize with symmetric: true"):
+        export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, choices=choices)
+    assert list(tmp_path.iterdir()) == []

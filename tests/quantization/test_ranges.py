@@ -115,3 +115,20 @@ def test_the_module_whose_rounding_hurts_most_comes_first(tiny_bert, looking):
     assert all(value > 0 for value in found.values())
     assert before.keys() == changed.keys() == tiny_bert.state_dict().keys()
     assert all(torch.equal(value, tiny_bert.state_dict()[name]) for name, value in changed.items())
+
+
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("shift", [0.0, 2.0, -5.0])
+def test_symmetric_steps_are_counted_from_zero(observer, shift):
+    values = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)) + shift
+    step, zero = input_grid(seen(values), observer, symmetric=True)
+    assert zero.tolist() == [0]
+    reach = float(values.abs().max())
+    if observer == "minmax":
+        assert float(step) == pytest.approx(reach / 127)
+        assert errors(values, (step, zero)).abs().max() <= step / 2 * (1 + 1e-3)
+    assert float(step) <= reach / 127 * (1 + 1e-6)
+    if observer == "mse":
+        tried = [torch.tensor([part * reach / 127]) for part in torch.linspace(0.01, 1, 100)]
+        best = min(float(errors(values, (one, zero)).square().sum()) for one in tried)
+        assert float(errors(values, (step, zero)).square().sum()) == pytest.approx(best, rel=1e-3)

@@ -15,6 +15,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, set_masks_
 from lightning_compress.models.linear import output_dim
 from lightning_compress.models.masks import apply_masks_
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.models.rounded import (
     RoundedConv1D,
     RoundedEmbedding,
@@ -71,6 +72,20 @@ def test_trained_and_converted_it_says_the_same_to_the_last_bit(
     assert coverage_of(model).share > 0.9
     (edit,) = manifest_of(model)
     assert (edit["edit"], edit["scheme"]) == ("quantize", scheme)
+
+
+def test_symmetric_steps_stay_so_while_they_are_learned(tiny_bert, looking):
+    calibration = looking(tiny_bert)
+    options = Options(symmetric=True)
+    prepare_(tiny_bert, "int8-static", options, calibration=calibration.batches)
+    trained_(tiny_bert, calibration)
+    rounding = said(tiny_bert, calibration)
+    convert_(tiny_bert)
+    layers = [one for one in tiny_bert.modules() if isinstance(one, QuantizedLinear)]
+    assert len(layers) == 13
+    assert not any(layer.input_zero.any() or layer.surplus.any() for layer in layers)
+    again = said(tiny_bert, calibration)
+    assert all(torch.equal(*both) for both in zip(rounding, again, strict=True))
 
 
 @pytest.mark.parametrize("scheme", WHOLE)
