@@ -112,7 +112,7 @@ def main():
                 try:
                     found = export_model(
                         model, Path(scratch) / "out", format, examples=examples,
-                        choices=Choices(own_precision(model) or "fp32"),
+                        choices=Choices(own_precision(model) or "fp32", calibration=seen),
                     )  # fmt: skip
                 except InputError as error:
                     print(f"| {name} | {kind} | {format} | refused: {error} | | | |", flush=True)

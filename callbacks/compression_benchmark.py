@@ -61,7 +61,7 @@ class CompressionBenchmark(L.Callback):
         seconds: how long each row is timed for latency, and again for throughput.
         threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
             with the first, rates with each.
-        limit: seconds that exporting a model for another runtime, and each run there, may take.
+        limit: seconds that compiling or exporting a model, and each run there, may take.
 
     Raises:
         InputError: a choice is out of range, or the machine has no such device.

@@ -1,6 +1,7 @@
 """The front door: ``lightning-compress fit | validate | test | predict | benchmark | export``."""
 
 import argparse
+import logging
 import signal
 import sys
 
@@ -15,10 +16,15 @@ COMMANDS = {
     "export": "write a saved model for ONNX Runtime, OpenVINO, ExecuTorch, TensorRT or AOTInductor",
 }
 
+# transformers loads torchao wherever it is installed, which tells of kernels for other machines.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+
 
 def main() -> None:
     """Run the command line; a user's mistake or Ctrl-C ends in a clear line, not in a traceback."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if command == "benchmark":
             from lightning_compress.cli_benchmark import run_benchmark

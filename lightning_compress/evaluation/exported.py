@@ -1,20 +1,17 @@
 """Runtimes that a model is exported to, each model in a process of its own."""
 
-import gc
-import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation.elsewhere import Batches, PreparedElsewhere
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
-from lightning_compress.evaluation.latency import seconds_of
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
 from lightning_compress.evaluation.worker import Worker, WorkerError
 from lightning_compress.export.formats import FORMATS, Choices, FormatName, missing_packages
@@ -84,7 +81,7 @@ class ExportedRuntime:
 
     def _prepared(
         self, model: "PreTrainedModel", precision: str, resources: ExitStack
-    ) -> "PreparedFile":
+    ) -> PreparedElsewhere:
         folder = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
         save_compressed(model, folder / "model")
         choices = Choices(precision, self._calibration, most_examples=self._most_examples)
@@ -94,8 +91,7 @@ class ExportedRuntime:
             names = writer.call("write", folder / "model", written, self._format, choices)
         arguments = (written, self._format, names, precision, torch.get_num_threads())
         opened = Worker(_Opened, *arguments, limit=self._limit)
-        size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
-        return PreparedFile(resources.enter_context(closing(opened)), size)
+        return PreparedElsewhere(resources.enter_context(closing(opened)))
 
 
 class _Writer:
@@ -110,79 +106,21 @@ class _Writer:
         return input_names(model)
 
 
-class PreparedFile:
-    """An exported model that is open in a process of its own.
-
-    All methods end with a WorkerError if that has died.
-
-    Args:
-        worker: the process, around an :class:`_Opened`.
-        size: bytes of the exported files.
-
-    Attributes:
-        resources: what it holds: the process and the files.
-    """
-
-    resources: ExitStack
-
-    def __init__(self, worker: Worker, size: int) -> None:
-        self._worker, self._size = worker, size
-
-    def load(self, batch: Batch) -> int:
-        """Send a batch; gives its number there."""
-        plain = {name: value.numpy() for name, value in batch.items() if name != "labels"}
-        number: int = self._worker.call("load", plain)
-        return number
-
-    def __call__(self, loaded: int) -> Tensor:
-        """Run it: the logits. The batch is let go of."""
-        return torch.from_numpy(self._worker.call("run", loaded))
-
-    def seconds(self, loaded: int) -> float:
-        """How long a run takes, by the clock there."""
-        taken: float = self._worker.call("seconds", loaded)
-        return taken
-
-    def size_bytes(self) -> int:
-        """Bytes of the exported files."""
-        return self._size
-
-    def peak_memory_bytes(self, loaded: int) -> int | None:
-        """What its process holds at most, beyond what it held before the model was opened."""
-        found: int | None = self._worker.call("peak_memory_bytes", loaded)
-        return found
-
-    def close(self) -> None:
-        """End the process and delete the files."""
-        self.resources.close()
-
-
-class _Opened:
-    """What lives in the process."""
+class _Opened(Batches):
+    """What lives in the process that runs the file."""
 
     def __init__(
         self, folder: Path, format: FormatName, names: list[str], precision: str, threads: int
     ) -> None:
         torch.set_num_threads(threads)
-        self._before = resident_bytes("VmRSS")
-        self._program = FORMATS[format].open(folder, names, precision, threads)
-        self._loaded: dict[int, Any] = {}
-        self._numbers = itertools.count()
-        gc.disable()  # a collection would be charged to a run
+        self._folder, self._before = folder, resident_bytes("VmRSS")
+        super().__init__(FORMATS[format].open(folder, names, precision, threads))
 
-    def load(self, batch: dict[str, Any]) -> int:
-        tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-        number = next(self._numbers)
-        self._loaded[number] = self._program.load(tensors)
-        return number
-
-    def run(self, number: int) -> Any:
-        return self._program(self._loaded.pop(number)).numpy()
-
-    def seconds(self, number: int) -> float:
-        return seconds_of(lambda: self._program(self._loaded[number]))
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
 
     def peak_memory_bytes(self, number: int) -> int | None:
+        """What its process holds at most, beyond what it held before the model was opened."""
         reset_peak()
         self._program(self._loaded[number])
         most = resident_bytes("VmHWM")

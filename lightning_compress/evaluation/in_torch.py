@@ -1,7 +1,6 @@
-"""The runtimes of PyTorch itself: eager and compiled."""
+"""PyTorch as it is."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,16 +19,19 @@ if TYPE_CHECKING:
 
 
 class PreparedModule:
-    """A torch module on a device, run by itself or by what was compiled from it."""
+    """A torch module on a device.
 
-    def __init__(self, model: "PreTrainedModel", compiled: bool) -> None:
+    Args:
+        model: what takes the inputs.
+        call: the model, or what was compiled from it.
+    """
+
+    def __init__(self, model: "PreTrainedModel", call: Callable[..., object]) -> None:
         self.model = model
         self.device = device_of(model)
-        # dynamic: one compilation for all lengths; real examples have many.
-        call = torch.compile(model, dynamic=True) if compiled else model
         self._logits = logits_by(model, call)
 
-    def load(self, batch: Batch) -> dict[str, Tensor]:
+    def load(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put what the model takes on its device."""
         return inputs_for(self.model, batch)
 
@@ -56,41 +58,18 @@ class PreparedModule:
         """The model is not its own."""
 
 
-class Copies:
-    """Models quantized, cast and moved, each made once for all runtimes that share it.
+class EagerRuntime:
+    """PyTorch as it is; each copy of a model, quantized, cast or moved, is made once.
 
     Args:
         calibration: training examples, for precisions that need some.
     """
 
-    def __init__(self, calibration: Sequence[Batch] = ()) -> None:
-        self._calibration = calibration
-        self._made: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
-
-    def of(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
-        """The model in this precision on this device; itself where it is so already.
-
-        Raises:
-            InputError: it cannot be in this precision.
-        """
-        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        own = own_precision(model) or ("fp32" if dtypes == {torch.float32} else None)
-        if own == precision and device_of(model) == torch.device(device):
-            return model
-        key = (id(model), precision, device)
-        if key not in self._made:
-            made = in_precision(model, precision, device, self._calibration)
-            self._made[key] = (model, made)  # holds on to the model: its id stays its own
-        return self._made[key][1]
-
-
-class EagerRuntime:
-    """PyTorch as it is."""
-
     name = "eager"
 
-    def __init__(self, copies: Copies) -> None:
-        self._copies = copies
+    def __init__(self, *, calibration: Sequence[Batch] = ()) -> None:
+        self._calibration = calibration
+        self._made: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
 
     def devices(self) -> Sequence[str]:
         """Every device that torch sees."""
@@ -106,50 +85,25 @@ class EagerRuntime:
                 quantized so.
         """
         try:
-            prepared = PreparedModule(self._copies.of(model, precision, device), compiled=False)
+            copy = self._copy(model, precision, device)
+            prepared = PreparedModule(copy, copy)
             for batch in trials:
                 prepared(prepared.load(batch))
         except (InputError, RuntimeError, TypeError) as error:
-            raise UnavailableError(f"does not run in {precision}: {first_line(error)}") from error
+            raise UnavailableError(f"does not run in {precision}: {_first_line(error)}") from error
         return prepared
 
-
-class CompileRuntime(EagerRuntime):
-    """PyTorch with ``torch.compile``, for inputs of all shapes."""
-
-    name = "compile"
-
-    def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
-        """Compile the model.
-
-        Raises:
-            UnavailableError: there is no compiler, or it cannot compile the model.
-        """
-        # Private, and worth it: else a batch of one, or one as long as it is large, is compiled
-        # apart, which takes as long again.
-        from torch.fx.experimental import _config as symbolic_shapes
-
-        try:
-            with (
-                warnings.catch_warnings(),
-                symbolic_shapes.patch(  # type: ignore[attr-defined]  # put there at run time
-                    backed_size_oblivious=True, use_duck_shape=False
-                ),
-                # All models of one class share one function and its few places for compilations.
-                torch._dynamo.config.patch(recompile_limit=64),
-            ):
-                # What the compiler warns of concerns its own code or how to tune it.
-                warnings.simplefilter("ignore")
-                prepared = PreparedModule(self._copies.of(model, precision, device), compiled=True)
-                for batch in trials:
-                    prepared(prepared.load(batch))
-        except InputError as error:
-            raise UnavailableError(f"does not run in {precision}: {error}") from error
-        except (RuntimeError, TypeError, OSError, ImportError) as error:
-            raise UnavailableError(f"torch.compile failed: {first_line(error)}") from error
-        return prepared
+    def _copy(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
+        """The model in this precision on this device; itself where it is so already."""
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        own = own_precision(model) or ("fp32" if dtypes == {torch.float32} else None)
+        if own == precision and device_of(model) == torch.device(device):
+            return model
+        key = (id(model), precision, device)
+        if key not in self._made:
+            made = in_precision(model, precision, device, self._calibration)
+            self._made[key] = (model, made)  # holds on to the model: its id stays its own
+        return self._made[key][1]
 
 
 def torch_devices() -> list[str]:
@@ -160,6 +114,5 @@ def torch_devices() -> list[str]:
     return devices
 
 
-def first_line(error: BaseException) -> str:
-    """The first line that an error says, or else its name."""
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -18,9 +18,9 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         if settings.precisions is None and (reason := against_bf16(device)) is not None
     ]
     exported = [
-        "PyTorch's rows run in one process, each exported model in one of its own, which is still "
-        "while others are timed. On disk these are the exported files."
-    ] * bool(EXPORTED.keys() & set(settings.runtimes_here()))
+        "What is compiled or exported is run in a process of its own, which is still while others "
+        "are timed. On disk exported models are the exported files."
+    ] * bool({"compile", *EXPORTED} & set(settings.runtimes_here()))
     return [
         "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
         "error of an accuracy on so many examples. Retention is the metric divided by that of the "

@@ -7,9 +7,10 @@ own, and one more line here.
 from collections.abc import Sequence
 from typing import Literal
 
+from lightning_compress.evaluation.compiled import CompileRuntime
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.exported import ExportedRuntime, TensorRtRuntime
-from lightning_compress.evaluation.in_torch import CompileRuntime, Copies, EagerRuntime
+from lightning_compress.evaluation.in_torch import EagerRuntime
 from lightning_compress.evaluation.runtime import Runtime
 from lightning_compress.export.formats import FORMATS, FormatName, missing_packages
 
@@ -28,18 +29,17 @@ def runtimes_here() -> list[RuntimeName]:
 def runtimes_named(
     names: Sequence[str], calibration: Sequence[Batch], *, most_examples: int, limit: float
 ) -> list[Runtime]:
-    """Build the runtimes of a benchmark; those of PyTorch share the copies of its models.
+    """Build the runtimes of a benchmark.
 
     Args:
         names: which.
         calibration: training examples, for precisions that need some.
         most_examples: of a batch.
-        limit: seconds that exporting a model, and each run of it, may take.
+        limit: seconds that exporting or compiling a model, and each run of it, may take.
     """
-    copies = Copies(calibration)
     known: dict[str, Runtime] = {
-        "eager": EagerRuntime(copies),
-        "compile": CompileRuntime(copies),
+        "eager": EagerRuntime(calibration=calibration),
+        "compile": CompileRuntime(calibration=calibration, limit=limit),
         "tensorrt": TensorRtRuntime(),
     }
     for name, format in EXPORTED.items():

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any
 
 _PATIENCE = 5.0  # seconds
@@ -30,7 +33,8 @@ class Worker:
         self._ours, theirs = context.Pipe()
         self._limit = limit
         self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
-        self._process.start()
+        with _no_script():
+            self._process.start()
         theirs.close()
         self._answer()
 
@@ -65,6 +69,20 @@ class Worker:
         if not fine:
             raise WorkerError(found)
         return found
+
+
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """A process that starts meanwhile does not begin with the user's script.
+
+    It would, where that has no ``if __name__ == "__main__"``, train all over again.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _ending(code: int | None) -> str:

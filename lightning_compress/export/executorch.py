@@ -1,9 +1,12 @@
 """ExecuTorch's form for phones and boards, computed by XNNPACK."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -47,31 +50,73 @@ def write_executorch(
         calibration: batches of training examples, for ``int8-static``.
         most_examples: for which memory is planned.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
 
-    floats = _dequantized(model)
-    program = program_of(floats, most_examples=most_examples)
-    if precision != "fp32":
-        program = _rounded(floats, program, precision, calibration, most_examples)
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+        floats = _plain(model)
+        # As one operator ExecuTorch 1.5 takes its batch for fixed.
+        slices = {torch.ops.aten.split.Tensor: _in_slices}
+        program = program_of(floats, most_examples=most_examples).run_decompositions(slices)
+        if precision != "fp32":
+            program = _rounded(floats, program, precision, calibration, most_examples)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        (folder / FILE).write_bytes(lowered.to_executorch().buffer)
 
 
-def _dequantized(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The model in floating point, with the weights that quantized ones stand for."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Its packages warn of how they are written themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Its runtime tells the standard error stream itself what it finds out about the CPU."""
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _plain(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model in floating point, of layers that XNNPACK knows.
+
+    Quantized weights become what they stand for, and GPT-2's ``Conv1D`` an ``nn.Linear``.
+    """
+    from transformers.pytorch_utils import Conv1D
+
     made: PreTrainedModel = copy.deepcopy(model)
     for name, module in list(made.named_modules()):
         if isinstance(module, QuantizedLinear):
-            linear: Any = nn.Linear(module.in_features, module.out_features)
             weight = module.dequantized()
             # What was multiplied into the inputs is multiplied into the weights.
-            linear.weight.data = weight if module.factor is None else weight * module.factor
-            linear.bias = module.bias
-            put_(made, name, linear)
+            weight = weight if module.factor is None else weight * module.factor
+            put_(made, name, _linear(weight, module.bias))
+        elif isinstance(module, Conv1D):
+            put_(made, name, _linear(module.weight.detach().t().contiguous(), module.bias))
         elif isinstance(module, QuantizedEmbedding):
             put_(made, name, float_embedding(module))
     made.eval()
+    return made
+
+
+def _in_slices(whole: Tensor, size: int, dim: int = 0) -> list[Tensor]:
+    """What ``split`` does."""
+    return [whole.narrow(dim, start, size) for start in range(0, whole.shape[dim], size)]
+
+
+def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    """A layer of that weight, [outputs, inputs]."""
+    outputs, inputs = weight.shape
+    made = nn.Linear(inputs, outputs, bias=bias is not None)
+    made.weight, made.bias = nn.Parameter(weight), bias  # type: ignore[assignment]  # may be None
     return made
 
 
@@ -101,7 +146,8 @@ def _rounded(
     quantizer.set_module_type(nn.Linear, scheme)
     observed = prepare_pt2e(program.module(), quantizer)
     names = input_names(model)
-    for batch in calibration:
+    # With steps of each batch's own any example will do: only the weights are looked at.
+    for batch in calibration or [{"input_ids": torch.zeros(1, 1, dtype=torch.long)}]:
         observed(*named_inputs(names, batch))
     return traced_again(convert_pt2e(observed), model, most_examples=most_examples)
 
@@ -116,10 +162,11 @@ class ExecuTorchProgram:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], *, threads: int) -> None:
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-        from executorch.runtime import Runtime
+        with _quiet(), _mute():
+            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+            from executorch.runtime import Runtime
 
-        _unsafe_reset_threadpool(threads)
+            _unsafe_reset_threadpool(threads)
         self._program = Runtime.get().load_program(folder / FILE)
         self._method = self._program.load_method("forward")
         self._names = names

@@ -3,13 +3,16 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.elsewhere import PreparedElsewhere
 from lightning_compress.evaluation.examples import examples_of
-from lightning_compress.evaluation.exported import ExportedRuntime, PreparedFile
+from lightning_compress.evaluation.exported import ExportedRuntime
 from lightning_compress.evaluation.rendering import markdown, rich_table
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.worker import Worker, WorkerError
@@ -61,6 +64,19 @@ def test_a_worker_that_cannot_be_built_or_hangs():
     assert not worker._process.is_alive()
 
 
+def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('here', flush=True)\n"
+        "from lightning_compress.evaluation.worker import Worker\n"
+        "worker = Worker(dict, {'a': 1}, limit=60)\n"
+        "print(worker.call('get', 'a'))\n"
+        "worker.close()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "here\n1\n"
+
+
 def settings(*runtimes, precisions=("fp32",)):
     return Settings(
         runtimes=runtimes, precisions=precisions, devices=["cpu"], seconds=0.01, batch_sizes=[4],
@@ -91,7 +107,7 @@ def test_rows_of_exported_models_are_as_whole_as_others(runtime, tiny_bert, toy_
         assert row.peak_memory_bytes is None or row.peak_memory_bytes > 0
         assert row.size_bytes is not None
         assert 0.9 < row.size_bytes / sum(p.nbytes for p in tiny_bert.parameters()) < 6
-    assert "each exported model in one of its own" in markdown(report)
+    assert "is run in a process of its own" in markdown(report)
 
 
 def test_what_is_not_there_is_a_row_with_the_reason(tiny_bert, toy_data, monkeypatch):
@@ -127,7 +143,7 @@ def test_a_process_that_dies_takes_no_other_row_along(tiny_bert, toy_data, monke
 
     def prepare(self, *arguments):
         made = prepared(self, *arguments)
-        assert isinstance(made, PreparedFile)
+        assert isinstance(made, PreparedElsewhere)
         before = getattr(made, deaths[self.name])
 
         def and_die(*given):
