@@ -1,5 +1,6 @@
 """PyTorch with ``torch.compile``, each model in a process of its own."""
 
+import pickle
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -14,7 +15,6 @@ from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.in_torch import PreparedModule, torch_devices
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
 from lightning_compress.evaluation.worker import Worker, WorkerError
-from lightning_compress.models.saving import load_compressed, save_compressed
 from lightning_compress.quantization.precisions import in_precision
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ class CompileRuntime:
                 the precision or the memory.
         """
         with ExitStack() as resources:
-            saved = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
-            save_compressed(model, saved / "model")
-            arguments = (saved / "model", precision, device, self._calibration)
+            folder = resources.enter_context(TemporaryDirectory(prefix="lightning-compress-"))
+            path = Path(folder) / "model.pt"
+            arguments = (path, precision, device, self._calibration)
             try:
+                torch.save(model, path)
                 worker = Worker(_Compiled, *arguments, torch.get_num_threads(), limit=self._limit)
                 prepared = PreparedElsewhere(resources.enter_context(closing(worker)))
                 for batch in trials:
                     prepared(prepared.load(batch))
-            except WorkerError as error:
+            except (WorkerError, pickle.PicklingError, AttributeError, TypeError) as error:
                 raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
             prepared.resources = resources.pop_all()
         return prepared
@@ -67,7 +68,7 @@ class _Compiled(Batches):
 
     def __init__(
         self,
-        saved: Path,
+        path: Path,
         precision: str,
         device: str,
         calibration: Sequence[Batch],
@@ -82,7 +83,8 @@ class _Compiled(Batches):
         symbolic_shapes.use_duck_shape = False
         # What the compiler warns of concerns its own code or how to tune it.
         warnings.simplefilter("ignore")
-        model = in_precision(load_compressed(saved), precision, device, calibration).eval()
+        loaded = torch.load(path, map_location="cpu", weights_only=False)  # it is our own
+        model = in_precision(loaded, precision, device, calibration).eval()
         # dynamic: one compilation for all lengths; real examples have many.
         self._compiled = PreparedModule(model, torch.compile(model, dynamic=True))
         super().__init__(self._compiled)
