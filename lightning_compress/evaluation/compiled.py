@@ -48,12 +48,12 @@ class CompileRuntime:
                 the precision or the memory.
         """
         with ExitStack() as resources:
-            folder = resources.enter_context(TemporaryDirectory(prefix="lightning-compress-"))
-            path = Path(folder) / "model.pt"
-            arguments = (path, precision, device, self._calibration)
+            options = (precision, device, self._calibration, torch.get_num_threads())
             try:
-                torch.save(model, path)
-                worker = Worker(_Compiled, *arguments, torch.get_num_threads(), limit=self._limit)
+                with TemporaryDirectory(prefix="lightning-compress-") as folder:
+                    path = Path(folder) / "model.pt"
+                    torch.save(model, path)
+                    worker = Worker(_Compiled, path, *options, limit=self._limit)
                 prepared = PreparedElsewhere(resources.enter_context(closing(worker)))
                 for batch in trials:
                     prepared(prepared.load(batch))

@@ -71,7 +71,7 @@ class PreparedElsewhere:
         worker: the process, around a :class:`Served`.
 
     Attributes:
-        resources: what it holds: the process and files.
+        resources: what it holds: the process and whatever that needs.
     """
 
     resources: ExitStack
@@ -105,5 +105,5 @@ class PreparedElsewhere:
         return found
 
     def close(self) -> None:
-        """End the process and delete the files."""
+        """End the process and let go of what it needed."""
         self.resources.close()
