@@ -14,6 +14,7 @@ from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
 from lightning_compress.evaluation.worker import Worker, WorkerError
+from lightning_compress.export import tensorrt
 from lightning_compress.export.formats import FORMATS, Choices, FormatName, missing_packages
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.saving import load_compressed, save_compressed
@@ -101,7 +102,13 @@ class _Writer:
         """Export a saved model; gives the names of its inputs."""
         chosen = FORMATS[format]
         loaded = load_compressed(saved)
-        model = in_precision(loaded, chosen.source(choices), "cpu", choices.calibration).eval()
+        model = in_precision(
+            loaded,
+            chosen.source(choices),
+            "cpu",
+            choices.calibration,
+            symmetric=chosen.symmetric,
+        ).eval()
         chosen.write(model, folder, choices)
         return input_names(model)
 
@@ -120,31 +127,34 @@ class _Opened(Batches):
         return sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
 
     def peak_memory_bytes(self, number: int) -> int | None:
-        """What its process holds at most, beyond what it held before the model was opened."""
+        """What its process holds at most, beyond what it held before the model was opened.
+
+        Unknown of what a GPU holds.
+        """
+        if isinstance(self._program, tensorrt.TensorRtProgram):
+            return None
         reset_peak()
         self._program(self._loaded[number])
         most = resident_bytes("VmHWM")
         return None if most is None or self._before is None else most - self._before
 
 
-class TensorRtRuntime:
-    """TensorRT, which runs on NVIDIA's GPUs only."""
-
-    name = "tensorrt"
+class TensorRtRuntime(ExportedRuntime):
+    """TensorRT, which runs on NVIDIA's GPUs only; engines are built for the first one."""
 
     def devices(self) -> Sequence[str]:
-        """Where a row says why it is empty: the GPUs, or else the CPU."""
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+        """The first GPU; without one the CPU, whose row says so."""
+        return [tensorrt.DEVICE if torch.cuda.is_available() else "cpu"]
 
     def prepare(
         self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
     ) -> Prepared:
-        """Say what to do instead.
+        """Build the engine and open it.
 
         Raises:
-            UnavailableError: always.
+            UnavailableError: there is no GPU or no TensorRT, no such form, or it does not run.
         """
-        raise UnavailableError(
-            "TensorRT is not measured here: lightning-compress export --format tensorrt --dry-run "
-            "writes what builds its engine, and the command"
-        )
+        missing = tensorrt.missing_part()
+        if missing is not None:
+            raise UnavailableError(missing)
+        return super().prepare(model, precision, device, trials)

@@ -13,16 +13,20 @@ from lightning_compress.evaluation.exported import ExportedRuntime, TensorRtRunt
 from lightning_compress.evaluation.in_torch import EagerRuntime
 from lightning_compress.evaluation.runtime import Runtime
 from lightning_compress.export.formats import FORMATS, FormatName, missing_packages
+from lightning_compress.export.tensorrt import missing_part
 
 RuntimeName = Literal["eager", "compile", "onnxruntime", "openvino", "executorch", "tensorrt"]
 EXPORTED: dict[RuntimeName, FormatName] = {
     "onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch",
+    "tensorrt": "tensorrt",
 }  # fmt: skip
 
 
 def runtimes_here() -> list[RuntimeName]:
-    """All whose packages are installed; TensorRT is not measured."""
+    """All whose packages are installed."""
     exported = [name for name, kind in EXPORTED.items() if missing_packages(FORMATS[kind]) is None]
+    if missing_part() is not None:
+        exported = [name for name in exported if name != "tensorrt"]
     return ["eager", "compile", *exported]
 
 
@@ -40,10 +44,10 @@ def runtimes_named(
     known: dict[str, Runtime] = {
         "eager": EagerRuntime(calibration=calibration),
         "compile": CompileRuntime(calibration=calibration, limit=limit),
-        "tensorrt": TensorRtRuntime(),
     }
     for name, format in EXPORTED.items():
-        known[name] = ExportedRuntime(
+        kind = TensorRtRuntime if name == "tensorrt" else ExportedRuntime
+        known[name] = kind(
             name, format, calibration=calibration, most_examples=most_examples, limit=limit
         )
     return [known[name] for name in names]

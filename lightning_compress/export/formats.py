@@ -148,22 +148,20 @@ class _TensorRt:
     symmetric = True
 
     def source(self, choices: Choices) -> str:
-        return "fp32" if choices.precision == "fp16" else choices.precision
+        return choices.precision
 
     def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
         tensorrt.write_tensorrt(
-            model,
-            folder,
-            precision=choices.precision,
-            most_examples=choices.most_examples,
-            dry_run=choices.dry_run,
+            model, folder, most_examples=choices.most_examples, dry_run=choices.dry_run
         )
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        if (folder / tensorrt.FILE).is_file():
+            return tensorrt.TensorRtProgram(folder, names)
         return onnx.OnnxProgram(folder, threads=threads)  # what the engine is built from
 
     def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
-        command = tensorrt.build_command(model, choices.precision, choices.most_examples)
+        command = tensorrt.build_command(model, choices.most_examples)
         return f"# makes {tensorrt.FILE}, on the GPU that it is for\n{shlex.join(command)}\n", "sh"
 
 

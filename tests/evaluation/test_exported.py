@@ -120,7 +120,7 @@ def test_what_is_not_there_is_a_row_with_the_reason(tiny_bert, toy_data, monkeyp
     assert [(row.failure or "").split(":")[0] for row in report.rows] == [
         "onnxruntime has no bf16",
         "openvino needs openvino",
-        "TensorRT is not measured here",
+        "there is no trtexec here",
     ]
     assert all(row.latency is None for row in report.rows)
     # The brackets of an extra are not taken for colours.

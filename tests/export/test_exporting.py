@@ -1,11 +1,17 @@
 """Every kind of compressed model, of every family, in other runtimes."""
 
+import ctypes
+import importlib.machinery
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import types
+from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -14,9 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_compress import quantize_, remove_heads_, remove_layers_, remove_neurons_
 from lightning_compress.errors import InputError
-from lightning_compress.export import Choices, export_model
+from lightning_compress.export import Choices, export_model, tensorrt
+from lightning_compress.export.formats import FORMATS
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.export.onnx_forms import OPSET, in_onnx_forms
+from lightning_compress.export.tensorrt import TensorRtProgram
 from lightning_compress.export.verifying import Agreement, agreement_of, require_agreement
 from lightning_compress.models import manifest_of, set_masks_, substitute_layers_
 from lightning_compress.models.filling import fill_
@@ -237,29 +245,96 @@ def test_the_example_in_the_readme_runs_as_it_stands(
     assert numbers == pytest.approx(wanted.tolist(), abs=1e-3)
 
 
-def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path, monkeypatch):
+class Engine:
+    """What TensorRT's Python package makes of an engine, which is the ONNX file here."""
+
+    def __init__(self, content):
+        self.session = onnxruntime.InferenceSession(content)
+        self.shapes, self.addresses, self.logits = {}, {}, None
+
+    def create_execution_context(self):
+        return self
+
+    def get_tensor_dtype(self, name):
+        [output] = self.session.get_outputs()
+        assert name == output.name
+        return {"tensor(float16)": "half", "tensor(float)": "float"}[output.type]
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+
+    def get_tensor_shape(self, name):
+        given = {
+            name: np.ctypeslib.as_array(
+                (ctypes.c_int64 * math.prod(shape)).from_address(self.addresses[name])
+            ).reshape(shape)
+            for name, shape in self.shapes.items()
+        }
+        [self.logits] = self.session.run([name], given)
+        return self.logits.shape
+
+    def execute_async_v3(self, stream):
+        ctypes.memmove(self.addresses["logits"], self.logits.ctypes.data, self.logits.nbytes)
+        return stream == 7
+
+
+@pytest.fixture
+def trtexec(tmp_path, monkeypatch):
+    """A stand-in for TensorRT: engines are ONNX files; gives the program, to be written anew."""
+    package: Any = types.ModuleType("tensorrt")
+    package.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    package.float16, package.Logger = "half", lambda level: None
+    package.Logger.ERROR = 0
+    package.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=Engine)
+    monkeypatch.setitem(sys.modules, "tensorrt", package)
+    monkeypatch.setattr(tensorrt, "DEVICE", "cpu")
+    monkeypatch.setattr(tensorrt, "_stream", lambda: 7)
+    program = tmp_path / "bin" / "trtexec"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncp model.onnx model.engine && echo "$@" > said\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path):
     choices = Choices(precision="fp16", most_examples=8, dry_run=True)
     export_model(tiny_bert, tmp_path / "dry", "tensorrt", examples=batches, choices=choices)
     [command] = re.findall(r"^trtexec .*$", (tmp_path / "dry/README.md").read_text(), re.M)
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     for bound, shape in (("min", "1x1"), ("opt", "8x64"), ("max", "8x64")):
         assert f"--{bound}Shapes=" + ",".join(f"{name}:{shape}" for name in inputs) in command
-    assert command.endswith("--fp16")
-    # Where there is such a program it is run so, in the folder.
+    # Precision is the file's own: TensorRT 11 has no switch for it any more.
+    assert command.endswith("--stronglyTyped --noTF32")
+    graph = onnx.load(tmp_path / "dry/model.onnx").graph
+    kinds = {onnx.TensorProto.DataType.Name(one.data_type) for one in graph.initializer}
+    assert "FLOAT16" in kinds
+    assert "FLOAT" not in kinds
     choices = Choices(precision="fp16", most_examples=8)
     with pytest.raises(InputError, match="no trtexec here: install TensorRT"):
         export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, choices=choices)
-    stand_in = tmp_path / "bin" / "trtexec"
-    stand_in.parent.mkdir()
-    stand_in.write_text('#!/bin/sh\ntest -f model.onnx && echo "$0 $@" > model.engine\n')
-    stand_in.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
-    export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, choices=choices)
-    said = (tmp_path / "real/model.engine").read_text()
-    assert said.strip().endswith(command.removeprefix("trtexec "))
-    stand_in.write_text('#!/bin/sh\necho "[E] no kernel"; exit 1\n')
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-static"])
+def test_tensorrt_builds_its_engine_and_runs_it(precision, trtexec, tiny_bert, batches, tmp_path):
+    choices = Choices(precision, calibration=batches, most_examples=8)
+    out = tmp_path / "out"
+    found = export_model(tiny_bert, out, "tensorrt", examples=batches, choices=choices)
+    assert found.examples == 8
+    assert found.largest_difference < (1e-3 if precision == "fp16" else 1e-4)
+    [command] = re.findall(r"^trtexec (.*)$", (out / "README.md").read_text(), re.M)
+    assert (out / "said").read_text().strip() == command
+    # What is compared with PyTorch is the engine.
+    assert isinstance(FORMATS["tensorrt"].open(out, ["input_ids"], precision, 1), TensorRtProgram)
+
+
+def test_an_engine_that_fails_leaves_nothing(trtexec, tiny_bert, batches, tmp_path):
+    trtexec.write_text('#!/bin/sh\necho "[E] no kernel"; exit 1\n')
     with pytest.raises(InputError, match=r"trtexec failed: \[E\] no kernel"):
-        export_model(tiny_bert, tmp_path / "not", "tensorrt", examples=batches, choices=choices)
+        export_model(tiny_bert, tmp_path / "not", "tensorrt", examples=batches)
     assert not (tmp_path / "not").exists()
 
 
