@@ -250,7 +250,8 @@ class Engine:
 
     def __init__(self, content):
         self.session = onnxruntime.InferenceSession(content)
-        self.shapes, self.addresses, self.logits = {}, {}, None
+        self.shapes, self.addresses = {}, {}
+        self.logits = np.zeros(0)
 
     def create_execution_context(self):
         return self
