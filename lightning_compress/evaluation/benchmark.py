@@ -13,7 +13,12 @@ from lightning_compress.evaluation.examples import Batch, Example
 from lightning_compress.evaluation.fitting import check_examples
 from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.evaluation.host import host_facts, versions
-from lightning_compress.evaluation.latency import interleaved_times, latency_of, throughput_of
+from lightning_compress.evaluation.latency import (
+    REST,
+    interleaved_times,
+    latency_of,
+    throughput_of,
+)
 from lightning_compress.evaluation.legend import legend
 from lightning_compress.evaluation.metrics import primary_metric
 from lightning_compress.evaluation.progress import Advance, progress_bar
@@ -250,7 +255,7 @@ class _Measurement:
                     for one in left
                 ]
                 times = interleaved_times(
-                    calls, seconds=self.settings.seconds, clock=lambda call: call()
+                    calls, seconds=self.settings.seconds, clock=lambda call: call(), rest=REST
                 )
             except _DiedError as death:
                 death.row.failure = f"{death.row.runtime}: {death}"

@@ -30,6 +30,9 @@ _LOOKING = 0.1
 
 _CLOCK_STEP = 1e-9
 
+REST = 0.05
+"""Seconds in which the idle threads of another process have fallen asleep."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -63,6 +66,7 @@ def interleaved_times(
     *,
     seconds: float,
     clock: Callable[[Callable[[], Any]], float] = seconds_of,
+    rest: float = 0.0,
 ) -> list[Tensor]:
     """Time the calls of several candidates in turn.
 
@@ -75,6 +79,8 @@ def interleaved_times(
             so that a choice of them stands for all).
         seconds: time to spend on each candidate, without warming up.
         clock: makes a call and gives the seconds that it took.
+        rest: seconds before each candidate's turn; :data:`REST` where they are of several
+            processes, whose idle threads would else be charged to the next.
 
     Returns:
         For each candidate the seconds of its calls, [rounds, calls].
@@ -90,6 +96,7 @@ def interleaved_times(
         while done < ROUNDS or time.perf_counter() - start < seconds * len(chosen):
             for place in range(len(chosen)):
                 turn = (done + place) % len(chosen)
+                time.sleep(rest)
                 times[turn].append([clock(call) for call in chosen[turn]])
             done += 1
     return [torch.tensor(rounds, dtype=torch.float64) for rounds in times]
