@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_compress.evaluation.elsewhere import Batches, PreparedElsewhere
+from lightning_compress.evaluation.elsewhere import PreparedElsewhere, Served
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.in_torch import PreparedModule, torch_devices
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
@@ -63,7 +63,7 @@ class CompileRuntime:
         return prepared
 
 
-class _Compiled(Batches):
+class _Compiled(Served):
     """What lives in the process."""
 
     def __init__(

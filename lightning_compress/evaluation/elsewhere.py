@@ -2,8 +2,9 @@
 
 import gc
 import itertools
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,27 +15,8 @@ from lightning_compress.evaluation.worker import Worker
 from lightning_compress.export.program import Program
 
 
-class Served(Protocol):
-    """What lives in the process, made of plain calls: batches are arrays by name, or numbers."""
-
-    def load(self, batch: dict[str, Any]) -> int:
-        """Keep a batch; gives its number."""
-
-    def run(self, number: int) -> Any:
-        """Run the model on it: the logits. The batch is let go of."""
-
-    def seconds(self, number: int) -> float:
-        """How long a run takes."""
-
-    def size_bytes(self) -> int:
-        """Bytes on disk."""
-
-    def peak_memory_bytes(self, number: int) -> int | None:
-        """Bytes of weights and activations, if they can be told."""
-
-
-class Batches:
-    """The part of :class:`Served` that is the same for all.
+class Served(ABC):
+    """What lives in the process: its batches are arrays by name, and numbers once they are loaded.
 
     Args:
         program: runs loaded batches.
@@ -47,19 +29,27 @@ class Batches:
         gc.disable()  # a collection would be charged to a run
 
     def load(self, batch: dict[str, Any]) -> int:
-        """As of :class:`Served`, and so of the others."""
+        """Keep a batch; gives its number."""
         tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
         number = next(self._numbers)
         self._loaded[number] = self._program.load(tensors)
         return number
 
     def run(self, number: int) -> Any:
-        """See there."""
+        """Run the model on a batch, which is let go of: the logits."""
         return self._program(self._loaded.pop(number)).float().cpu().numpy()
 
     def seconds(self, number: int) -> float:
-        """See there."""
+        """How long a run takes."""
         return seconds_of(lambda: self._program(self._loaded[number]))
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+
+    @abstractmethod
+    def peak_memory_bytes(self, number: int) -> int | None:
+        """Bytes of weights and activations, if they can be told."""
 
 
 class PreparedElsewhere:

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.elsewhere import Batches, PreparedElsewhere
+from lightning_compress.evaluation.elsewhere import PreparedElsewhere, Served
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
 from lightning_compress.evaluation.runtime import Prepared, UnavailableError
 from lightning_compress.evaluation.worker import Worker, WorkerError
 from lightning_compress.export import tensorrt
-from lightning_compress.export.formats import FORMATS, Choices, FormatName, missing_packages
+from lightning_compress.export.formats import (
+    FORMATS,
+    Choices,
+    FormatName,
+    missing_packages,
+    source_of,
+)
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.saving import load_compressed, save_compressed
-from lightning_compress.quantization.precisions import in_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,19 +106,12 @@ class _Writer:
     def write(self, saved: Path, folder: Path, format: FormatName, choices: Choices) -> list[str]:
         """Export a saved model; gives the names of its inputs."""
         chosen = FORMATS[format]
-        loaded = load_compressed(saved)
-        model = in_precision(
-            loaded,
-            chosen.source(choices),
-            "cpu",
-            choices.calibration,
-            symmetric=chosen.symmetric,
-        ).eval()
+        model = source_of(load_compressed(saved), chosen, choices)
         chosen.write(model, folder, choices)
         return input_names(model)
 
 
-class _Opened(Batches):
+class _Opened(Served):
     """What lives in the process that runs the file."""
 
     def __init__(

@@ -18,6 +18,7 @@ from lightning_compress.export.formats import (
     Format,
     FormatName,
     missing_packages,
+    source_of,
 )
 from lightning_compress.export.tracing import Traced, input_names, named_inputs
 from lightning_compress.export.verifying import (
@@ -28,7 +29,7 @@ from lightning_compress.export.verifying import (
 )
 from lightning_compress.models.calibration import Batch
 from lightning_compress.models.folders import whole_folder
-from lightning_compress.quantization.precisions import in_precision, own_precision
+from lightning_compress.quantization.precisions import own_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,13 +87,7 @@ def export_model(
     )
     if to_find and not choices.calibration:
         raise InputError("int8-static needs training examples to find its steps: set calibration")
-    source = in_precision(
-        model,
-        chosen.source(choices),
-        "cpu",
-        choices.calibration,
-        symmetric=chosen.symmetric,
-    ).eval()
+    source = source_of(model, chosen, choices)
     names = input_names(source)
     with whole_folder(folder) as unfinished:
         try:

@@ -12,7 +12,7 @@ from lightning_compress.export import aotinductor, executorch, onnx, openvino, t
 from lightning_compress.export.program import Program
 from lightning_compress.export.tracing import input_names
 from lightning_compress.models.calibration import Batch
-from lightning_compress.quantization.precisions import PRECISIONS
+from lightning_compress.quantization.precisions import PRECISIONS, in_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,6 +182,23 @@ class _AotInductor:
 
     def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
         return aotinductor.USAGE.format(names=input_names(model)), "python"
+
+
+def source_of(model: "PreTrainedModel", chosen: Format, choices: Choices) -> "PreTrainedModel":
+    """A copy of a model as a format writes it, in eval mode on the CPU.
+
+    Raises:
+        InputError: it cannot be in that precision.
+    """
+    made = in_precision(
+        model,
+        chosen.source(choices),
+        "cpu",
+        choices.calibration,
+        symmetric=chosen.symmetric,
+    )
+    made.eval()
+    return made
 
 
 def missing_packages(chosen: Format) -> str | None:
