@@ -51,16 +51,26 @@ class CompileRuntime:
             options = (precision, device, self._calibration, torch.get_num_threads())
             try:
                 with TemporaryDirectory(prefix="lightning-compress-") as folder:
-                    path = Path(folder) / "model.pt"
-                    torch.save(model, path)
+                    path = _saved(model, Path(folder))
                     worker = Worker(_Compiled, path, *options, limit=self._limit)
                 prepared = PreparedElsewhere(resources.enter_context(closing(worker)))
                 for batch in trials:
                     prepared(prepared.load(batch))
-            except (WorkerError, pickle.PicklingError, AttributeError, TypeError) as error:
+            except WorkerError as error:
                 raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
             prepared.resources = resources.pop_all()
         return prepared
+
+
+def _saved(model: "PreTrainedModel", folder: Path) -> Path:
+    """A file with the model as it is, whatever its class."""
+    path = folder / "model.pt"
+    try:
+        torch.save(model, path)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError, OSError) as error:
+        # What cannot be pickled, or a full disk.
+        raise UnavailableError(f"a process of its own cannot be sent the model: {error}") from error
+    return path
 
 
 class _Compiled(Served):

@@ -1,7 +1,7 @@
 """How the figures of a report were measured, in words."""
 
 from lightning_compress.evaluation.host import against_bf16
-from lightning_compress.evaluation.latency import ROUNDS
+from lightning_compress.evaluation.latency import REST, ROUNDS
 from lightning_compress.evaluation.runtimes import EXPORTED
 from lightning_compress.evaluation.settings import Settings
 from lightning_compress.evaluation.workload import Workload
@@ -40,8 +40,8 @@ def legend(settings: Settings, work: Workload) -> list[str]:
         "device.",
         f"All rows of a device are timed in turn, after an untimed round, at least "
         f"{ROUNDS} rounds and about {settings.seconds:g} s each for every batch size; where a "
-        "model is too slow for that, on fewer of the examples. With other numbers of threads it is "
-        "prepared again.",
+        "model is too slow for that, on fewer of the examples. Before each turn all rest for "
+        f"{1e3 * REST:g} ms. With other numbers of threads a model is prepared again.",
         f"Peak memory: weights plus all that a batch of {size} with {longest} tokens each holds at "
         "one time, by torch's allocator; of exported models, what their process holds more than "
         "before they were opened.",

@@ -135,7 +135,7 @@ class TensorRtProgram:
         logits = torch.empty(shape, dtype=self._dtype, device=DEVICE)
         context.set_tensor_address("logits", logits.data_ptr())
         if not context.execute_async_v3(_stream()):
-            raise RuntimeError(f"the engine does not take a batch of {tuple(value.shape)}")
+            raise RuntimeError(f"TensorRT failed on a batch of {tuple(loaded['input_ids'].shape)}")
         return logits.float().cpu()
 
 

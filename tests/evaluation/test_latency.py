@@ -109,3 +109,11 @@ def test_measure_latency_restores_the_training_flag(tiny_bert: PreTrainedModel) 
     assert tiny_bert.training
     assert found.batch_size == 3
     assert 0 < found.p50 <= found.p95 <= found.p99
+
+
+def test_all_rest_before_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("time.sleep", rests.append)
+    candidates = [[lambda: None], [lambda: None]]
+    times = interleaved_times(candidates, seconds=1e-6, rest=0.25)
+    assert rests == [0.25] * (2 * len(times[0]))
