@@ -45,6 +45,9 @@ def write_tensorrt(
     Raises:
         InputError: TensorRT cannot do it, or is not there.
     """
+    missing = None if dry_run else missing_part()
+    if missing is not None:
+        raise InputError(missing)
     shifted = [
         name
         for name, layer in model.named_modules()
@@ -58,9 +61,6 @@ def write_tensorrt(
     write_onnx(model, folder, reader="tensorrt")
     if dry_run:
         return
-    missing = missing_part()
-    if missing is not None:
-        raise InputError(missing)
     done = subprocess.run(
         build_command(model, most_examples),
         cwd=folder,
