@@ -23,7 +23,7 @@ import yaml
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegressionCV
 
-from lightning_compress.data.corpus import (
+from lightning_compress.data.builtin.corpus import (
     VOCABULARY,
     builtin_corpus,
     builtin_tokenizer,
@@ -68,7 +68,7 @@ def transformer(level, seed):
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(recipe))
         command = [
-            *(sys.executable, "-c", "from lightning_compress.cli import main; main()", "fit"),
+            *(sys.executable, "-c", "from lightning_compress.cli.main import main; main()", "fit"),
             *("--config", str(config), "--seed_everything", str(seed), "--data.seed", str(seed)),
             *("--trainer.logger.name", name, "--trainer.logger.version", "0"),
         ]

@@ -26,9 +26,9 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.data.batching import LengthBucketedBatches
-from lightning_compress.data.loading import ResumableLoader
-from lightning_compress.models.inputs import model_inputs
+from lightning_compress.data.dataloader import ResumableLoader
+from lightning_compress.data.sampler import LengthBucketedBatches
+from lightning_compress.models.forward import model_inputs
 
 WORTH = 1.1  # times as fast; less is not worth another option
 EXAMPLES = {"sst2": 512, "imdb": 192}

@@ -26,8 +26,8 @@ from studies import bare_trainer
 
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.distillation.objective import Losses
-from lightning_compress.models import save_compressed
 from lightning_compress.modules import DistillationModule, FineTuningModule
+from lightning_compress.saving import save_compressed
 
 SHARED = Path("../shared")
 DATA = {

@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.models.inputs import model_inputs
-from lightning_compress.models.saving import quiet_transformers
+from lightning_compress.models.forward import model_inputs
+from lightning_compress.saving import quiet_transformers
 
 TASKS = {
     "SST-2": {

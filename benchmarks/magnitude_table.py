@@ -37,7 +37,7 @@ def run(name, recipe, task, seed, *options):
         overlay = Path("logs") / f"{name}.yaml"
         overlay.write_text(MEASURE)
         command = [
-            *(sys.executable, "-c", "from lightning_compress.cli import main; main()", "fit"),
+            *(sys.executable, "-c", "from lightning_compress.cli.main import main; main()", "fit"),
             *("--config", f"configs/{recipe}_{task}.yaml"),
             *("--config", f"benchmarks/local/{task}.yaml"),
             *("--seed_everything", str(seed), "--data.seed", str(seed)),

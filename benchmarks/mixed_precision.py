@@ -28,10 +28,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_compress import load_compressed
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.evaluation.forward import synchronize
-from lightning_compress.evaluation.in_torch import torch_devices
 from lightning_compress.evaluation.latency import interleaved_times
-from lightning_compress.models.inputs import model_inputs
+from lightning_compress.evaluation.runtimes.eager import torch_devices
+from lightning_compress.models.forward import model_inputs, synchronize
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WAYS = ("fp32", "tf32", "bf16 autocast", "fp16 autocast", "bf16", "fp16")

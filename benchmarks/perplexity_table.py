@@ -40,8 +40,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, StructuredPruning
 from lightning_compress.data import LanguageModelingDataModule
 from lightning_compress.evaluation.footprint import count_macs
-from lightning_compress.models import save_compressed
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import save_compressed
 
 STORIES = "../shared/models/stories260k"
 ROOT = Path("logs/perplexity_table")

@@ -26,7 +26,7 @@ from turns import INTERVAL, against, take_turns
 
 from lightning_compress.callbacks import IterativeMagnitudePruning, magnitude_pruning
 from lightning_compress.models import structure_of
-from lightning_compress.modules.optimization import adamw
+from lightning_compress.modules.optimizers import adamw
 
 MAX_COST = 0.03
 BATCH, TOKENS = 32, 48

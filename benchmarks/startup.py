@@ -12,7 +12,7 @@ import sys
 import time
 
 BARE = "from lightning.pytorch.cli import LightningCLI; LightningCLI()"
-OURS = "from lightning_compress.cli import main; main()"
+OURS = "from lightning_compress.cli.main import main; main()"
 COMMANDS = {
     "bare LightningCLI --help": [BARE, "--help"],
     "lightning-compress --help": [OURS, "--help"],

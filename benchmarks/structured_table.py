@@ -29,7 +29,7 @@ from lightning_compress.callbacks import LayerPruning, PostTrainingPruning, Stru
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.evaluation.footprint import count_macs
 from lightning_compress.modules import DistillationModule, FineTuningModule
-from lightning_compress.pruning.unit_scores import UNIT_SCORES
+from lightning_compress.pruning.importance import UNIT_SCORES
 
 DATA = {
     "sst2": {"path": "../shared/data/sst2", "splits": {"train": "train.tsv", "test": "dev.tsv"},

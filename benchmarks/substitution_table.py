@@ -53,11 +53,11 @@ from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.latency import interleaved_times
 from lightning_compress.models import manifest_of, structure_of
-from lightning_compress.models.choice import Choice
-from lightning_compress.models.layer_shapes import replace_layers_
-from lightning_compress.models.substituting import choices_of, settle_substitution_
+from lightning_compress.models.layers import replace_layers_
+from lightning_compress.models.switch import Choice
 from lightning_compress.modules import DistillationModule, FineTuningModule
-from lightning_compress.substitution.replacing import draw_, probability_at
+from lightning_compress.substitution.edit import choices_of, settle_substitution_
+from lightning_compress.substitution.progressive import draw_, probability_at
 
 LAYERS = {"mini": 4, "deep": 12}
 REPLACED = {"mini": (1, 2, 3), "deep": (3, 6, 7, 9)}  # 25, 50, 60 and 75 %

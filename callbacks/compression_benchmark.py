@@ -13,25 +13,21 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
-from lightning_compress.evaluation.metrics import primary_metric
-from lightning_compress.evaluation.rendering import show_report
-from lightning_compress.evaluation.report import Report, write_report
-from lightning_compress.evaluation.row import Label
-from lightning_compress.evaluation.runtimes import RuntimeName
+from lightning_compress.evaluation.report.rendering import show_report
+from lightning_compress.evaluation.report.report import Report, write_report
+from lightning_compress.evaluation.report.row import Label
+from lightning_compress.evaluation.runtimes.table import RuntimeName
 from lightning_compress.evaluation.settings import Settings
-from lightning_compress.evaluation.task import problem_type_of, task_of
-from lightning_compress.models import (
-    load_compressed,
-    manifest_of,
-    save_compressed,
-    transformer_in,
-)
-from lightning_compress.quantization.observing import CALIBRATION_EXAMPLES
+from lightning_compress.models import manifest_of, transformer_in
+from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
 from lightning_compress.quantization.precisions import Precision
+from lightning_compress.saving import load_compressed, save_compressed
+from lightning_compress.tasks.metrics import primary_metric
+from lightning_compress.tasks.task import problem_type_of, task_of
 
-from .calibrating import calibration_for
-from .run_folder import keeps_dense, run_folder
-from .tensorboard_pages import log_final, log_layout
+from .calibration_batches import calibration_for
+from .run import keeps_dense, run_folder
+from .tensorboard import log_final, log_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

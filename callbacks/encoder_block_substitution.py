@@ -9,36 +9,33 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.forward import evaluating
-from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.layer_shapes import compact_shapes
-from lightning_compress.models.substituting import (
+from lightning_compress.models.forward import evaluating
+from lightning_compress.models.layers import compact_shapes
+from lightning_compress.progress import progress_bar
+from lightning_compress.substitution.edit import (
     check_substitution,
     choices_of,
     settle_substitution_,
     stage_substitution_,
 )
-from lightning_compress.substitution.initialisation import Start
-from lightning_compress.substitution.preparing import prepare_
-from lightning_compress.substitution.replacing import draw_, probability_at
-from lightning_compress.substitution.selection import Selection, check_groups, choose_groups
+from lightning_compress.substitution.fit import prepare_
+from lightning_compress.substitution.group_selection import Selection, check_groups, choose_groups
+from lightning_compress.substitution.initialization import Start
+from lightning_compress.substitution.progressive import draw_, probability_at
 
-from .agreement import digest_of, require_agreement
-from .calibrating import calibration_for
-from .reshaping import (
+from .calibration_batches import calibration_for
+from .figures import log_matching, log_substitution
+from .model_edit import (
+    ModelEdit,
     find_unused_parameters,
     follow_reshaping,
     rebuild_optimizers,
     require_reshapable,
     reshapable_model,
 )
-from .run_folder import keep_dense
-from .run_length import run_length, steps_done
-from .selection import restart_selection
-from .shapes import ModelEdit
-from .substitution_pages import log_matching, log_substitution
+from .run import digest_of, keep_dense, require_agreement, restart_selection, run_length, steps_done
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,7 +77,7 @@ class EncoderBlockSubstitution(ModelEdit):
         InputError: an option is out of range, or the module holds no Hugging Face model whose
             layers can be substituted; before the training starts.
 
-    Source: ``lightning_compress.models.substituting`` and the files of
+    Source: ``lightning_compress.substitution.edit`` and the files of
     ``lightning_compress.substitution`` name theirs.
     """
 

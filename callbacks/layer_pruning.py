@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import lightning as L
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import remove_layers_, structure_of
+from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.layer_shapes import layer_count
-from lightning_compress.pruning.layer_choice import LayerScore, choose_layers
+from lightning_compress.models.layers import layer_count, remove_layers_
+from lightning_compress.pruning.layer_importance import LayerScore, choose_layers
 
-from .agreement import digest_of, require_agreement
 from .round_pruning import RoundPruning
+from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

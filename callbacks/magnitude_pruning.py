@@ -10,24 +10,22 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import apply_masks_, masks_of, set_masks_, transformer_in
-from lightning_compress.models.masks import pack_mask, unpack_mask
-from lightning_compress.pruning.enforcement import (
+from lightning_compress.models import apply_masks_, set_masks_, transformer_in
+from lightning_compress.models.masks import (
     forget_pruned_,
     masks_digest,
+    masks_of,
+    pack_mask,
     pruned_of,
+    unpack_mask,
     zero_gradients_,
 )
-from lightning_compress.pruning.magnitude import Scope, magnitude_masks
-from lightning_compress.pruning.n_m import NM, target_sparsity
+from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, target_sparsity
+from lightning_compress.pruning.prunable import input_dims, weight_names
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
-from lightning_compress.pruning.targets import input_dims, weight_names
 
-from .agreement import require_agreement
 from .rewinding import Rewinding
-from .run_folder import keep_dense
-from .run_length import run_length, steps_done
-from .selection import restart_selection
+from .run import keep_dense, require_agreement, restart_selection, run_length, steps_done
 
 _TECHNIQUE = "magnitude_pruning"
 

@@ -7,20 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
 from lightning_compress.models.calibration import Batch, Calibration
-from lightning_compress.models.inputs import model_inputs
-from lightning_compress.models.structure import UnitKind
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.forward import model_inputs
+from lightning_compress.progress import progress_bar
 from lightning_compress.pruning.post_training import prune_post_training_
-from lightning_compress.pruning.unit_amount import Amount, amount_of, total_cost
-from lightning_compress.pruning.unit_choice import Limits, choose_units
+from lightning_compress.pruning.selection import Amount, Limits, amount_of, choose_units, total_cost
 
-from .after_training import AfterTraining
-from .agreement import digest_of, require_agreement
-from .calibrating import calibration_for
-from .unit_pages import log_remaining
+from .calibration_batches import calibration_for
+from .figures import log_remaining
+from .post_training import AfterTraining
+from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

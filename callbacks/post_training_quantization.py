@@ -7,9 +7,9 @@ import lightning as L
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.progress import progress_bar
 from lightning_compress.models import manifest_of
 from lightning_compress.models.calibration import Batch
+from lightning_compress.progress import progress_bar
 from lightning_compress.quantization import (
     Observer,
     Options,
@@ -20,10 +20,10 @@ from lightning_compress.quantization import (
     sensitivities,
 )
 
-from .after_training import AfterTraining
-from .agreement import digest_of, require_agreement
-from .calibrating import calibration_for
-from .quantization_pages import log_quantization, said_of
+from .calibration_batches import calibration_for
+from .figures import log_quantization, said_of
+from .post_training import AfterTraining
+from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

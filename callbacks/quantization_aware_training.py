@@ -8,10 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.models import manifest_of
 from lightning_compress.models.calibration import Batch
-from lightning_compress.models.rounded import convert_, is_prepared, stretches_of
+from lightning_compress.models.forward import evaluating
 from lightning_compress.quantization import (
     Observer,
     Options,
@@ -21,21 +20,19 @@ from lightning_compress.quantization import (
     needs_examples,
     prepare_,
 )
+from lightning_compress.quantization.fake_quantized import convert_, is_prepared, stretches_of
 
-from .after_training import load_best, save_as_best
-from .agreement import digest_of, require_agreement
-from .calibrating import calibration_for
-from .quantization_pages import log_quantization, said_of
-from .reshaping import (
+from .calibration_batches import calibration_for
+from .figures import log_quantization, said_of
+from .model_edit import (
+    ModelEdit,
     follow_reshaping,
     rebuild_optimizers,
     require_reshapable,
     reshapable_model,
 )
-from .run_folder import keep_dense
-from .run_length import run_length, steps_done
-from .selection import restart_selection
-from .shapes import ModelEdit
+from .post_training import load_best, save_as_best
+from .run import digest_of, keep_dense, require_agreement, restart_selection, run_length, steps_done
 
 
 class QuantizationAwareTraining(ModelEdit):
@@ -62,7 +59,7 @@ class QuantizationAwareTraining(ModelEdit):
         InputError: an option is out of range, or the model cannot be quantized so; before the
             training starts.
 
-    Source: ``lightning_compress.models.rounded`` names them.
+    Source: ``lightning_compress.quantization.fake_quantized`` names them.
     """
 
     def __init__(

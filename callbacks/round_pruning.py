@@ -9,17 +9,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.forward import evaluating
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.pruning.rounds import round_steps
-from lightning_compress.pruning.schedule import Phases, Unit
+from lightning_compress.models.forward import evaluating
+from lightning_compress.pruning.schedule import Phases, Unit, round_steps
 
-from .calibrating import calibration_for
-from .reshaping import follow_reshaping, require_reshapable, reshapable_model
-from .run_folder import keep_dense
-from .run_length import run_length, steps_done
-from .selection import restart_selection
-from .shapes import ModelEdit
+from .calibration_batches import calibration_for
+from .model_edit import ModelEdit, follow_reshaping, require_reshapable, reshapable_model
+from .run import keep_dense, restart_selection, run_length, steps_done
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

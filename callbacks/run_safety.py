@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.errors import InputError
 
-from .run_folder import run_folder
+from .run import run_folder
 
 CHECKPOINT = "interrupted.ckpt"
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam

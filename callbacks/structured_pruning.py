@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from lightning_compress.pruning.unit_amount import Amount
-from lightning_compress.pruning.unit_choice import Limits
+from lightning_compress.pruning.selection import Amount, Limits
 
 from .unit_pruning import UnitPruning
 

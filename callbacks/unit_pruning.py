@@ -9,16 +9,15 @@ import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.structure import UnitKind, Units
-from lightning_compress.pruning.compensation import fold_means_, refit_
-from lightning_compress.pruning.input_statistics import input_statistics
-from lightning_compress.pruning.unit_amount import Amount, total_cost
-from lightning_compress.pruning.unit_choice import Limits, choose_units
-from lightning_compress.pruning.unit_scores import UNIT_SCORES, UnitScore
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.structure import Units
+from lightning_compress.pruning.importance import UNIT_SCORES, UnitScore
+from lightning_compress.pruning.reconstruction import fold_means_, input_statistics, refit_
+from lightning_compress.pruning.selection import Amount, Limits, choose_units, total_cost
 
-from .agreement import digest_of, require_agreement
+from .figures import log_remaining, log_scores
 from .round_pruning import RoundPruning
-from .unit_pages import log_remaining, log_scores
+from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

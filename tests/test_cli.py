@@ -10,10 +10,11 @@ import time
 import pytest
 import torch
 
-from lightning_compress import cli
+from lightning_compress.cli import main as cli
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.models import load_compressed, masks_of, save_compressed
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import load_compressed, save_compressed
 
 RECIPE = """
 trainer:
@@ -130,7 +131,7 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
 
 @pytest.mark.slow
 def test_the_command_printed_after_ctrl_c_resumes_in_the_same_folder(recipe, text_files, run):
-    command = [sys.executable, "-c", "from lightning_compress.cli import main; main()"]
+    command = [sys.executable, "-c", "from lightning_compress.cli.main import main; main()"]
     command += ["fit", "--config", str(recipe), "--trainer.max_epochs", "2000"]
     process = subprocess.Popen(
         command,
@@ -266,7 +267,7 @@ def test_ctrl_c_ends_in_a_line(command, run, monkeypatch):
     def stopped(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"lightning_compress.cli_{command}.run_{command}", stopped)
+    monkeypatch.setattr(f"lightning_compress.cli.{command}.run_{command}", stopped)
     code, printed = run(command, "model")
     assert code == 130
     assert printed == "\ninterrupted\n"
@@ -275,7 +276,7 @@ def test_ctrl_c_ends_in_a_line(command, run, monkeypatch):
 def test_there_is_one_copy_of_the_callbacks():
     code = (
         "import sys; sys.path.insert(0, ''); "
-        "import lightning_compress.cli_trainer, lightning_compress.callbacks; "
+        "import lightning_compress.cli.trainer, lightning_compress.callbacks; "
         "assert 'callbacks' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

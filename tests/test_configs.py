@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_compress.cli_trainer import CompressCLI, command_line
+from lightning_compress.cli.trainer import CompressCLI, command_line
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))

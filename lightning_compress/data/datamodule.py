@@ -9,18 +9,17 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from lightning_compress.conventions import ProblemType
-from lightning_compress.data.batching import LengthBucketedBatches
-from lightning_compress.data.carving import carve_validation
 from lightning_compress.data.checking import check_columns, check_length, check_options
-from lightning_compress.data.collation import AddTargets, Padding, Sequences, TokenBatches
-from lightning_compress.data.loading import ResumableLoader
+from lightning_compress.data.dataloader import ResumableLoader
+from lightning_compress.data.dataset import AddTargets, Padding, Sequences, TokenBatches
 from lightning_compress.data.local_files import FileFormat
+from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.sources import Source, find_sources
-from lightning_compress.data.splits import SplitName, splits_of
+from lightning_compress.data.splits import SplitName, carve_validation, splits_of
 from lightning_compress.data.token_store import TokenStore
 from lightning_compress.data.tokenization import Encoding, tokenized, tokenizer_for
 from lightning_compress.errors import InputError
+from lightning_compress.types import ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

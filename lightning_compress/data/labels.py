@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_compress.conventions import IGNORED, ProblemType
 from lightning_compress.errors import InputError
+from lightning_compress.types import IGNORED, ProblemType
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,12 +5,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_compress.data.collation import AddTargets, Sequences
 from lightning_compress.data.datamodule import TextDataModule
+from lightning_compress.data.dataset import AddTargets, Sequences
 from lightning_compress.data.masking import MaskedTokens, next_tokens
-from lightning_compress.data.packing import PackedBlocks
+from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
-from lightning_compress.data.stored_texts import StoredTexts
 from lightning_compress.data.tokenization import Encoding, frame_of
 from lightning_compress.errors import InputError
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_compress.conventions import IGNORED
-from lightning_compress.data.batching import BatchRequest
-from lightning_compress.data.collation import Batch
+from lightning_compress.data.dataset import Batch
+from lightning_compress.data.sampler import BatchRequest
+from lightning_compress.types import IGNORED
 
 
 class MaskedTokens:

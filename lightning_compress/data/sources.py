@@ -158,7 +158,7 @@ def find_sources(
         InputError: something is not there, or cannot be told apart.
     """
     if path is None:
-        from lightning_compress.data.corpus import builtin_corpus
+        from lightning_compress.data.builtin.corpus import builtin_corpus
 
         return _dataset_splits(builtin_corpus(), "the built-in corpus", splits)
     place = Path(path).expanduser()

@@ -1,11 +1,22 @@
-"""The parts of a data set: which there are, which a stage reads, how their rows are numbered."""
+"""The parts of a data set: which there are, which a stage reads, how their rows are numbered.
+
+A validation split carved from the training rows.
+"""
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_compress.errors import InputError
+
 SplitName = Literal["train", "validation", "test", "predict", "unlabelled"]
+
 
 # Their order decides about the ids of examples: further ones go to the end.
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test", "predict", "unlabelled")
+
+
 _STAGES: dict[str, tuple[SplitName, ...]] = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -26,3 +37,37 @@ def first_id(origin: SplitName) -> int:
 def splits_of(stage: str) -> tuple[SplitName, ...]:
     """The splits that a stage of Lightning's (``fit``, ``test``, ...) reads."""
     return _STAGES[stage]
+
+
+def carve_validation(
+    rows: int, *, fraction: float, seed: int, classes: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide the training rows in two, the same way for the same seed.
+
+    Args:
+        rows: how many there are.
+        fraction: share of them that goes into validation, in (0, 1).
+        seed: chooses the rows.
+        classes: [rows] class of each row; every class then gives its share.
+
+    Returns:
+        Positions for training and for validation, each ascending and neither empty.
+
+    Raises:
+        InputError: there are fewer than two rows.
+    """
+    if rows < 2:
+        raise InputError(
+            f"data.path: {rows} training row(s) cannot be divided into training and validation: "
+            "give more rows, or a validation file in data.splits"
+        )
+    order = np.random.default_rng(seed).permutation(rows)
+    groups = (
+        [order] if classes is None else [order[classes[order] == c] for c in np.unique(classes)]
+    )
+    chosen = np.concatenate([group[: round(len(group) * fraction)] for group in groups])
+    if not 0 < len(chosen) < rows:
+        chosen = order[: 1 if len(chosen) == 0 else rows - 1]
+    validation = np.zeros(rows, dtype=bool)
+    validation[chosen] = True
+    return np.flatnonzero(~validation), np.flatnonzero(validation)

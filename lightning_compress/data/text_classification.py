@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_compress.data.batching import BatchRequest
 from lightning_compress.data.checking import check_columns
-from lightning_compress.data.collation import AddTargets, Batch, Sequences
 from lightning_compress.data.datamodule import TextDataModule
-from lightning_compress.data.joined_texts import JoinedTexts
+from lightning_compress.data.dataset import AddTargets, Batch, Sequences
 from lightning_compress.data.labels import LabelScheme, label_scheme
+from lightning_compress.data.sampler import BatchRequest
+from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
-from lightning_compress.data.stored_texts import StoredTexts
 from lightning_compress.data.tokenization import Encoding
 from lightning_compress.errors import InputError
 

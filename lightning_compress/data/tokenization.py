@@ -80,7 +80,7 @@ def tokenizer_for(path: str | None, name: str | None) -> "PreTrainedTokenizerBas
             "data.tokenizer: name the tokenizer that the model was trained with, a folder or a "
             "Hub name; only the built-in corpus has one of its own"
         )
-    from lightning_compress.data.corpus import builtin_tokenizer
+    from lightning_compress.data.builtin.corpus import builtin_tokenizer
 
     tokenizer: PreTrainedTokenizerBase = builtin_tokenizer()
     return tokenizer

@@ -1,4 +1,7 @@
-"""What a student is trained for: the terms of a distillation and their weights."""
+"""The task itself: what the labels say, beside what the teacher says.
+
+What a student is trained for: the terms of a distillation and their weights.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,26 +10,47 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.conventions import ProblemType
-from lightning_compress.distillation.attention_maps import (
+from lightning_compress.distillation.annealing import Ramped, at, check_ramp
+from lightning_compress.distillation.attention import (
     AttentionMaps,
+    Relations,
     attention_map_loss,
     check_heads,
+    check_split,
+    relation_loss,
 )
-from lightning_compress.distillation.embeddings import Embeddings, embedding_loss
-from lightning_compress.distillation.hidden_states import HiddenStates, hidden_state_loss
+from lightning_compress.distillation.hidden_states import (
+    Embeddings,
+    HiddenStates,
+    embedding_loss,
+    hidden_state_loss,
+)
 from lightning_compress.distillation.layer_map import layer_pairs
 from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of, heads_of
-from lightning_compress.distillation.ramp import at
-from lightning_compress.distillation.relations import Relations, check_split, relation_loss
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
-from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
-from lightning_compress.models.linear import linear_at, outputs_of
-from lightning_compress.models.structure import Units
+from lightning_compress.models.structure import Units, linear_at, outputs_of
+from lightning_compress.types import ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """Learn the labels, where there are any.
+
+    Args:
+        weight: of the loss; two numbers: at the first and the last step.
+
+    Raises:
+        InputError: the weight is not positive.
+    """
+
+    weight: Ramped = 0.1
+
+    def __post_init__(self) -> None:
+        check_ramp("losses.task.weight", self.weight, zero_at_one_end=True)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models import structure_of, units_of
-from lightning_compress.models.choice import Choice
-from lightning_compress.models.inputs import model_inputs
-from lightning_compress.models.layer_shapes import layer_count
+from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.layers import layer_count
 from lightning_compress.models.structure import Units, units_in
+from lightning_compress.models.switch import Choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.conventions import ProblemType
+from lightning_compress.distillation.annealing import Ramped, check_ramp
 from lightning_compress.distillation.outputs import TopK
-from lightning_compress.distillation.ramp import Ramped, check_ramp
+from lightning_compress.types import ProblemType
 
 
 @dataclass(frozen=True)

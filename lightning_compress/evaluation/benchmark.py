@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_compress.evaluation.examples import Batch, Example
-from lightning_compress.evaluation.fitting import check_examples
-from lightning_compress.evaluation.forward import evaluating
+from lightning_compress.evaluation.compatibility import check_examples
+from lightning_compress.evaluation.examples import Batch, Example, Workload, workload_of
 from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.latency import (
     REST,
@@ -19,19 +18,19 @@ from lightning_compress.evaluation.latency import (
     latency_of,
     throughput_of,
 )
-from lightning_compress.evaluation.legend import legend
-from lightning_compress.evaluation.metrics import primary_metric
-from lightning_compress.evaluation.progress import Advance, progress_bar
+from lightning_compress.evaluation.model_under_test import Subject, subject_of
 from lightning_compress.evaluation.quality import evaluate
-from lightning_compress.evaluation.report import Report, Run, TaskFacts, token_lengths
-from lightning_compress.evaluation.row import Label, Row
-from lightning_compress.evaluation.runtime import Prepared, Runtime, UnavailableError
-from lightning_compress.evaluation.runtimes import runtimes_named
+from lightning_compress.evaluation.report.methodology import legend
+from lightning_compress.evaluation.report.report import Report, Run, TaskFacts, token_lengths
+from lightning_compress.evaluation.report.row import Label, Row
+from lightning_compress.evaluation.runtimes.runtime import Prepared, Runtime, UnavailableError
+from lightning_compress.evaluation.runtimes.subprocess_worker import WorkerError
+from lightning_compress.evaluation.runtimes.table import runtimes_named
 from lightning_compress.evaluation.settings import Settings, fixed_threads
-from lightning_compress.evaluation.subject import Subject, subject_of
-from lightning_compress.evaluation.worker import WorkerError
-from lightning_compress.evaluation.workload import Workload, workload_of
+from lightning_compress.models.forward import evaluating
+from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.quantization.precisions import own_precision
+from lightning_compress.tasks.metrics import primary_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_compress.evaluation.forward import device_of, evaluating, inputs_for, logits_by
+from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
 from lightning_compress.models.modeling_quantized import unpack_pairs
-from lightning_compress.models.saving import save_compressed
+from lightning_compress.saving import save_compressed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

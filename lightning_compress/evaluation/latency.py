@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.evaluation.examples import spread_evenly
-from lightning_compress.evaluation.forward import (
+from lightning_compress.models.forward import (
     device_of,
     evaluating,
     inputs_for,

@@ -8,8 +8,8 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import against_bf16
-from lightning_compress.evaluation.in_torch import torch_devices
-from lightning_compress.evaluation.runtimes import RuntimeName, runtimes_here
+from lightning_compress.evaluation.runtimes.eager import torch_devices
+from lightning_compress.evaluation.runtimes.table import RuntimeName, runtimes_here
 from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 

@@ -7,24 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from lightning_compress.evaluation.forward import (
+from lightning_compress.evaluation.latency import interleaved_times
+from lightning_compress.models import remove_heads_, remove_neurons_, structure_of, units_of
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.forward import (
     device_of,
     evaluating,
     inputs_for,
     logits_by,
     synchronize,
 )
-from lightning_compress.evaluation.latency import interleaved_times
-from lightning_compress.models import (
-    remove_heads_,
-    remove_layers_,
-    remove_neurons_,
-    structure_of,
-    units_of,
-)
-from lightning_compress.models.layer_shapes import layer_count
-from lightning_compress.models.linear import inputs_of, linear_at
-from lightning_compress.models.structure import UnitKind, Units
+from lightning_compress.models.layers import layer_count, remove_layers_
+from lightning_compress.models.structure import Units, inputs_of, linear_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

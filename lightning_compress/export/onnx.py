@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_compress.export.onnx_forms import OPSET, Reader, in_onnx_forms
+from lightning_compress.export.onnx_layers import OPSET, Reader, in_onnx_forms
 from lightning_compress.export.tracing import input_names, named_inputs, program_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import write_onnx
 from lightning_compress.export.tracing import input_names, named_inputs
-from lightning_compress.models.inputs import most_tokens
+from lightning_compress.models.forward import most_tokens
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.inputs import most_tokens
+from lightning_compress.models.forward import most_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,14 +2,15 @@
 
 from torch import nn
 
+from lightning_compress.models.families import UnitKind
 from lightning_compress.models.manifest import manifest_of
-from lightning_compress.models.structure import UnitKind, units_of
-from lightning_compress.models.surgery import (
+from lightning_compress.models.removal import (
     HEADS_EDIT,
     LAYERS_EDIT,
     NEURONS_EDIT,
     SUBSTITUTION_EDIT,
 )
+from lightning_compress.models.structure import units_of
 
 _EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
 

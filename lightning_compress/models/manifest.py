@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from lightning_compress.errors import InputError
+
 Edit = dict[str, Any]
+
 
 _ATTRIBUTE = "_lightning_compress_manifest"
 
@@ -22,3 +25,25 @@ def manifest_of(model: nn.Module) -> list[Edit]:
 def set_manifest_(model: nn.Module, edits: list[Edit]) -> None:
     """Replace the edits recorded on ``model``."""
     object.__setattr__(model, _ATTRIBUTE, list(edits))
+
+
+QUANTIZATION_EDIT = "quantize"
+
+
+PREPARATION_EDIT = "prepare_quantization"
+
+
+def require_float(model: nn.Module, remedy: str, *, prepared: bool = False) -> None:
+    """See that a model is not quantized, nor prepared for it, which may be allowed.
+
+    Raises:
+        InputError: it is.
+    """
+    for edit in manifest_of(model):
+        if edit["edit"] == QUANTIZATION_EDIT:
+            raise InputError(f"{type(model).__name__} is quantized, to {edit['scheme']}: {remedy}")
+        if edit["edit"] == PREPARATION_EDIT and not prepared:
+            raise InputError(
+                f"{type(model).__name__} is being trained to be quantized, to {edit['scheme']}: "
+                "convert it first"
+            )

@@ -1,129 +1,34 @@
 """Where the blocks of a Hugging Face transformer are, and what can be taken out of them.
 
 A family is one entry of ``FAMILIES``: names of modules and attributes, nothing else.
+
+One view of the two linear layers of Hugging Face: ``nn.Linear`` and GPT-2's ``Conv1D``.
+
+``nn.Linear`` stores its weight as [outputs, inputs], ``Conv1D`` as [inputs, outputs].
+
+The weights of a head or a neuron: what it listens with, and what it says.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.choice import Choice
-from lightning_compress.models.linear import linear_at, outputs_of
 from lightning_compress.models.modeling_compressed import CompactBlock
+from lightning_compress.models.switch import Choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+from typing import cast
 
-UnitKind = Literal["heads", "neurons"]
+import torch
+from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Projections:
-    """Linear layers of a block between which its heads, or its neurons, lie.
-
-    The outputs of each of ``inputs`` and the inputs of ``output`` belong to the units in order,
-    the same number to each. Outputs come in ``parts`` that are laid out so one after another: a
-    fused query, key and value has three. The last of ``inputs`` computes the values.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    parts: int = 1
-
-
-@dataclass(frozen=True)
-class Family:
-    """Names in one architecture: ``blocks`` inside its base model, the others inside a block.
-
-    A ``*`` in ``blocks`` stands for one index. ``attention`` is the module that has the attribute
-    ``head_size`` and keeps ``counts``, by attribute: the number of query ``heads``, or their
-    ``width`` together. ``shared``: the layers of the model are one block, used again and again.
-    ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
-    stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
-    sees only those before it.
-    """
-
-    blocks: str
-    heads: Projections
-    neurons: Projections
-    attention: str
-    head_size: str
-    counts: Mapping[str, Literal["heads", "width"]] = field(default_factory=dict)
-    shared: bool = False
-    inner: str = "intermediate_size"
-    norm_first: bool = False
-    causal: bool = False
-
-
-_BERT = Family(
-    blocks="encoder.layer.*",
-    heads=Projections(
-        inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
-        output="attention.output.dense",
-    ),
-    neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
-    attention="attention.self",
-    head_size="attention_head_size",
-    counts={"num_attention_heads": "heads", "all_head_size": "width"},
-)
-
-FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "electra": _BERT,
-    "distilbert": Family(
-        blocks="transformer.layer.*",
-        heads=Projections(
-            inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-            output="attention.out_lin",
-        ),
-        neurons=Projections(inputs=("ffn.lin1",), output="ffn.lin2"),
-        attention="attention",
-        head_size="attention_head_size",
-        counts={"n_heads": "heads"},
-        inner="hidden_dim",
-    ),
-    "albert": Family(
-        blocks="encoder.albert_layer_groups.*.albert_layers.*",
-        heads=Projections(
-            inputs=("attention.query", "attention.key", "attention.value"),
-            output="attention.dense",
-        ),
-        neurons=Projections(inputs=("ffn",), output="ffn_output"),
-        attention="attention",
-        head_size="attention_head_size",
-        counts={"num_attention_heads": "heads", "all_head_size": "width"},
-        shared=True,
-    ),
-    "gpt2": Family(
-        blocks="h.*",
-        heads=Projections(inputs=("attn.c_attn",), output="attn.c_proj", parts=3),
-        neurons=Projections(inputs=("mlp.c_fc",), output="mlp.c_proj"),
-        attention="attn",
-        head_size="head_dim",
-        counts={"num_heads": "heads", "split_size": "width"},
-        inner="n_inner",
-        norm_first=True,
-        causal=True,
-    ),
-    # A head is a key-value head here, with all the query heads that share it.
-    "llama": Family(
-        blocks="layers.*",
-        heads=Projections(
-            inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output="self_attn.o_proj",
-        ),
-        neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
-        attention="self_attn",
-        head_size="head_dim",
-        norm_first=True,
-        causal=True,
-    ),
-}
+from lightning_compress.models.families import FAMILIES, UnitKind
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -246,3 +151,77 @@ def transformer_in(module: nn.Module) -> "PreTrainedModel | None":
     from transformers import PreTrainedModel
 
     return next((child for child in module.modules() if isinstance(child, PreTrainedModel)), None)
+
+
+def linear_at(model: nn.Module, name: str) -> nn.Linear:
+    """The linear layer of that name; a ``Conv1D`` passes for one, its weight transposed."""
+    return cast(nn.Linear, model.get_submodule(name))
+
+
+def output_dim(module: nn.Module) -> int:
+    """The dimension of a weight along which the outputs lie; the inputs lie along one minus it."""
+    return 0 if isinstance(module, nn.Linear | QuantizedLinear) else 1
+
+
+def outputs_of(module: nn.Linear) -> int:
+    """Number of outputs of a linear layer."""
+    return module.weight.shape[output_dim(module)]
+
+
+def inputs_of(module: nn.Linear) -> int:
+    """Number of inputs of a linear layer."""
+    if isinstance(module, QuantizedLinear):  # two weights may be in a byte
+        return module.in_features
+    return module.weight.shape[1 - output_dim(module)]
+
+
+def outgoing(model: nn.Module, units: Units) -> Tensor:
+    """Weights by which units reach the rest: [O, U, W], W inputs of the projection to each."""
+    weight = outputs_first(linear_at(model, units.output))
+    return weight.reshape(len(weight), units.count, -1)
+
+
+def incoming(model: nn.Module, units: Units) -> list[Tensor]:
+    """Weights by which units are reached: of every projection [U, R], R to each unit."""
+    found = []
+    for name in units.inputs:
+        module = linear_at(model, name)
+        order = positions_of(range(units.count), outputs_of(module), units.parts, units.count)
+        # Parts come one after another: [parts, U, W] to [U, parts * W]
+        order = order.reshape(units.parts, units.count, -1).transpose(0, 1).flatten()
+        found.append(outputs_first(module)[order].reshape(units.count, -1))
+    return found
+
+
+def outputs_first(module: nn.Linear) -> Tensor:
+    """The weight of a linear layer as [outputs, inputs], a view."""
+    weight = module.weight.detach()
+    return weight if output_dim(module) == 0 else weight.T
+
+
+def macs_per_token(model: nn.Module, units: Units) -> int:
+    """Multiplications by the weights of one unit, for one token."""
+    module = linear_at(model, units.output)
+    inward = sum(
+        outputs_of(linear_at(model, name)) * inputs_of(linear_at(model, name))
+        for name in units.inputs
+    )
+    return (inward + inputs_of(module) * outputs_of(module)) // units.count
+
+
+def macs_per_pair(model: nn.Module, units: Units) -> int:
+    """Multiplications of one unit for a pair of tokens: heads compare, then add up, their width."""
+    if units.kind == "neurons":
+        return 0
+    return 2 * inputs_of(linear_at(model, units.output)) // units.count
+
+
+def positions_of(units: Sequence[int] | Tensor, size: int, parts: int, count: int) -> Tensor:
+    """Positions of some units along a dimension of ``size`` that holds ``count`` in order.
+
+    The dimension may hold several ``parts`` one after another, each of which all units share.
+    """
+    width = size // parts // count
+    chosen = torch.as_tensor(units, dtype=torch.int64)
+    within = (chosen[:, None] * width + torch.arange(width)).flatten()
+    return (torch.arange(parts)[:, None] * (size // parts) + within).flatten()

@@ -9,27 +9,26 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_compress.conventions import IGNORED
-from lightning_compress.distillation.fewer_layers import keep_every_nth_layer_
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
 from lightning_compress.distillation.soft_targets import soft_target_loss
-from lightning_compress.distillation.teachers import LiveTeacher, Teacher
+from lightning_compress.distillation.student_init import keep_every_nth_layer_
+from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.loss import task_loss
-from lightning_compress.evaluation.metrics import primary_metric
-from lightning_compress.evaluation.task import next_token_labels
-from lightning_compress.models.structure import FAMILIES
-from lightning_compress.modules.caching import CacheUse, remembering
-from lightning_compress.modules.examining import examine
+from lightning_compress.models.families import FAMILIES
 from lightning_compress.modules.fine_tuning import Batch, FineTuningModule
-from lightning_compress.modules.own_inputs import own_inputs
-from lightning_compress.modules.teaching import (
+from lightning_compress.modules.teacher_inputs import CacheUse, own_inputs, remembering
+from lightning_compress.modules.teacher_setup import (
     check_inputs,
     check_labels,
     check_teacher,
+    examine,
     load_teacher,
 )
+from lightning_compress.tasks.loss import task_loss
+from lightning_compress.tasks.metrics import primary_metric
+from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.types import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,19 +11,16 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.loss import task_loss
-from lightning_compress.evaluation.metrics import (
-    metrics_for,
-    predictions_and_targets,
-    primary_metric,
-)
-from lightning_compress.evaluation.task import ProblemType, Task, problem_type_of
-from lightning_compress.models import apply_masks_, masks_of
-from lightning_compress.models.inputs import model_inputs
-from lightning_compress.models.quantized import require_float
-from lightning_compress.models.saving import compression_state, restore_compression_
-from lightning_compress.modules.building import build_model, reading_limits
-from lightning_compress.modules.optimization import Schedule, adamw, warmed_up
+from lightning_compress.models import apply_masks_
+from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.manifest import require_float
+from lightning_compress.models.masks import masks_of
+from lightning_compress.modules.optimizers import Schedule, adamw, warmed_up
+from lightning_compress.modules.pretrained import build_model, reading_limits
+from lightning_compress.saving import compression_state, restore_compression_
+from lightning_compress.tasks.loss import task_loss
+from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
+from lightning_compress.tasks.task import ProblemType, Task, problem_type_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,7 +1,6 @@
 """How to prune: which weights, how many, when; tensors in, masks out."""
 
-from lightning_compress.pruning.magnitude import magnitude_masks
-from lightning_compress.pruning.n_m import NM
+from lightning_compress.pruning.magnitude import NM, magnitude_masks
 from lightning_compress.pruning.schedule import Phases, PruningSchedule
 
 __all__ = ["NM", "Phases", "PruningSchedule", "magnitude_masks"]

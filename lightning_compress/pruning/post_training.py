@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.calibration import Batch, Calibration
-from lightning_compress.models.structure import UnitKind, Units, units_of
-from lightning_compress.models.surgery import remove_heads_, remove_neurons_
-from lightning_compress.pruning.compensation import fold_means_
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.removal import remove_heads_, remove_neurons_
+from lightning_compress.models.structure import Units, units_of
 from lightning_compress.pruning.gate_gradients import gate_gradients
-from lightning_compress.pruning.input_statistics import input_statistics
-from lightning_compress.pruning.matching import match_projections_
-from lightning_compress.pruning.rearrangement import rearranged
-from lightning_compress.pruning.unit_choice import Limits, choose_units
+from lightning_compress.pruning.reconstruction import (
+    fold_means_,
+    input_statistics,
+    match_projections_,
+)
+from lightning_compress.pruning.selection import Limits, choose_units, rearranged
 
 TECHNIQUE = "post_training_pruning"
 

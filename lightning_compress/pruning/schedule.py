@@ -1,4 +1,7 @@
-"""How sparsity grows over a run: dense warm-up, pruning, recovery with the masks fixed."""
+"""How sparsity grows over a run: dense warm-up, pruning, recovery with the masks fixed.
+
+When the rounds of a gradual removal are.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +10,8 @@ from typing import Literal
 from lightning_compress.errors import InputError
 
 Shape = Literal["one_shot", "linear", "cubic"]
+
+
 Unit = Literal["run", "epochs", "steps"]
 
 
@@ -132,3 +137,22 @@ class Phases:
                 f"one interval of {interval}; shorten them or train longer"
             )
         return PruningSchedule(self.shape, sparsity, warmup, run - recovery, interval, run)
+
+
+def round_steps(begin: int, end: int, rounds: int) -> list[int]:
+    """Steps after which a part is removed: the first at ``begin``, the last at ``end``.
+
+    Args:
+        begin: end of the warm-up.
+        end: start of the recovery.
+        rounds: how many; one round is at ``begin``.
+
+    Raises:
+        InputError: the rounds do not fit between the two.
+    """
+    if rounds > 1 and end - begin < rounds - 1:
+        raise InputError(
+            f"rounds: {rounds} rounds do not fit into the {max(0, end - begin)} steps between "
+            "warmup and recovery; shorten these, train longer, or take fewer rounds"
+        )
+    return [begin + (end - begin) * k // max(1, rounds - 1) for k in range(rounds)]

@@ -1,7 +1,12 @@
 """Quantization: weights, and what they are multiplied with, in fewer bits."""
 
-from lightning_compress.quantization.coverage import Coverage, coverage_of
-from lightning_compress.quantization.quantizing import check_quantization, quantize_
+from lightning_compress.quantization.qat import check_preparation, prepare_
+from lightning_compress.quantization.quantize import (
+    Coverage,
+    check_quantization,
+    coverage_of,
+    quantize_,
+)
 from lightning_compress.quantization.schemes import (
     SCHEMES,
     Observer,
@@ -10,7 +15,6 @@ from lightning_compress.quantization.schemes import (
     needs_examples,
 )
 from lightning_compress.quantization.sensitivity import sensitivities
-from lightning_compress.quantization.training import check_preparation, prepare_
 
 __all__ = [
     "SCHEMES",

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from lightning_compress.models.calibration import Batch
-from lightning_compress.models.manifest import manifest_of
-from lightning_compress.models.quantized import QUANTIZATION_EDIT
-from lightning_compress.quantization.quantizing import quantize_
+from lightning_compress.models.manifest import QUANTIZATION_EDIT, manifest_of
+from lightning_compress.quantization.quantize import quantize_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

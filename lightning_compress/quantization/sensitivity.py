@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.divergence import divergence_from
+from lightning_compress.models.calibration import Calibration, divergence_from
+from lightning_compress.models.manifest import require_float
 from lightning_compress.models.modeling_compressed import put_
-from lightning_compress.models.quantized import require_float
-from lightning_compress.quantization.quantizing import quantized_parts
+from lightning_compress.quantization.quantize import quantized_parts
 from lightning_compress.quantization.schemes import Options
 
 if TYPE_CHECKING:

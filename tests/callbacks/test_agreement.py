@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_compress.callbacks.agreement import require_agreement
+from lightning_compress.callbacks.run import require_agreement
 
 # Two processes train; in the second run one of them is led astray just before an update.
 SCRIPT = """

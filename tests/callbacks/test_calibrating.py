@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from lightning_compress.callbacks import HeadPruning
-from lightning_compress.callbacks.calibrating import calibration_for
+from lightning_compress.callbacks.calibration_batches import calibration_for
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.loss import task_loss
 from lightning_compress.models import units_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.tasks.loss import task_loss
 
 
 def trainer_on(loader: Any) -> Any:

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
-from lightning_compress.callbacks.run_folder import keep_dense
-from lightning_compress.callbacks.tensorboard_pages import log_layout
+from lightning_compress.callbacks.run import keep_dense
+from lightning_compress.callbacks.tensorboard import log_layout
 from lightning_compress.errors import InputError
-from lightning_compress.models import save_compressed, set_masks_
+from lightning_compress.models import set_masks_
+from lightning_compress.saving import save_compressed
 
 Batch = dict[str, Tensor]
 

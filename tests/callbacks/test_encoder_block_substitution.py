@@ -23,17 +23,11 @@ from lightning_compress.callbacks import (
 )
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.errors import InputError
-from lightning_compress.models import (
-    load_compressed,
-    manifest_of,
-    masks_of,
-    save_compressed,
-    structure_of,
-    substitute_layers_,
-    units_of,
-)
-from lightning_compress.models.substituting import choices_of
+from lightning_compress.models import manifest_of, structure_of, units_of
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import load_compressed, save_compressed
+from lightning_compress.substitution.edit import choices_of, substitute_layers_
 
 from ..conftest import SaveEveryStep, ToyData, assert_same
 from .conftest import CONFIG, Foreign, fit_and_report, model_of, state

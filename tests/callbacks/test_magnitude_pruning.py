@@ -11,8 +11,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_compress.callbacks import IterativeMagnitudePruning
-from lightning_compress.models import load_compressed, masks_of, save_compressed, set_masks_
+from lightning_compress.models import set_masks_
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import load_compressed, save_compressed
 
 WEIGHTS = ["net.*.weight"]
 COUNT = 416  # entries in them

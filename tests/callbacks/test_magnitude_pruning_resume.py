@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightning_compress.callbacks import IterativeMagnitudePruning, magnitude_pruning
-from lightning_compress.models import masks_of
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
 
 from ..conftest import SaveEveryStep, assert_same

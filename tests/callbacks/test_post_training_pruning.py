@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_compress.callbacks import CompressionBenchmark, PostTrainingPruning
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, manifest_of, units_of
+from lightning_compress.models import manifest_of, units_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import load_compressed
 
 CONFIG = {
     "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,

@@ -16,9 +16,10 @@ from lightning_compress.callbacks import (
     PostTrainingQuantization,
 )
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, manifest_of, save_compressed
+from lightning_compress.models import manifest_of
 from lightning_compress.modules import FineTuningModule
 from lightning_compress.quantization import SCHEMES, coverage_of
+from lightning_compress.saving import load_compressed, save_compressed
 
 from .conftest import CONFIG, Foreign, model_of
 

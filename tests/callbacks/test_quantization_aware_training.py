@@ -15,11 +15,12 @@ from lightning_compress.callbacks import (
 )
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, manifest_of, save_compressed
+from lightning_compress.models import manifest_of
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.models.rounded import RoundedLinear, is_prepared, stretches_of
 from lightning_compress.modules import DistillationModule, FineTuningModule, QATModule
 from lightning_compress.quantization import coverage_of
+from lightning_compress.quantization.fake_quantized import RoundedLinear, is_prepared, stretches_of
+from lightning_compress.saving import load_compressed, save_compressed
 
 from ..conftest import SaveEveryStep, assert_same
 from .conftest import CONFIG, Foreign, model_of, state

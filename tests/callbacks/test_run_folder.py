@@ -7,8 +7,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
-from lightning_compress.callbacks.run_folder import UNNAMED, keep_dense, run_folder
-from lightning_compress.models import load_compressed
+from lightning_compress.callbacks.run import UNNAMED, keep_dense, run_folder
+from lightning_compress.saving import load_compressed
 
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
 

@@ -20,8 +20,10 @@ from lightning_compress.callbacks import (
 )
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, manifest_of, masks_of, units_of
+from lightning_compress.models import manifest_of, units_of
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.saving import load_compressed
 
 from ..conftest import SaveEveryStep, assert_same
 from .conftest import CONFIG, Foreign, fit_and_report, state

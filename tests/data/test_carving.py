@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_compress.data.carving import carve_validation
+from lightning_compress.data.splits import carve_validation
 from lightning_compress.errors import InputError
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.data.batching import BatchRequest
-from lightning_compress.data.collation import Padding, TokenBatches, fingerprint_of
-from lightning_compress.data.joined_texts import JoinedTexts
-from lightning_compress.data.stored_texts import StoredTexts
+from lightning_compress.data.dataset import Padding, TokenBatches, fingerprint_of
+from lightning_compress.data.sampler import BatchRequest
+from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.token_store import cached_tokens
 from lightning_compress.errors import InputError
 

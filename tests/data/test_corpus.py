@@ -6,14 +6,14 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
-from lightning_compress.data import corpus_words as words
-from lightning_compress.data.corpus import (
+from lightning_compress.data.builtin import words as words
+from lightning_compress.data.builtin.corpus import (
     VOCABULARY,
     builtin_corpus,
     builtin_tokenizer,
     train_vocabulary,
 )
-from lightning_compress.data.corpus_frames import (
+from lightning_compress.data.builtin.frames import (
     ECHOES,
     NEGATED,
     OUT_OF_SCOPE,
@@ -23,7 +23,7 @@ from lightning_compress.data.corpus_frames import (
     WEAK,
     Frame,
 )
-from lightning_compress.data.corpus_grammar import (
+from lightning_compress.data.builtin.grammar import (
     CONTRASTS,
     COORDINATIONS,
     Opinion,

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_compress.data.packing import PackedBlocks
-from lightning_compress.data.stored_texts import StoredTexts
+from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.token_store import TokenStore, cached_tokens
 
 RANDOM = np.random.default_rng(0)

@@ -208,7 +208,7 @@ def test_dataset_fingerprints_follow_the_contents(reviews: datasets.DatasetDict)
 def test_no_path_is_the_built_in_corpus(
     reviews: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = ModuleType("lightning_compress.data.corpus")
+    corpus = ModuleType("lightning_compress.data.builtin.corpus")
     corpus.builtin_corpus = lambda: reviews  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, corpus.__name__, corpus)
     assert find(None)["train"].columns() == ["text", "label"]

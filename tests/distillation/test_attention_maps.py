@@ -1,14 +1,11 @@
 import pytest
 import torch
 
-from lightning_compress.distillation.attention_maps import (
-    _scores,
-    attention_map_loss,
-    check_heads,
-)
+from lightning_compress.distillation.attention import _scores, attention_map_loss, check_heads
 from lightning_compress.distillation.outputs import Attention, Wanted, observe
 from lightning_compress.errors import InputError
-from lightning_compress.models import remove_heads_, remove_layers_
+from lightning_compress.models import remove_heads_
+from lightning_compress.models.layers import remove_layers_
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2"]
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_compress.distillation.embeddings import embedding_loss
+from lightning_compress.distillation.hidden_states import embedding_loss
 from lightning_compress.distillation.outputs import Wanted, mean_over_tokens, observe
 
 

@@ -3,16 +3,11 @@ import copy
 import pytest
 import torch
 
-from lightning_compress.distillation.fewer_layers import keep_every_nth_layer_
+from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.errors import InputError
-from lightning_compress.models import (
-    load_compressed,
-    manifest_of,
-    remove_heads_,
-    save_compressed,
-    structure_of,
-)
-from lightning_compress.models.skipping import skipped
+from lightning_compress.models import manifest_of, remove_heads_, structure_of
+from lightning_compress.models.layers import skipped
+from lightning_compress.saving import load_compressed, save_compressed
 
 # ALBERT's layers are one block.
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]

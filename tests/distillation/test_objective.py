@@ -6,18 +6,26 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_compress.conventions import IGNORED, ProblemType
-from lightning_compress.distillation.attention_maps import AttentionMaps, attention_map_loss
-from lightning_compress.distillation.embeddings import Embeddings, embedding_loss
-from lightning_compress.distillation.hidden_states import HiddenStates, hidden_state_loss
-from lightning_compress.distillation.objective import Losses, Objective
+from lightning_compress.distillation.attention import (
+    AttentionMaps,
+    Relations,
+    attention_map_loss,
+    relation_loss,
+)
+from lightning_compress.distillation.hidden_states import (
+    Embeddings,
+    HiddenStates,
+    embedding_loss,
+    hidden_state_loss,
+)
+from lightning_compress.distillation.objective import Losses, Objective, TaskLoss
 from lightning_compress.distillation.outputs import Outputs, TopK, Wanted, depth_of, observe
-from lightning_compress.distillation.relations import Relations, relation_loss
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
-from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.task import next_token_labels
-from lightning_compress.models import remove_heads_, remove_layers_
+from lightning_compress.models import remove_heads_
+from lightning_compress.models.layers import remove_layers_
+from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.types import IGNORED, ProblemType
 
 # Family, and whether it is a language model.
 MODELS = [("bert", False), ("albert", False), ("gpt2", True), ("llama", True), ("gpt2", False)]

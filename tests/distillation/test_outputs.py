@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
-from lightning_compress.models import remove_heads_, remove_layers_, structure_of, units_of
+from lightning_compress.models import remove_heads_, structure_of, units_of
+from lightning_compress.models.layers import remove_layers_
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 ALL = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)

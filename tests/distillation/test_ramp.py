@@ -2,13 +2,11 @@ import math
 
 import pytest
 
-from lightning_compress.distillation.attention_maps import AttentionMaps
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
-from lightning_compress.distillation.ramp import at, check_ramp
-from lightning_compress.distillation.relations import Relations
+from lightning_compress.distillation.annealing import at, check_ramp
+from lightning_compress.distillation.attention import AttentionMaps, Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
+from lightning_compress.distillation.objective import TaskLoss
 from lightning_compress.distillation.soft_targets import SoftTargets
-from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
 
 TERMS = {

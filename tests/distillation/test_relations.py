@@ -3,8 +3,8 @@ from math import gcd
 import pytest
 import torch
 
+from lightning_compress.distillation.attention import _common_heads, relation_loss
 from lightning_compress.distillation.outputs import Attention, Wanted, observe
-from lightning_compress.distillation.relations import _common_heads, relation_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 

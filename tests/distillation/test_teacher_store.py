@@ -19,10 +19,9 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from lightning_compress.distillation import chunks as chunks_module
-from lightning_compress.distillation import teacher_store
-from lightning_compress.distillation.chunks import Chunk, Field
-from lightning_compress.distillation.teacher_store import TeacherStore, cached_store
+from lightning_compress.distillation import teacher_cache as chunks_module
+from lightning_compress.distillation import teacher_cache as teacher_store
+from lightning_compress.distillation.teacher_cache import Chunk, Field, TeacherStore, cached_store
 from lightning_compress.errors import InputError
 
 Said = dict[int, dict[str, NDArray[Any]]]
@@ -369,7 +368,7 @@ def test_a_read_only_place_is_named_but_can_be_read(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("lightning_compress.distillation.drafts.FileLock", refuse)
+    monkeypatch.setattr("lightning_compress.atomic.FileLock", refuse)
     assert_equal(cached_store(tmp_path / "key", list(answers), never), answers, list(answers))
     with pytest.raises(InputError, match=r"model\.cache_dir: .*Read-only"):
         stored(tmp_path / "other", answers)

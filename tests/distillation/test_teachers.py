@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.conventions import IGNORED
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import TopK, Wanted, observe
 from lightning_compress.distillation.soft_targets import SoftTargets
-from lightning_compress.distillation.teachers import (
+from lightning_compress.distillation.teacher import (
     LiveTeacher,
     Tokenwise,
     cache_folder,
@@ -21,7 +19,8 @@ from lightning_compress.distillation.teachers import (
     freeze_,
 )
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.task import next_token_labels
+from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.types import IGNORED
 
 IDS = np.arange(30, 34)
 # Rows and length of batches that differ from those the cache was written from.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_compress.distillation.token_pairs import pair_divergence
+from lightning_compress.distillation.attention import pair_divergence
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]).bool()
 

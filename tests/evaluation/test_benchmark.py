@@ -17,13 +17,13 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation import benchmark as protocol
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, examples_of
-from lightning_compress.evaluation.in_torch import EagerRuntime
-from lightning_compress.evaluation.report import Report, write_report
-from lightning_compress.evaluation.row import MASKS_ONLY
-from lightning_compress.evaluation.runtime import Prepared
+from lightning_compress.evaluation.report.report import Report, write_report
+from lightning_compress.evaluation.report.row import MASKS_ONLY
+from lightning_compress.evaluation.runtimes.eager import EagerRuntime
+from lightning_compress.evaluation.runtimes.runtime import Prepared
 from lightning_compress.evaluation.settings import Settings
-from lightning_compress.evaluation.task import next_token_labels
 from lightning_compress.models import set_masks_
+from lightning_compress.tasks.task import next_token_labels
 
 QUICK = Settings(
     runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4]

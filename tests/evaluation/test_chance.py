@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from lightning_compress.distillation.teachers import LiveTeacher
+from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.chance import chance_of
-from lightning_compress.modules.examining import examine
+from lightning_compress.modules.teacher_setup import examine
+from lightning_compress.tasks.baseline import chance_of
 
 EXAMPLES = 400
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

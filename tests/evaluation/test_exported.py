@@ -10,12 +10,15 @@ import time
 import pytest
 
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.elsewhere import PreparedElsewhere
 from lightning_compress.evaluation.examples import examples_of
-from lightning_compress.evaluation.exported import ExportedRuntime
-from lightning_compress.evaluation.rendering import markdown, rich_table
+from lightning_compress.evaluation.report.rendering import markdown, rich_table
+from lightning_compress.evaluation.runtimes.exported import ExportedRuntime
+from lightning_compress.evaluation.runtimes.subprocess_worker import (
+    PreparedElsewhere,
+    Worker,
+    WorkerError,
+)
 from lightning_compress.evaluation.settings import Settings
-from lightning_compress.evaluation.worker import Worker, WorkerError
 
 
 class Fragile:

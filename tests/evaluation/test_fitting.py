@@ -3,9 +3,9 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.compatibility import check_examples
 from lightning_compress.evaluation.examples import Example
-from lightning_compress.evaluation.fitting import check_examples
-from lightning_compress.models.inputs import most_tokens
+from lightning_compress.models.forward import most_tokens
 
 
 def example(tokens=(5, 6), label=1):

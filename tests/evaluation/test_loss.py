@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lightning_compress.evaluation.loss import labelled_rows, task_loss
+from lightning_compress.tasks.loss import labelled_rows, task_loss
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,10 @@ from scipy import stats  # type: ignore[import-untyped]
 from sklearn import metrics as reference
 from torch import Tensor
 
-from lightning_compress.conventions import ProblemType
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.metrics import (
-    metrics_for,
-    predictions_and_targets,
-    primary_metric,
-)
-from lightning_compress.evaluation.task import Task
+from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
+from lightning_compress.tasks.task import Task
+from lightning_compress.types import ProblemType
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.precisions import UNFUSED, WEIGHTS_ONLY, against
+from lightning_compress.evaluation.host import UNFUSED, WEIGHTS_ONLY, against
 from lightning_compress.evaluation.settings import Settings
 
 

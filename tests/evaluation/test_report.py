@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lightning_compress.evaluation.fastest import fastest
 from lightning_compress.evaluation.host import Host
 from lightning_compress.evaluation.latency import Latency, Throughput
-from lightning_compress.evaluation.rendering import markdown, rich_table
-from lightning_compress.evaluation.report import (
+from lightning_compress.evaluation.report.rendering import markdown, rich_table
+from lightning_compress.evaluation.report.report import (
     Report,
     Run,
     TaskFacts,
     token_lengths,
     write_report,
 )
-from lightning_compress.evaluation.row import MASKS_ONLY, Label, Row
+from lightning_compress.evaluation.report.row import MASKS_ONLY, Label, Row, fastest
 
 
 def row(model: Label, runtime: str = "eager", **changes: Any) -> Row:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.task import next_token_labels, problem_type_of, task_of
+from lightning_compress.tasks.task import next_token_labels, problem_type_of, task_of
 
 
 def test_the_head_tells_the_task(tiny_model: Callable[..., PreTrainedModel]) -> None:

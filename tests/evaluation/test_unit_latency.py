@@ -4,7 +4,8 @@ from transformers import PreTrainedModel
 
 from lightning_compress.evaluation import unit_latency
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
-from lightning_compress.models import manifest_of, structure_of, substitute_layers_, units_of
+from lightning_compress.models import manifest_of, structure_of, units_of
+from lightning_compress.substitution.edit import substitute_layers_
 
 BATCH = {"input_ids": torch.randint(2, 100, (2, 8))}
 

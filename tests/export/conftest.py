@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.forward import model_inputs
 
 
 def _batches(seed):

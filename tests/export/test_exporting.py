@@ -23,12 +23,13 @@ from lightning_compress.errors import InputError
 from lightning_compress.export import Choices, export_model, tensorrt
 from lightning_compress.export.formats import FORMATS
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
-from lightning_compress.export.onnx_forms import OPSET, in_onnx_forms
+from lightning_compress.export.onnx_layers import OPSET, in_onnx_forms
 from lightning_compress.export.tensorrt import TensorRtProgram
-from lightning_compress.export.verifying import Agreement, agreement_of, require_agreement
-from lightning_compress.models import manifest_of, set_masks_, substitute_layers_
-from lightning_compress.models.filling import fill_
+from lightning_compress.export.verify import Agreement, agreement_of, require_agreement
+from lightning_compress.models import manifest_of, set_masks_
 from lightning_compress.models.modeling_quantized import QuantizedLinear
+from lightning_compress.quantization.modules import fill_
+from lightning_compress.substitution.edit import substitute_layers_
 
 
 def slow(*values):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from lightning_compress.models import save_compressed
+from lightning_compress.saving import save_compressed
 
 IDS = torch.arange(2, 26).reshape(3, 8)
 OURS = """

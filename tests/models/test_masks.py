@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import apply_masks_, manifest_of, masks_of, set_masks_, structure_of
-from lightning_compress.models.masks import pack_mask, unpack_mask, zero_pruned_
+from lightning_compress.models import apply_masks_, manifest_of, set_masks_, structure_of
+from lightning_compress.models.masks import masks_of, pack_mask, unpack_mask, zero_pruned_
 
 
 def random_masks(model):

@@ -5,15 +5,9 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import (
-    load_compressed,
-    manifest_of,
-    masks_of,
-    save_compressed,
-    set_masks_,
-    structure_of,
-)
-from lightning_compress.models.saving import restore_compression_
+from lightning_compress.models import manifest_of, set_masks_, structure_of
+from lightning_compress.models.masks import masks_of
+from lightning_compress.saving import load_compressed, restore_compression_, save_compressed
 
 LOAD = """
 import sys, torch

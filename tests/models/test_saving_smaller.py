@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import (
+from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_, set_masks_
+from lightning_compress.models.layers import remove_layers_
+from lightning_compress.models.masks import masks_of
+from lightning_compress.saving import (
+    compression_state,
     load_compressed,
-    manifest_of,
-    masks_of,
-    remove_heads_,
-    remove_layers_,
-    remove_neurons_,
+    restore_compression_,
     save_compressed,
-    set_masks_,
 )
-from lightning_compress.models.saving import compression_state, restore_compression_
 
 from .conftest import IDS
 

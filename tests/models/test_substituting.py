@@ -14,26 +14,28 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.models import (
     apply_masks_,
-    load_compressed,
     manifest_of,
-    masks_of,
     remove_heads_,
-    remove_layers_,
     remove_neurons_,
-    save_compressed,
     set_masks_,
     structure_of,
-    substitute_layers_,
     units_of,
 )
 from lightning_compress.models.history import units_left
+from lightning_compress.models.layers import remove_layers_, skipped
+from lightning_compress.models.masks import masks_of
 from lightning_compress.models.modeling_compressed import CompactBlock
-from lightning_compress.models.saving import compression_state, restore_compression_
-from lightning_compress.models.skipping import skipped
-from lightning_compress.models.substituting import (
+from lightning_compress.saving import (
+    compression_state,
+    load_compressed,
+    restore_compression_,
+    save_compressed,
+)
+from lightning_compress.substitution.edit import (
     choices_of,
     settle_substitution_,
     stage_substitution_,
+    substitute_layers_,
 )
 
 from .conftest import IDS

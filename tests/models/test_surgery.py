@@ -8,15 +8,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from lightning_compress.errors import InputError
 from lightning_compress.models import (
     manifest_of,
-    masks_of,
     remove_heads_,
-    remove_layers_,
     remove_neurons_,
     set_masks_,
     structure_of,
     units_of,
 )
-from lightning_compress.models.linear import output_dim
+from lightning_compress.models.layers import remove_layers_
+from lightning_compress.models.masks import masks_of
+from lightning_compress.models.structure import output_dim
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 LAYERED = [family for family in FAMILIES if family != "albert"]

@@ -11,8 +11,8 @@ import torch
 from transformers import BertTokenizer
 
 from lightning_compress.data import LanguageModelingDataModule, TextClassificationDataModule
-from lightning_compress.models import save_compressed
 from lightning_compress.modules import DistillationModule, FineTuningModule
+from lightning_compress.saving import save_compressed
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"w{number}" for number in range(95)]

@@ -5,8 +5,8 @@ import torch
 from transformers import BertForMaskedLM
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import save_compressed
-from lightning_compress.modules.building import build_model
+from lightning_compress.modules.pretrained import build_model
+from lightning_compress.saving import save_compressed
 
 
 def build(**changes):

@@ -12,15 +12,15 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_summary.model_summary import summarize
 from torch import Tensor
 
-from lightning_compress.distillation import outputs, teachers
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
+from lightning_compress.distillation import outputs
+from lightning_compress.distillation import teacher as teachers
+from lightning_compress.distillation.attention import Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses
-from lightning_compress.distillation.relations import Relations
 from lightning_compress.distillation.soft_targets import SoftTargets
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, save_compressed
 from lightning_compress.modules import DistillationModule, FineTuningModule
+from lightning_compress.saving import load_compressed, save_compressed
 
 from ..conftest import assert_same
 from .conftest import write_tokenizer

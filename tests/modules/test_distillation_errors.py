@@ -19,17 +19,16 @@ from transformers import (
 )
 
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.distillation import outputs, teachers
-from lightning_compress.distillation.attention_maps import AttentionMaps
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
-from lightning_compress.distillation.objective import Losses
-from lightning_compress.distillation.relations import Relations
+from lightning_compress.distillation import outputs
+from lightning_compress.distillation import teacher as teachers
+from lightning_compress.distillation.attention import AttentionMaps, Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
+from lightning_compress.distillation.objective import Losses, TaskLoss
 from lightning_compress.distillation.soft_targets import SoftTargets
-from lightning_compress.distillation.task import TaskLoss
 from lightning_compress.errors import InputError
-from lightning_compress.models import load_compressed, remove_heads_, save_compressed
+from lightning_compress.models import remove_heads_
 from lightning_compress.modules import DistillationModule
+from lightning_compress.saving import load_compressed, save_compressed
 
 from .conftest import GPT2, STUDENT, TEACHER, WORDS, lines, text_data, trained, write_tokenizer
 

@@ -16,15 +16,15 @@ from lightning_compress.callbacks import (
     LayerPruning,
     StructuredPruning,
 )
-from lightning_compress.distillation.attention_maps import AttentionMaps
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
+from lightning_compress.distillation.attention import AttentionMaps, Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses
-from lightning_compress.distillation.relations import Relations
 from lightning_compress.distillation.soft_targets import SoftTargets
-from lightning_compress.distillation.teachers import fingerprint
-from lightning_compress.models import load_compressed, manifest_of, masks_of, units_of
+from lightning_compress.distillation.teacher import fingerprint
+from lightning_compress.models import manifest_of, units_of
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import DistillationModule
+from lightning_compress.saving import load_compressed
 
 from ..conftest import SaveEveryStep, assert_same
 from .conftest import GPT2, STUDENT, TEACHER, lines, text_data, trained

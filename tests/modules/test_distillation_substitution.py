@@ -8,15 +8,15 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_compress.callbacks import EncoderBlockSubstitution
-from lightning_compress.distillation.embeddings import Embeddings
-from lightning_compress.distillation.hidden_states import HiddenStates
+from lightning_compress.distillation.attention import Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses
-from lightning_compress.distillation.relations import Relations
 from lightning_compress.distillation.soft_targets import SoftTargets
-from lightning_compress.distillation.teachers import fingerprint
-from lightning_compress.models import load_compressed, manifest_of, save_compressed, structure_of
-from lightning_compress.models.substituting import choices_of
+from lightning_compress.distillation.teacher import fingerprint
+from lightning_compress.models import manifest_of, structure_of
 from lightning_compress.modules import DistillationModule
+from lightning_compress.saving import load_compressed, save_compressed
+from lightning_compress.substitution.edit import choices_of
 
 from ..conftest import SaveEveryStep, assert_same
 

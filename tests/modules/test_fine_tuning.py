@@ -6,9 +6,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.loss import task_loss
-from lightning_compress.models import masks_of, save_compressed, set_masks_
+from lightning_compress.models import set_masks_
+from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule, NonFiniteLossError
+from lightning_compress.saving import save_compressed
+from lightning_compress.tasks.loss import task_loss
 
 from ..conftest import assert_same
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.modules.optimization import adamw, warmed_up
+from lightning_compress.modules.optimizers import adamw, warmed_up
 
 
 def rates(schedule, warmup, steps):

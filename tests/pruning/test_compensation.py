@@ -5,9 +5,8 @@ import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.linear import output_dim
-from lightning_compress.pruning.compensation import fold_means_, refit_
-from lightning_compress.pruning.input_statistics import input_statistics
+from lightning_compress.models.structure import output_dim
+from lightning_compress.pruning.reconstruction import fold_means_, input_statistics, refit_
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}

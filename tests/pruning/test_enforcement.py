@@ -3,12 +3,7 @@ import torch
 from torch import nn
 
 from lightning_compress.models import set_masks_
-from lightning_compress.pruning.enforcement import (
-    forget_pruned_,
-    masks_digest,
-    pruned_of,
-    zero_gradients_,
-)
+from lightning_compress.models.masks import forget_pruned_, masks_digest, pruned_of, zero_gradients_
 
 
 @pytest.fixture

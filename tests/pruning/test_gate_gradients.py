@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from lightning_compress.models import units_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.linear import output_dim
+from lightning_compress.models.structure import output_dim
 from lightning_compress.pruning.gate_gradients import gate_gradients
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
-from lightning_compress.pruning.gates import gated
+from lightning_compress.pruning.gate_gradients import gated
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}

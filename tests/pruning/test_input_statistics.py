@@ -3,7 +3,7 @@ import torch
 
 from lightning_compress.models import units_of
 from lightning_compress.models.calibration import Calibration, token_mask
-from lightning_compress.pruning.input_statistics import input_statistics
+from lightning_compress.pruning.reconstruction import input_statistics
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]

@@ -7,12 +7,13 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lightning_compress.models import remove_layers_
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.skipping import skipped
-from lightning_compress.pruning.block_influence import influence_scores
-from lightning_compress.pruning.layer_choice import choose_layers
-from lightning_compress.pruning.layer_divergence import divergence_scores
+from lightning_compress.models.layers import remove_layers_, skipped
+from lightning_compress.pruning.layer_importance import (
+    choose_layers,
+    divergence_scores,
+    influence_scores,
+)
 
 # ALBERT's layers are one block and cannot go one by one.
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.pruning.n_m import NM, target_sparsity
+from lightning_compress.pruning.magnitude import NM, target_sparsity
 
 
 def outside_by_loop(weight, mask, n, m):

@@ -8,12 +8,10 @@ import torch
 
 from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration, token_mask
-from lightning_compress.models.linear import linear_at
-from lightning_compress.pruning.matching import match_projections_
+from lightning_compress.models.structure import linear_at, outputs_first
 from lightning_compress.pruning.post_training import prune_post_training_
-from lightning_compress.pruning.rearrangement import rearranged
-from lightning_compress.pruning.unit_choice import Limits
-from lightning_compress.pruning.unit_weights import outputs_first
+from lightning_compress.pruning.reconstruction import match_projections_
+from lightning_compress.pruning.selection import Limits, rearranged
 
 FAMILIES = ["bert", "distilbert", "albert", "gpt2", "llama"]
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.pruning.targets import input_dims, weight_names
+from lightning_compress.pruning.prunable import input_dims, weight_names
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "gpt2"])

@@ -3,8 +3,8 @@ import torch
 from torch.nn.utils import prune
 
 from lightning_compress.errors import InputError
-from lightning_compress.pruning import threshold
-from lightning_compress.pruning.threshold import drop_smallest_
+from lightning_compress.pruning import kth_smallest as threshold
+from lightning_compress.pruning.kth_smallest import drop_smallest_
 
 
 def full_masks(weights):

@@ -3,13 +3,9 @@ import torch
 from torch import nn
 
 from lightning_compress.evaluation.footprint import count_macs
-from lightning_compress.models import (
-    remove_heads_,
-    remove_neurons_,
-    substitute_layers_,
-    units_of,
-)
-from lightning_compress.pruning.unit_amount import Amount, total_cost
+from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.pruning.selection import Amount, total_cost
+from lightning_compress.substitution.edit import substitute_layers_
 
 TOKENS = 8
 BATCH = {"input_ids": torch.randint(2, 100, (2, TOKENS))}

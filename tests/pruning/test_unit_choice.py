@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.structure import UnitKind, Units
-from lightning_compress.pruning.unit_choice import Limits, choose_units
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.structure import Units
+from lightning_compress.pruning.selection import Limits, choose_units
 
 FREE: dict[UnitKind, Limits] = {"heads": Limits(), "neurons": Limits()}
 

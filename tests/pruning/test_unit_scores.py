@@ -6,9 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.linear import output_dim
-from lightning_compress.pruning.unit_scores import UNIT_SCORES
-from lightning_compress.pruning.unit_weights import macs_per_pair, macs_per_token
+from lightning_compress.models.structure import macs_per_pair, macs_per_token, output_dim
+from lightning_compress.pruning.importance import UNIT_SCORES
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}

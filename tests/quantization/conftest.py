@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.inputs import model_inputs
+from lightning_compress.models.forward import model_inputs
 from lightning_compress.quantization import SCHEMES
 
 FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]

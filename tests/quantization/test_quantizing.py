@@ -10,15 +10,15 @@ from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.models import (
     manifest_of,
     remove_heads_,
-    remove_layers_,
     remove_neurons_,
     set_masks_,
     structure_of,
-    substitute_layers_,
 )
-from lightning_compress.models.linear import output_dim
+from lightning_compress.models.layers import remove_layers_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
+from lightning_compress.models.structure import output_dim
 from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
+from lightning_compress.substitution.edit import substitute_layers_
 
 from .conftest import FAMILIES, WHOLE
 

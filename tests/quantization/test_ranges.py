@@ -6,10 +6,13 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.models.modeling_quantized import round_by
 from lightning_compress.quantization import sensitivities
-from lightning_compress.quantization.observing import Seen, observe
-from lightning_compress.quantization.ranges import input_grid
+from lightning_compress.quantization.activation_stats import (
+    Seen,
+    input_grid,
+    observe,
+    smoothing_factor,
+)
 from lightning_compress.quantization.schemes import Options
-from lightning_compress.quantization.smoothing import smoothing_factor
 
 NAMES = ["bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1.output.dense",
          "bert.pooler.dense"]  # fmt: skip

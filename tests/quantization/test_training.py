@@ -13,10 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, set_masks_
-from lightning_compress.models.linear import output_dim
 from lightning_compress.models.masks import apply_masks_
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.models.rounded import (
+from lightning_compress.models.structure import output_dim
+from lightning_compress.quantization import Options, coverage_of, quantize_
+from lightning_compress.quantization.fake_quantized import (
     RoundedConv1D,
     RoundedEmbedding,
     RoundedLinear,
@@ -25,8 +26,7 @@ from lightning_compress.models.rounded import (
     round_,
     rounded_specs,
 )
-from lightning_compress.quantization import Options, coverage_of, quantize_
-from lightning_compress.quantization.training import prepare_
+from lightning_compress.quantization.qat import prepare_
 
 from .conftest import FAMILIES, WHOLE
 

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.choice import Choice
-from lightning_compress.models.substituting import choices_of, stage_substitution_
+from lightning_compress.models.switch import Choice
+from lightning_compress.substitution.edit import choices_of, stage_substitution_
 
 LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]

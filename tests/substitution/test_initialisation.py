@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.models.linear import output_dim
-from lightning_compress.models.structure import FAMILIES as ENTRIES
-from lightning_compress.substitution.initialisation import start_
-from lightning_compress.substitution.matching import matching_error
-from lightning_compress.substitution.passing import dense_outputs, passages
+from lightning_compress.models.families import FAMILIES as ENTRIES
+from lightning_compress.models.structure import output_dim
+from lightning_compress.substitution.block_distillation import matching_error
+from lightning_compress.substitution.captured import dense_outputs, passages
+from lightning_compress.substitution.initialization import start_
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
 

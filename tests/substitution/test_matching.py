@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.substitution import matching
-from lightning_compress.substitution.initialisation import start_
-from lightning_compress.substitution.matching import match_, matching_error, variance
-from lightning_compress.substitution.passing import dense_outputs, passages, through
+from lightning_compress.substitution import block_distillation as matching
+from lightning_compress.substitution.block_distillation import match_, matching_error, variance
+from lightning_compress.substitution.captured import dense_outputs, passages, through
+from lightning_compress.substitution.initialization import start_
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.models import structure_of
-from lightning_compress.substitution.passing import dense_outputs, passages, through
+from lightning_compress.substitution.captured import dense_outputs, passages, through
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
 

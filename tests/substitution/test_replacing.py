@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_compress.substitution.replacing import draw_, probability_at
+from lightning_compress.substitution.progressive import draw_, probability_at
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import remove_layers_
-from lightning_compress.substitution import selection
-from lightning_compress.substitution.selection import choose_groups
+from lightning_compress.models.layers import remove_layers_
+from lightning_compress.substitution import group_selection as selection
+from lightning_compress.substitution.group_selection import choose_groups
 
 
 def without(model, layers):

@@ -1,0 +1,87 @@
+"""Examples of the training data to look at the model with."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_compress.data.dataloader import ResumableLoader
+from lightning_compress.errors import InputError
+from lightning_compress.models.calibration import Batch, Calibration
+from lightning_compress.models.forward import device_of, model_inputs
+from lightning_compress.tasks.loss import labelled_rows, task_loss
+from lightning_compress.tasks.task import problem_type_of, task_of
+from lightning_compress.types import ProblemType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int) -> Calibration:
+    """About so many training examples, always the same ones, and the same on all processes.
+
+    Of a classifier's only those with a label. The training's own place in its data is not touched.
+
+    Raises:
+        InputError: there is no example, or none with a label, or the batches are not what Hugging
+            Face models take.
+    """
+    task, problem_type = task_of(model), problem_type_of(model)
+    batches: list[Batch] = []
+    for batch in _batches(trainer.train_dataloader):
+        if not isinstance(batch, dict) or "input_ids" not in batch or "labels" not in batch:
+            raise InputError(
+                "calibration needs training batches that are dictionaries with input_ids and "
+                f"labels, as Hugging Face models take them, not {type(batch).__name__}"
+            )
+        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        if task == "sequence-classification":
+            tensors = _labelled(tensors, problem_type)
+        if len(tensors["input_ids"]):
+            batches.append({name: value.to(device_of(model)) for name, value in tensors.items()})
+        if sum(len(one["input_ids"]) for one in batches) >= examples:
+            break
+    if not batches:
+        raise InputError(
+            "calibration_examples: the training data give no example with a label to look at; "
+            "where they are unlabelled texts, set data.train_on to both"
+        )
+
+    def logits(batch: Batch) -> Tensor:
+        found: Tensor = model(**model_inputs(model, batch)).logits
+        return found
+
+    def loss(batch: Batch) -> Tensor:
+        return task_loss(task, problem_type, logits(batch), batch["labels"])
+
+    return Calibration(batches, loss, logits)
+
+
+def _labelled(batch: Batch, problem_type: ProblemType | None) -> Batch:
+    """The rows of a classifier's batch that have a label."""
+    kept = labelled_rows(problem_type, batch["labels"])
+    return batch if kept.all() else {name: value[kept] for name, value in batch.items()}
+
+
+def _batches(loader: Any) -> Iterator[Any]:
+    """Batches in an order that does not depend on how far the training is."""
+    if isinstance(loader, ResumableLoader):
+        yield from loader.sample()
+        return
+    if not isinstance(loader, DataLoader) or isinstance(
+        loader.dataset, torch.utils.data.IterableDataset
+    ):
+        raise InputError(
+            "calibration looks at training examples by their number: use one DataLoader over a "
+            f"map-style dataset, not {type(loader).__name__}"
+        )
+    size = loader.batch_size or 1
+    rows = range(len(loader.dataset))  # type: ignore[arg-type]  # map-style, so it has a length
+    # As many rows apart as there are batches, for neighbours may be alike.
+    for first in range(-(-len(rows) // size)):
+        chosen = list(islice(rows, first, None, -(-len(rows) // size)))
+        yield loader.collate_fn([loader.dataset[row] for row in chosen])

@@ -1,0 +1,239 @@
+"""What TensorBoard shows of heads and neurons.
+
+What the log and TensorBoard show of quantization.
+
+What TensorBoard shows of substituted encoder blocks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+
+from lightning_compress.models.families import UnitKind
+from lightning_compress.models.history import units_left
+from lightning_compress.models.structure import Units, units_of
+
+from .tensorboard import tensorboard_loggers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
+
+from lightning_compress.quantization import Coverage
+
+from .run import run_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
+
+from lightning_compress.models.structure import linear_at, structure_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
+
+
+def log_scores(
+    trainer: L.Trainer, units: Sequence[Units], scores: Mapping[str, Tensor], step: int
+) -> None:
+    """Log histograms of the importance of each layer's units."""
+    for logger in tensorboard_loggers(trainer):
+        for one in units:
+            tag = f"importance of {one.kind}/layer {one.layer}"
+            logger.experiment.add_histogram(tag, scores[one.output], step)
+
+
+def log_remaining(
+    trainer: L.Trainer, model: "PreTrainedModel", kinds: Sequence[UnitKind], step: int
+) -> None:
+    """Log how many units each layer has, and a picture of them."""
+    for kind in kinds:
+        units = units_of(model, kind)
+        counts = {f"{kind}/layer {one.layer}": one.count for one in units}
+        for logger in trainer.loggers:
+            logger.log_metrics({**counts, f"{kind}/total": sum(counts.values())}, step)
+        for board in tensorboard_loggers(trainer):
+            draw = heads_figure if kind == "heads" else widths_figure
+            board.experiment.add_figure(f"remaining {kind}", draw(units_left(model, kind)), step)
+
+
+def heads_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
+    """Layers by heads: which are left."""
+    from matplotlib.figure import Figure
+
+    width = 1 + max(max(heads, default=0) for heads in left if heads is not None)
+    grid = np.zeros((len(left), width))
+    for row, heads in zip(grid, left, strict=True):
+        row[list(heads or [])] = 1
+    figure = Figure(figsize=(2 + 0.35 * width, 1.5 + 0.3 * len(left)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.pcolormesh(grid, cmap="Blues", vmin=0, vmax=1.3, edgecolors="white", linewidth=2)
+    axes.set(xlabel="head", ylabel="layer", title=f"{int(grid.sum())} heads remain")
+    axes.set_xticks(np.arange(width) + 0.5, [str(head) for head in range(width)])
+    axes.set_yticks(np.arange(len(left)) + 0.5, _numbers(left))
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    return figure
+
+
+def widths_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
+    """How many neurons each layer has."""
+    from matplotlib.figure import Figure
+
+    widths = [len(neurons or []) for neurons in left]
+    figure = Figure(figsize=(5, 1.5 + 0.3 * len(left)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(range(len(left)), widths)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.margins(x=0.15)
+    axes.set(xlabel="neurons", ylabel="layer", title=f"{sum(widths):,} neurons remain")
+    axes.set_yticks(range(len(left)), _numbers(left))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _numbers(layers: Sequence[object]) -> list[str]:
+    return [str(layer) for layer in range(len(layers))]
+
+
+_BARS = 40
+
+
+def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str, float]) -> None:
+    """Log how much is quantized and, where it was measured, how much each module's rounding moves.
+
+    The chart of that also becomes ``sensitivity.png`` in the run's folder, which the report shows.
+
+    Args:
+        trainer: of the run.
+        coverage: of the quantized model.
+        moved: divergence by name of the module, the largest first; empty if not measured.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({"quantized parameters": coverage.share}, trainer.global_step)
+    if not moved:
+        return
+    figure, folder = sensitivity_figure(moved, coverage), run_folder(trainer)
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / "sensitivity.png", dpi=100)
+    for board in tensorboard_loggers(trainer):
+        board.experiment.add_figure("sensitivity to rounding", figure, trainer.global_step)
+
+
+def sensitivity_figure(moved: Mapping[str, float], coverage: Coverage) -> "Figure":
+    """A bar for each module, those that stay in floating point in another colour."""
+    from matplotlib.figure import Figure
+
+    shown = dict(list(moved.items())[:_BARS])
+    figure = Figure(figsize=(8, 1.2 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = ["C1" if name in coverage.kept else "C0" for name in shown]
+    axes.barh(list(shown), list(shown.values()), color=colours)
+    axes.invert_yaxis()
+    axes.set(xlabel="divergence of the predictions, nats", xscale="log")
+    axes.set_title("rounded alone (orange: stays in floating point)", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", labelsize=7)
+    return figure
+
+
+def said_of(scheme: str, coverage: Coverage) -> str:
+    """Coverage in words: how much, and what stays."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in coverage.kept.items():
+        reasons.setdefault(reason, []).append(name)
+    kept = "; ".join(
+        f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
+        for reason, names in reasons.items()
+    )
+    rest = f"; not {kept}" if kept else ""
+    return f"Quantized to {scheme}: {coverage.share:.1%} of the parameters{rest}."
+
+
+def log_matching(
+    trainer: L.Trainer, group: Sequence[int], curve: Sequence[float], kept: float | None
+) -> None:
+    """Log how a compact encoder learned, and the variance that its down-projection keeps.
+
+    Args:
+        trainer: of the run.
+        group: the layers it replaces.
+        curve: its error at each step of matching.
+        kept: the share of the variance; None where that is not known.
+    """
+    name = "layers " + "-".join(str(layer) for layer in (group[0], group[-1]))
+    for logger in trainer.loggers:
+        for step, error in enumerate(curve):
+            logger.log_metrics({f"matching error/{name}": error}, step)
+        if kept is not None:
+            logger.log_metrics({f"explained variance/{name}": kept}, trainer.global_step)
+
+
+def log_substitution(
+    trainer: L.Trainer,
+    model: "PreTrainedModel",
+    groups: Sequence[Sequence[int]],
+    width: int,
+    depth: int,
+) -> None:
+    """Log a picture of which layers are replaced, and what they and their substitutes cost.
+
+    Args:
+        trainer: of the run.
+        model: before its layers are replaced.
+        groups: of layers.
+        width: of the compact encoders.
+        depth: of the compact encoders.
+    """
+    structure = structure_of(model)
+    sizes = {name: linear_at(model, name).weight.numel() for name in structure.linear_names()}
+    costs = [
+        sum(size for name, size in sizes.items() if name.startswith(f"{layer}."))
+        for layer in structure.layers
+    ]
+    # Four projections and two of four times the width, between those down and up.
+    compact = 2 * int(model.config.hidden_size) * width + depth * 12 * width**2
+    for board in tensorboard_loggers(trainer):
+        figure = substitution_figure(costs, groups, compact)
+        board.experiment.add_figure("substituted layers", figure, trainer.global_step)
+
+
+def substitution_figure(
+    costs: Sequence[int], groups: Sequence[Sequence[int]], compact: int
+) -> "Figure":
+    """Layers and their share of the multiplications by weights; what replaces them beside them."""
+    from matplotlib.figure import Figure
+
+    whole = sum(costs)
+    replaced = {layer for group in groups for layer in group}
+    figure = Figure(figsize=(6, 1.5 + 0.3 * len(costs)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = ["0.8" if layer in replaced else "C0" for layer in range(len(costs))]
+    axes.barh(range(len(costs)), [100 * cost / whole for cost in costs], color=colours)
+    for group in groups:
+        middle = (group[0] + group[-1]) / 2
+        (bar,) = axes.barh([middle], [100 * compact / whole], height=0.5, color="C1")
+        axes.annotate(
+            f"{100 * compact / whole:.1f} %",
+            (bar.get_width(), middle),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    left = whole - sum(costs[layer] for layer in replaced) + len(groups) * compact
+    axes.set(
+        xlabel="share of the multiplications by weights, %",
+        ylabel="layer",
+        title=f"{len(replaced)} of {len(costs)} layers substituted: {left / whole:.0%} remain",
+    )
+    axes.set_yticks(range(len(costs)))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

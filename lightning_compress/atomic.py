@@ -1,0 +1,122 @@
+"""Folders that appear whole or not at all.
+
+Folders that many processes share: made by one at a time, and whole when they appear.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lightning_compress.errors import InputError
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which becomes ``folder``, and replaces what is there, at last.
+
+    After an error there is what was there before.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o777 & ~_umask())
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.replace(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time make the folder; others wait.
+
+    The system takes the lock from a process that dies. Its file stays: were it removed, two
+    processes could hold it at once.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    with blaming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_beside(folder, "lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _log.info("Waiting for another process that makes %s", folder)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """Give a draft that becomes the folder at the end, or goes if there was an error.
+
+    To be called with the folder locked. What stands in the folder's place is replaced.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    draft = _beside(folder, "draft")
+    with blaming(folder):
+        shutil.rmtree(draft, ignore_errors=True)
+        _remove_abandoned(folder.parent)
+        draft.mkdir()
+    try:
+        yield draft
+        with blaming(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def blaming(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into one that names the option and the remedy.
+
+    Raises:
+        InputError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"model.cache_dir: the teacher's cache cannot be written to {folder.parent} ({error}): "
+            "name a folder with room that can be written"
+        ) from error
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove what killed processes left: drafts whose lock nobody holds."""
+    for draft in place.glob(".*.draft"):
+        lock = draft.with_suffix(".lock")
+        if lock.exists():
+            with suppress(OSError), FileLock(lock, blocking=False):
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f".{folder.name}.{ending}")

@@ -1,0 +1,74 @@
+"""``benchmark``: measure a saved model, ours or any Hugging Face one, without training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+
+from lightning_compress.cli.saved_model import (
+    calibration_of,
+    load_saved,
+    model_and_data_parser,
+    ready_options,
+)
+from lightning_compress.evaluation.settings import Settings
+from lightning_compress.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def run_benchmark(arguments: list[str]) -> None:
+    """Parse the arguments of the command, measure, print and write the report.
+
+    Raises:
+        InputError: a model, the data or a choice does not work.
+    """
+    ready = ready_options(_parser, arguments)
+    _measure(ready.model, ready.baseline, ready.task, ready.data, ready.measure, Path(ready.output))
+
+
+def _parser() -> ArgumentParser:
+    parser = model_and_data_parser(
+        "benchmark",
+        "Measure a saved model on the test split of some data: quality, size, memory, "
+        "latency and throughput, in every runtime, precision and device there is.",
+    )
+    parser.add_argument(
+        "--baseline", type=str | None, default=None, help="the dense model to compare with"
+    )
+    parser.add_argument("--output", type=str, default="logs/benchmark", help="folder of the report")
+    parser.add_class_arguments(Settings, "measure")
+    return parser
+
+
+def _measure(
+    model: str, baseline: str | None, task: Task, data: Any, settings: Settings, output: Path
+) -> None:
+    from lightning_compress.evaluation.benchmark import benchmark
+    from lightning_compress.evaluation.examples import Batch, examples_of
+    from lightning_compress.evaluation.report.rendering import show_report
+    from lightning_compress.evaluation.report.report import write_report
+    from lightning_compress.evaluation.report.row import Label
+    from lightning_compress.models import manifest_of
+
+    measured = load_saved(model, task)
+    own: Label = "compressed" if baseline is not None or manifest_of(measured) else "dense"
+    models: dict[Label, PreTrainedModel] = {own: measured}
+    if baseline is not None:
+        models = {"dense": load_saved(baseline, task), **models}
+    calibration: list[Batch] = []
+    if "int8-static" in (settings.precisions or ()):
+        calibration = calibration_of(data, measured, settings.batch_size)
+    data.setup("test")
+    report = benchmark(
+        models,
+        examples_of(data.test_dataloader()),
+        settings,
+        run_name=Path(model).name,
+        task_name=data.task_name,
+        calibration=calibration,
+        on_update=lambda report: write_report(report, output),
+        progress=True,
+    )
+    show_report(report, output)

@@ -1,0 +1,66 @@
+"""What the commands about a saved model have in common: the model, the data, their options."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
+
+from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
+from lightning_compress.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lightning_compress.evaluation.examples import Batch
+
+
+def model_and_data_parser(command: str, description: str) -> ArgumentParser:
+    """A parser of the options that these commands share."""
+    parser = ArgumentParser(prog=f"lightning-compress {command}", description=description)
+    parser.add_argument("model", type=str, help="folder (compressed or Hugging Face) or Hub name")
+    parser.add_argument(
+        "--task", type=Task, default="sequence-classification", help="what the model does"
+    )
+    parser.add_subclass_arguments(
+        LightningDataModule,
+        "data",
+        default={"class_path": "lightning_compress.data.TextClassificationDataModule"},
+        help="whose test examples it sees, and training examples where int8-static needs some",
+    )
+    return parser
+
+
+def ready_options(make_parser: Callable[[], ArgumentParser], arguments: list[str]) -> Any:
+    """Parse a command's arguments; data without a tokenizer of their own get the model's."""
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
+    options = make_parser().parse_args(arguments)
+    data_options = options.data.init_args
+    if "tokenizer" in data_options and data_options.tokenizer is None:
+        data_options.tokenizer = options.model
+    return make_parser().instantiate(options)
+
+
+def load_saved(name: str, task: Task) -> "PreTrainedModel":
+    """A model by folder or by name, in eval mode."""
+    from lightning_compress.modules.pretrained import build_model
+
+    model = build_model(
+        pretrained=name, config=None, task=task, labels={}, vocabulary={}, new_head=False
+    )
+    model.eval()
+    return model
+
+
+def calibration_of(data: Any, model: "PreTrainedModel", batch_size: int) -> "list[Batch]":
+    """Training examples to find steps on."""
+    from lightning_compress.evaluation.examples import sampled_batches
+
+    data.setup("fit")
+    return sampled_batches(
+        data.train_dataloader(),
+        CALIBRATION_EXAMPLES,
+        batch_size=batch_size,
+        pad_token_id=model.config.pad_token_id or 0,
+    )

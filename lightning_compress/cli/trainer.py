@@ -1,0 +1,182 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this project's defaults."""
+
+import json
+import logging
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_compress.callbacks import CompressionBenchmark, RunSafety
+from lightning_compress.callbacks.run import run_folder
+from lightning_compress.callbacks.run_safety import check_writable
+from lightning_compress.errors import InputError
+from lightning_compress.modules import NonFiniteLossError
+
+_DEFAULTS = {
+    "model": {"class_path": "lightning_compress.modules.FineTuningModule"},
+    "data": {"class_path": "lightning_compress.data.TextClassificationDataModule"},
+    "trainer.logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "logs", "name": None, "default_hp_metric": False},
+    },
+}
+
+
+# What Lightning says on a run that is as it should be, and nobody could act on.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The dirpath has changed.*",
+    # Lightning 2.6 on torch 2.13.
+    r".*isinstance\(treespec, LeafSpec\).*",
+)
+
+
+_CHATTER = ("Tip: ", "Loading `train_dataloader` to estimate")
+
+
+class CompressCLI(LightningCLI):
+    """LightningCLI whose ``fit`` ends with the test loop and the report."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Set the classes that are meant when none is named."""
+        parser.set_defaults(_DEFAULTS)
+
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint before anything is built; the options come from the recipe."""
+        path = self._of_command("ckpt_path")
+        if path and path not in ("best", "last", "hpc"):
+            check_checkpoint(Path(path))
+
+    def _of_command(self, key: str) -> Any:
+        return self.config[self.config.subcommand].get(key)
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what one option says about another."""
+        data, model = self._of_command("data"), self._of_command("model")
+        if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
+            options = model.init_args
+            data.init_args.tokenizer = options.get("pretrained") or options.get("teacher")
+        trainer = self._of_command("trainer")
+        if getattr(trainer.logger, "init_args", None) is not None:
+            self._place_run(trainer.logger.init_args)
+        elif trainer.logger is False and trainer.default_root_dir is None:
+            # Lightning would take the working directory.
+            trainer.default_root_dir = str(Path("logs", self._recipe()))
+
+    def _recipe(self) -> str:
+        """What the run is called after."""
+        recipes = self._of_command("config") or []
+        return Path(str(recipes[0])).stem if recipes else str(self.subcommand)
+
+    def _place_run(self, logger: Any) -> None:
+        """Name the run after its recipe; a resumed run goes on in the folder it came from."""
+        if logger.name is None:
+            logger.name = self._recipe()
+        run = Path(self._of_command("ckpt_path") or "").parent.parent
+        if self.subcommand == "fit" and run.name.startswith("version_"):
+            logger.save_dir = str(run.parent.parent)
+            logger.name, logger.version = run.parent.name, run.name
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, with the benchmark that ends every run and what keeps it safe."""
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if "Found more than one stateful callback" not in str(error):
+                raise
+            raise InputError(
+                f"trainer.callbacks: one callback is given twice, keep one of them: {error}"
+            ) from error
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
+        if not any(isinstance(callback, CompressionBenchmark) for callback in callbacks):
+            callbacks.append(CompressionBenchmark())
+        callbacks.append(RunSafety())
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """See that the run's folder can be written, before anything goes there."""
+        if not self._of_command("trainer").fast_dev_run:
+            check_writable(run_folder(self.trainer))
+
+    def after_fit(self) -> None:
+        """End the run with the test loop on the best checkpoint; the benchmark reports."""
+        if self._of_command("trainer").fast_dev_run:
+            return
+        # Where nothing was trained or saved, the model as it is.
+        best = any(getattr(one, "best_model_path", "") for one in self.trainer.checkpoint_callbacks)
+        self.trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path="best" if best else None
+        )
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write one line per example to ``predictions.jsonl`` in the run's folder."""
+        batches: list[Any] = self.trainer.predict(**kwargs) or []
+        rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = run_folder(self.trainer) / f"predictions{rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            for batch in batches:
+                columns = [values.tolist() for values in batch.values()]
+                for row in zip(*columns, strict=True):
+                    file.write(json.dumps(dict(zip(batch, row, strict=True))) + "\n")
+        rank_zero_info(f"Predictions: {path}")
+
+
+def command_line() -> CompressCLI:
+    """Parse ``sys.argv`` and run the command in it."""
+    return CompressCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        # Every option is plain data, so a checkpoint needs no parser to be read again.
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+    )
+
+
+def run_trainer() -> None:
+    """Run the command on the command line, without the noise.
+
+    Raises:
+        InputError: what was given does not work.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().lstrip("💡 ").startswith(_CHATTER)
+    )
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    try:
+        command_line()
+    except (MisconfigurationException, NonFiniteLossError) as error:
+        raise InputError(str(error)) from error
+
+
+def check_checkpoint(path: Path) -> None:
+    """See that a file is a whole Lightning checkpoint.
+
+    Raises:
+        InputError: it is missing, damaged or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"ckpt_path: there is no file {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"ckpt_path: {path} is damaged or no checkpoint (was it cut off while being written or "
+            "copied?): use another one from its folder"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"ckpt_path: {path} is not a Lightning checkpoint: it has no state_dict")

@@ -1,0 +1,1 @@
+"""The built-in corpus: a generated sentiment data set that needs no download."""

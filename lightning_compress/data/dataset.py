@@ -1,0 +1,145 @@
+"""Examples to batches: gather the ids, pad them together, add the targets."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_compress.data.sampler import BatchRequest, padded_length
+from lightning_compress.errors import InputError
+
+Batch = dict[str, Tensor]
+
+
+Padding = Literal["longest", "max_length"]
+
+
+# Adds labels to a batch of these examples. One that also changes its input, anew in every epoch,
+# says so by an attribute ``changes_input``.
+AddTargets = Callable[[Batch, BatchRequest], None]
+
+
+class Sequences(Protocol):
+    """Token ids of examples."""
+
+    ids: NDArray[np.int64]  # [N] stable ids of the examples
+    lengths: NDArray[np.int64]  # [N] tokens of each
+
+    def tokens(self, index: int) -> NDArray[Any]:
+        """Ids of one example."""
+
+    def segments(self, index: int) -> NDArray[Any] | None:
+        """Which text of a pair each token belongs to; None for single texts."""
+
+
+class TokenBatches(Dataset[Batch]):
+    """Padded batches, made when they are asked for.
+
+    A batch holds ``input_ids``, ``attention_mask``, ``example_id``, for pairs of texts also
+    ``token_type_ids``, and what the targets add. Padding has the padding token, mask 0.
+
+    Args:
+        sequences: the examples.
+        pad_token_id: fills up.
+        max_length: no batch is longer.
+        padding: to the longest of the batch, rounded up to a multiple of 8; or all to
+            ``max_length``.
+        add_targets: None for a batch without labels.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        *,
+        pad_token_id: int,
+        max_length: int,
+        padding: Padding,
+        add_targets: AddTargets | None,
+    ) -> None:
+        self.sequences = sequences
+        self.pad_token_id = pad_token_id
+        self.add_targets = add_targets
+        whole = np.full_like(sequences.lengths, max_length)
+        self.padded = (
+            padded_length(sequences.lengths, max_length) if padding == "longest" else whole
+        )
+
+    def __len__(self) -> int:
+        """Examples, not batches."""
+        return len(self.padded)
+
+    def __getitem__(self, request: BatchRequest) -> Batch:
+        indices = request.indices
+        shape = (len(indices), int(self.padded[indices].max()))
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64)
+        paired = False
+        for row, index in enumerate(indices):
+            tokens = self.sequences.tokens(index)
+            input_ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+            if (segments := self.sequences.segments(index)) is not None:
+                types[row, : len(tokens)] = segments
+                paired = True
+        batch = {"input_ids": input_ids, "attention_mask": mask, "example_id": self._ids(indices)}
+        if paired:
+            batch["token_type_ids"] = types
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        if self.add_targets is not None:
+            self.add_targets(tensors, request)
+        return tensors
+
+    @property
+    def fixed_inputs(self) -> bool:
+        """Whether an example's input is the same in every epoch; masked tokens are not."""
+        return not getattr(self.add_targets, "changes_input", False)
+
+    def by_ids(self, ids: NDArray[np.int64]) -> Batch:
+        """Make the batch of the examples with these ids [B], in this order, as in evaluation.
+
+        Raises:
+            InputError: there is no example with one of the ids.
+        """
+        order, ascending = self._by_id
+        places = np.searchsorted(ascending, ids).clip(max=len(ascending) - 1)
+        unknown = ids[ascending[places] != ids]
+        if len(unknown):
+            raise InputError(
+                f"there is no example {unknown[0]} ({len(unknown)} of {len(ids)} are not there): "
+                "the same rows need the same data.path, data.splits, data.limits and data.seed"
+            )
+        return self[BatchRequest(order[places], None)]
+
+    @cached_property
+    def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of the examples by ascending id, and these ids."""
+        order = np.argsort(self.sequences.ids)
+        return order, self._ids(order)
+
+    def _ids(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(self.sequences.ids[indices], dtype=np.int64)
+
+
+def fingerprint_of(parts: Sequence[TokenBatches]) -> str:
+    """Hash of the ids, tokens and segments of all examples, however they are split in parts."""
+    examples = sorted(
+        (int(id_), part, index)
+        for part, batches in enumerate(parts)
+        for index, id_ in enumerate(batches.sequences.ids)
+    )
+    digest = hashlib.sha256()
+    for id_, part, index in examples:
+        sequences = parts[part].sequences
+        tokens, segments = sequences.tokens(index), sequences.segments(index)
+        digest.update(f"{id_} {len(tokens)} {segments is not None} ".encode())
+        for numbers in (tokens, segments):
+            if numbers is not None:
+                digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""Whether examples and a model fit together; a misfit would end in an index error."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.examples import Example
+from lightning_compress.models.forward import most_tokens
+from lightning_compress.tasks.task import problem_type_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Example]) -> None:
+    """Compare a model with the examples that it is to be measured on.
+
+    Args:
+        name: what error messages call the model.
+        model: any Hugging Face model.
+        examples: the whole split.
+
+    Raises:
+        InputError: a token, a length or a label is more than the model knows.
+    """
+    embeddings = model.get_input_embeddings()
+    token = max(int(example.tokens["input_ids"].max()) for example in examples)
+    if isinstance(embeddings, nn.Embedding) and token >= embeddings.num_embeddings:
+        raise InputError(
+            f"the test split holds token {token} and the {name} model knows "
+            f"{embeddings.num_embeddings}: set data.tokenizer to the one that the model was "
+            "trained with"
+        )
+    longest, limit = max(len(example) for example in examples), most_tokens(model.config)
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"the test split holds {longest} tokens in one example and the {name} model reads at "
+            f"most {limit}: lower data.max_length"
+        )
+    labels = [example.labels for example in examples if example.labels is not None]
+    if labels and problem_type_of(model) == "single_label_classification":
+        largest, known = max(int(label) for label in labels), model.config.num_labels
+        if known is not None and largest >= known:
+            raise InputError(
+                f"the test split holds label {largest}, counted from 0, and the {name} model knows "
+                f"{known} labels: take data with the model's labels, or another model"
+            )

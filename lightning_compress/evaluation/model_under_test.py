@@ -1,0 +1,76 @@
+"""A model to measure, and what is the same about it in every runtime."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lightning_compress.evaluation.examples import Batch
+from lightning_compress.evaluation.footprint import count_macs, count_parameters
+from lightning_compress.evaluation.host import against
+from lightning_compress.evaluation.report.row import MASKS_ONLY, Label, Row
+from lightning_compress.models.manifest import manifest_of
+from lightning_compress.models.masks import MASK_EDIT
+from lightning_compress.tasks.metrics import metrics_for
+from lightning_compress.tasks.task import Task, problem_type_of, task_of
+from lightning_compress.types import ProblemType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its task, its size and what was done to it."""
+
+    label: Label
+    model: "PreTrainedModel"
+    task: Task
+    problem_type: ProblemType | None
+    num_labels: int | None
+    techniques: list[str]
+    notes: list[str]
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+
+    def row(self, runtime: str, device: str, precision: str) -> Row:
+        """A row of the report with nothing measured yet."""
+        against_it = against(precision, runtime, device)
+        metrics = metrics_for(self.task, self.problem_type, self.num_labels)
+        return Row(
+            model=self.label,
+            techniques=self.techniques,
+            runtime=runtime,
+            device=device,
+            precision=precision,
+            metrics={str(name): None for name in metrics},
+            parameters=self.parameters,
+            nonzero_parameters=self.nonzero_parameters,
+            macs=self.macs,
+            notes=[*self.notes, *([against_it] if against_it else [])],
+        )
+
+
+def subject_of(label: Label, model: "PreTrainedModel", example: Batch) -> Subject:
+    """Look at a model.
+
+    Args:
+        label: its part in the comparison.
+        model: a Hugging Face model.
+        example: a batch of one, for which multiplications are counted.
+    """
+    edits = manifest_of(model)
+    masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
+    parameters, nonzero = count_parameters(model)
+    return Subject(
+        label=label,
+        model=model,
+        task=task_of(model),
+        problem_type=problem_type_of(model),
+        num_labels=model.config.num_labels,
+        # An edit says what was done; whoever did it may have put down by which technique.
+        techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
+        notes=[MASKS_ONLY] if masks_only else [],
+        parameters=parameters,
+        nonzero_parameters=nonzero,
+        macs=count_macs(model, example),
+    )

@@ -1,0 +1,1 @@
+"""The report: its rows, its files and how they are shown."""

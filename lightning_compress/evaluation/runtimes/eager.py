@@ -1,0 +1,118 @@
+"""PyTorch as it is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.examples import Batch
+from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
+from lightning_compress.evaluation.latency import seconds_of
+from lightning_compress.evaluation.runtimes.runtime import Prepared, UnavailableError
+from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
+from lightning_compress.quantization.precisions import in_precision, own_precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PreparedModule:
+    """A torch module on a device.
+
+    Args:
+        model: what takes the inputs.
+        call: the model, or what was compiled from it.
+    """
+
+    def __init__(self, model: "PreTrainedModel", call: Callable[..., object]) -> None:
+        self.model = model
+        self.device = device_of(model)
+        self._logits = logits_by(model, call)
+
+    def load(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put what the model takes on its device."""
+        return inputs_for(self.model, batch)
+
+    def __call__(self, loaded: dict[str, Tensor]) -> Tensor:
+        """Run a batch and wait for the device."""
+        logits = self._logits(**loaded)
+        synchronize(self.device)
+        return logits
+
+    def seconds(self, loaded: dict[str, Tensor]) -> float:
+        """How long a run takes."""
+        return seconds_of(lambda: self(loaded))
+
+    def size_bytes(self) -> int:
+        """Bytes of the saved model in this precision."""
+        return saved_size(self.model)
+
+    def peak_memory_bytes(self, loaded: dict[str, Tensor]) -> int | None:
+        """Bytes of weights and activations."""
+        activations = peak_allocated(lambda: self(loaded), self.device)
+        return None if activations is None else module_bytes(self.model) + activations
+
+    def close(self) -> None:
+        """The model is not its own."""
+
+
+class EagerRuntime:
+    """PyTorch as it is; each copy of a model, quantized, cast or moved, is made once.
+
+    Args:
+        calibration: training examples, for precisions that need some.
+    """
+
+    name = "eager"
+
+    def __init__(self, *, calibration: Sequence[Batch] = ()) -> None:
+        self._calibration = calibration
+        self._made: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
+
+    def devices(self) -> Sequence[str]:
+        """Every device that torch sees."""
+        return torch_devices()
+
+    def prepare(
+        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
+    ) -> Prepared:
+        """Copy the model to the precision and the device.
+
+        Raises:
+            UnavailableError: the device lacks the precision or the memory, or the model cannot be
+                quantized so.
+        """
+        try:
+            copy = self._copy(model, precision, device)
+            prepared = PreparedModule(copy, copy)
+            for batch in trials:
+                prepared(prepared.load(batch))
+        except (InputError, RuntimeError, TypeError) as error:
+            raise UnavailableError(f"does not run in {precision}: {_first_line(error)}") from error
+        return prepared
+
+    def _copy(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
+        """The model in this precision on this device; itself where it is so already."""
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        own = own_precision(model) or ("fp32" if dtypes == {torch.float32} else None)
+        if own == precision and device_of(model) == torch.device(device):
+            return model
+        key = (id(model), precision, device)
+        if key not in self._made:
+            made = in_precision(model, precision, device, self._calibration)
+            self._made[key] = (model, made)  # holds on to the model: its id stays its own
+        return self._made[key][1]
+
+
+def torch_devices() -> list[str]:
+    """Every device that torch sees: the CPU, CUDA devices by number, Apple's GPU."""
+    devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

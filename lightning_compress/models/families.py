@@ -1,0 +1,117 @@
+"""The model families: names of modules and attributes, nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    pass
+
+
+UnitKind = Literal["heads", "neurons"]
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Linear layers of a block between which its heads, or its neurons, lie.
+
+    The outputs of each of ``inputs`` and the inputs of ``output`` belong to the units in order,
+    the same number to each. Outputs come in ``parts`` that are laid out so one after another: a
+    fused query, key and value has three. The last of ``inputs`` computes the values.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names in one architecture: ``blocks`` inside its base model, the others inside a block.
+
+    A ``*`` in ``blocks`` stands for one index. ``attention`` is the module that has the attribute
+    ``head_size`` and keeps ``counts``, by attribute: the number of query ``heads``, or their
+    ``width`` together. ``shared``: the layers of the model are one block, used again and again.
+    ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
+    stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
+    sees only those before it.
+    """
+
+    blocks: str
+    heads: Projections
+    neurons: Projections
+    attention: str
+    head_size: str
+    counts: Mapping[str, Literal["heads", "width"]] = field(default_factory=dict)
+    shared: bool = False
+    inner: str = "intermediate_size"
+    norm_first: bool = False
+    causal: bool = False
+
+
+_BERT = Family(
+    blocks="encoder.layer.*",
+    heads=Projections(
+        inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+        output="attention.output.dense",
+    ),
+    neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
+    attention="attention.self",
+    head_size="attention_head_size",
+    counts={"num_attention_heads": "heads", "all_head_size": "width"},
+)
+
+
+FAMILIES = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": _BERT,
+    "distilbert": Family(
+        blocks="transformer.layer.*",
+        heads=Projections(
+            inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            output="attention.out_lin",
+        ),
+        neurons=Projections(inputs=("ffn.lin1",), output="ffn.lin2"),
+        attention="attention",
+        head_size="attention_head_size",
+        counts={"n_heads": "heads"},
+        inner="hidden_dim",
+    ),
+    "albert": Family(
+        blocks="encoder.albert_layer_groups.*.albert_layers.*",
+        heads=Projections(
+            inputs=("attention.query", "attention.key", "attention.value"),
+            output="attention.dense",
+        ),
+        neurons=Projections(inputs=("ffn",), output="ffn_output"),
+        attention="attention",
+        head_size="attention_head_size",
+        counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        shared=True,
+    ),
+    "gpt2": Family(
+        blocks="h.*",
+        heads=Projections(inputs=("attn.c_attn",), output="attn.c_proj", parts=3),
+        neurons=Projections(inputs=("mlp.c_fc",), output="mlp.c_proj"),
+        attention="attn",
+        head_size="head_dim",
+        counts={"num_heads": "heads", "split_size": "width"},
+        inner="n_inner",
+        norm_first=True,
+        causal=True,
+    ),
+    # A head is a key-value head here, with all the query heads that share it.
+    "llama": Family(
+        blocks="layers.*",
+        heads=Projections(
+            inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output="self_attn.o_proj",
+        ),
+        neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
+        attention="self_attn",
+        head_size="head_dim",
+        norm_first=True,
+        causal=True,
+    ),
+}

@@ -1,0 +1,81 @@
+"""What of a batch a model takes.
+
+One way to run a Hugging Face model for a measurement.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a batch that the model's ``forward`` names, without the labels.
+
+    A batch also carries ids, and a tokenizer may write token types that its model does not know.
+    """
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in batch.items() if name in known and name != "labels"}
+
+
+def most_tokens(config: "PreTrainedConfig") -> int | None:
+    """The longest sequence that a model has positions for; None where there is no such bound."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    # RoBERTa's positions start after the padding index.
+    return positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models in eval mode, and each of their modules back in its own mode afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch the model takes, on the model's device."""
+    device = device_of(model)
+    return {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+
+
+def logits_by(model: nn.Module, call: Callable[..., object]) -> Callable[..., Tensor]:
+    """Make ``call`` (the model, or what was compiled from it) give logits and nothing else.
+
+    A causal model would also fill a cache for the next tokens, which nobody asks for here.
+    """
+    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if takes_cache else {}
+
+    def logits(**inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = call(**inputs, **options).logits  # type: ignore[attr-defined]
+        return found
+
+    return logits
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()

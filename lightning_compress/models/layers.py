@@ -1,0 +1,205 @@
+"""What the layers of a model are: the family's own, compact blocks, or both side by side.
+
+Run a model as if some of its layers were not there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.families import FAMILIES
+from lightning_compress.models.manifest import require_float
+from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
+from lightning_compress.models.modeling_compressed import (
+    CompactBlock,
+    new_layer,
+    number_,
+    put_,
+)
+from lightning_compress.models.removal import (
+    _PRUNE_FIRST,
+    LAYERS_EDIT,
+    _in_order,
+    _record_,
+    _require_rest,
+    forget_,
+)
+from lightning_compress.models.structure import structure_of
+from lightning_compress.models.switch import Choice
+
+Shape = dict[str, Any]
+
+
+def layer_count(model: nn.Module) -> int | None:
+    """How many layers the model has; None where they share one block, or the family is unknown."""
+    if not _stacked(model):
+        return None
+    return len(structure_of(model).layers)
+
+
+def compact_shapes(model: nn.Module) -> dict[str, Shape]:
+    """The shapes of the compact blocks, as plain data, by the number of the layer.
+
+    One that stands beside the layers it is to replace has their number in ``replaces``.
+    """
+    if not _stacked(model):
+        return {}
+    shapes = {
+        str(index): _shape_of(model.get_submodule(name))
+        for index, name in enumerate(structure_of(model).layers)
+    }
+    return {index: shape for index, shape in shapes.items() if shape is not None}
+
+
+def set_layers_(model: nn.Module, count: int, compact: Mapping[str, Shape]) -> None:
+    """Give the model that many layers, of these shapes.
+
+    For a model that is about to get other weights: those of new layers are unset.
+
+    Args:
+        model: a transformer of a known family, whose layers are blocks of their own.
+        count: how many layers.
+        compact: as of :func:`compact_shapes`.
+    """
+    there = [model.get_submodule(name) for name in structure_of(model).layers]
+    wanted = [compact.get(str(index)) for index in range(count)]
+    if [_shape_of(layer) for layer in there] == wanted:
+        return
+    host = type(model.get_submodule(structure_of(model).blocks[0]))
+    layers = [
+        there[index] if index < len(there) and _shape_of(there[index]) == shape
+        else _layer_of(shape, host, model)
+        for index, shape in enumerate(wanted)
+    ]  # fmt: skip
+    replace_layers_(model, layers)
+
+
+def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:
+    """Let the model consist of these layers, and tell them their places."""
+    container = structure_of(model).layers[0].rpartition(".")[0]
+    weight = next(model.parameters())
+    stack = nn.ModuleList(layers).to(weight.device, weight.dtype)
+    put_(model, container, stack)
+    number_(stack)
+    config: Any = model.config
+    structure = structure_of(model)
+    config.num_hidden_layers = len(structure.blocks) + len(structure.leaving)
+
+
+def _layer_of(shape: Shape | None, host: type, model: nn.Module) -> nn.Module:
+    config: Any = model.config
+    if shape is None:
+        layer: nn.Module = new_layer(host, config)
+        return layer.train(model.training)
+    rest = {name: value for name, value in shape.items() if name != "replaces"}
+    compact = CompactBlock(host, config, **rest)
+    if "replaces" not in shape:
+        return compact.train(model.training)
+    old = nn.ModuleList(new_layer(host, config) for _ in range(shape["replaces"]))
+    return Choice(old, compact).train(model.training)
+
+
+def _shape_of(layer: nn.Module) -> Shape | None:
+    if isinstance(layer, CompactBlock):
+        return dict(layer.shape)
+    if isinstance(layer, Choice):
+        return {**layer.new.shape, "replaces": len(layer.old)}
+    return None
+
+
+def _stacked(model: nn.Module) -> bool:
+    family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
+    return family is not None and not family.shared
+
+
+@contextmanager
+def skipped(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
+    """Pass on what goes into these layers instead of what comes out of them.
+
+    Args:
+        model: a transformer of a known family.
+        layers: counted from 0.
+    """
+    blocks = structure_of(model).layers
+    hooks = [
+        model.get_submodule(blocks[layer]).register_forward_hook(_pass_on, with_kwargs=True)
+        for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def hidden_in(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """What goes into a layer, of the arguments that it is called with: [B, S, H]."""
+    hidden: Tensor = inputs[0] if inputs else keywords["hidden_states"]
+    return hidden
+
+
+def _pass_on(
+    module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
+) -> Any:
+    hidden = hidden_in(inputs, keywords)
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def remove_layers_(
+    model: nn.Module,
+    layers: Sequence[int],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = LAYERS_EDIT,
+) -> None:
+    """Remove whole layers (blocks) of a Hugging Face transformer, in place.
+
+    Args:
+        model: a transformer of a known family.
+        layers: which layers go, counted from 0 among those there are.
+        optimizers: that train the model; they forget the parameters that go.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown or shares one block among its layers, a layer is not
+            there or given twice, or none would be left. The model is then unchanged.
+    """
+    require_float(model, _PRUNE_FIRST)
+    structure, what = structure_of(model), type(model).__name__
+    if FAMILIES[structure.family].shared:
+        raise InputError(
+            f"no layer can be removed from {what}: its layers are one block, used again and again; "
+            "set config.num_hidden_layers to use it fewer times"
+        )
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        raise InputError(
+            f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
+            "each layer depend on its position"
+        )
+    gone = _in_order(layers, len(structure.layers), what, "layer")
+    _require_rest(gone, len(structure.layers), what, "layers")
+    if not gone:
+        return
+    kept = [layer for layer in range(len(structure.layers)) if layer not in gone]
+    inside = tuple(f"{structure.layers[layer]}." for layer in gone)
+    blocks = [
+        index for index, block in enumerate(structure.blocks) if f"{block}.".startswith(inside)
+    ]
+    for optimizer in optimizers:
+        for layer in gone:
+            forget_(optimizer, model.get_submodule(structure.layers[layer]).parameters())
+    names = {structure.layers[old]: structure.layers[new] for new, old in enumerate(kept)}
+    masks = renamed_masks(masks_of(model), names, structure.layers)
+    config: Any = model.config
+    types = getattr(config, "layer_types", None)
+    replace_layers_(model, [model.get_submodule(structure.layers[layer]) for layer in kept])
+    if types is not None:
+        config.layer_types = [types[layer] for layer in kept]
+    if masks_of(model):
+        set_masks_(model, masks)
+    edit = {"edit": LAYERS_EDIT, "technique": technique, "layers": gone}
+    _record_(model, edit if blocks == gone else {**edit, "blocks": blocks})

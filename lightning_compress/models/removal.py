@@ -1,0 +1,265 @@
+"""Slicing parameters, and with them all that is shaped like them: masks and optimizer moments.
+
+The edits that make a transformer smaller: heads, neurons and layers leave it for good.
+
+An edit is checked whole before anything is touched: one that is refused leaves the model as it was.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.families import FAMILIES, UnitKind
+from lightning_compress.models.manifest import Edit, manifest_of, require_float, set_manifest_
+from lightning_compress.models.masks import masks_of, set_masks_
+from lightning_compress.models.structure import (
+    Units,
+    inputs_of,
+    linear_at,
+    output_dim,
+    outputs_of,
+    positions_of,
+    structure_of,
+    units_of,
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Keep the entries ``kept`` (positions, ascending) of a parameter along ``dim``."""
+
+    parameter: str
+    dim: int
+    kept: Tensor
+
+
+@torch.no_grad()
+def cut_(model: nn.Module, cuts: Sequence[Cut], optimizers: Iterable[Optimizer] = ()) -> None:
+    """Make the cuts, in place; a parameter that is cut becomes a new, smaller one.
+
+    Args:
+        model: any module.
+        cuts: by parameter name, relative to ``model``; the same parameter may be cut along both
+            dimensions.
+        optimizers: that train the model: their moments are cut alike.
+    """
+    masks = dict(masks_of(model))
+    for cut in cuts:
+        owner, _, leaf = cut.parameter.rpartition(".")
+        module = model.get_submodule(owner)
+        old: nn.Parameter = getattr(module, leaf)
+        new = nn.Parameter(_kept(old.detach(), cut), requires_grad=old.requires_grad)
+        setattr(module, leaf, new)
+        for optimizer in optimizers:
+            _replace_(optimizer, old, new, cut)
+        if cut.parameter in masks:
+            masks[cut.parameter] = _kept(masks[cut.parameter], cut)
+    if masks:
+        set_masks_(model, masks)
+
+
+def forget_(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Drop parameters and their moments from an optimizer."""
+    gone = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        group["params"] = [weight for weight in group["params"] if id(weight) not in gone]
+    for parameter in [weight for weight in optimizer.state if id(weight) in gone]:
+        del optimizer.state[parameter]
+
+
+def _kept(tensor: Tensor, cut: Cut) -> Tensor:
+    return tensor.index_select(cut.dim, cut.kept.to(tensor.device))
+
+
+def _replace_(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, cut: Cut) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [new if weight is old else weight for weight in group["params"]]
+    if old in optimizer.state:
+        optimizer.state[new] = {
+            name: _kept(value, cut)
+            if isinstance(value, Tensor) and value.shape == old.shape
+            else value
+            for name, value in optimizer.state.pop(old).items()
+        }
+
+
+HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
+
+
+SUBSTITUTION_EDIT = "substitute_layers"
+
+
+_PRUNE_FIRST = "prune the model that it came from, and quantize the result"
+
+
+def remove_heads_(
+    model: nn.Module,
+    heads: Mapping[int, Sequence[int]],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = HEADS_EDIT,
+) -> None:
+    """Remove attention heads from a Hugging Face transformer, in place.
+
+    With grouped-query attention a head is a key-value head and takes its query heads with it; in
+    ALBERT, whose layers are one block, it leaves all layers.
+
+    Args:
+        model: a transformer of a known family.
+        heads: which heads go, counted from 0 among those there are, by layer.
+        optimizers: that train the model; their moments are cut alike.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown, a layer or a head is not there or given twice, or a
+            layer would be left without heads. The model is then unchanged.
+    """
+    _remove_units_(model, "heads", heads, optimizers, HEADS_EDIT, technique)
+
+
+def remove_neurons_(
+    model: nn.Module,
+    neurons: Mapping[int, Sequence[int]],
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    technique: str = NEURONS_EDIT,
+) -> None:
+    """Remove neurons of the feed-forward layers of a Hugging Face transformer, in place.
+
+    Args:
+        model: a transformer of a known family.
+        neurons: which neurons go, counted from 0 among those there are, by layer.
+        optimizers: that train the model; their moments are cut alike.
+        technique: what chose them; the report names it.
+
+    Raises:
+        InputError: the family is unknown, a layer or a neuron is not there or given twice, or a
+            layer would be left without neurons. The model is then unchanged.
+    """
+    _remove_units_(model, "neurons", neurons, optimizers, NEURONS_EDIT, technique)
+
+
+def resizing(edits: Iterable[Edit]) -> bool:
+    """Whether edits give layers sizes that the configuration cannot express."""
+    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT, SUBSTITUTION_EDIT) for edit in edits)
+
+
+def reshaping(edits: Iterable[Edit]) -> bool:
+    """Whether edits change the model's shape at all."""
+    edits = list(edits)
+    return resizing(edits) or any(edit["edit"] == LAYERS_EDIT for edit in edits)
+
+
+def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Sizes of the blocks' linear layers and attention; empty if the family is unknown.
+
+    Attributes of modules by the name of the module, as ``modeling_compressed.resize_`` takes them.
+    """
+    if getattr(getattr(model, "config", None), "model_type", None) not in FAMILIES:
+        return {}
+    structure = structure_of(model)
+    entry = FAMILIES[structure.family]
+    names = [
+        *structure.linear_names(leaving=True),
+        *(
+            f"{block}.{entry.attention}"
+            for block in (*structure.blocks, *structure.leaving)
+            if entry.counts
+        ),
+    ]
+    attributes = ("in_features", "out_features", "nx", "nf", *entry.counts)
+    modules = {name: model.get_submodule(name) for name in names}
+    return {
+        name: {a: getattr(module, a) for a in attributes if a in vars(module)}
+        for name, module in modules.items()
+    }
+
+
+def _remove_units_(
+    model: nn.Module,
+    kind: UnitKind,
+    removed: Mapping[int, Sequence[int]],
+    optimizers: Iterable[Optimizer],
+    edit: str,
+    technique: str,
+) -> None:
+    require_float(model, _PRUNE_FIRST)
+    units, what = units_of(model, kind), type(model).__name__
+    gone = {}
+    for layer in _in_order(list(removed), len(units), what, "layer"):
+        where, count = f"layer {layer} of {what}", units[layer].count
+        gone[layer] = _in_order(removed[layer], count, where, kind[:-1])
+        _require_rest(gone[layer], count, where, kind)
+    gone = {layer: positions for layer, positions in gone.items() if positions}
+    if not gone:
+        return
+    cuts = [cut for layer in gone for cut in _cuts(model, units[layer], gone[layer])]
+    cut_(model, cuts, optimizers)
+    for layer in gone:
+        _count_again_(model, units[layer])
+    _record_(
+        model,
+        {"edit": edit, "technique": technique, "layers": {str(k): v for k, v in gone.items()}},
+    )
+
+
+def _cuts(model: nn.Module, units: Units, gone: Sequence[int]) -> list[Cut]:
+    kept = [unit for unit in range(units.count) if unit not in set(gone)]
+    cuts = []
+    for name in units.inputs:
+        module = linear_at(model, name)
+        rows = positions_of(kept, outputs_of(module), units.parts, units.count)
+        cuts.append(Cut(f"{name}.weight", output_dim(module), rows))
+        if module.bias is not None:
+            cuts.append(Cut(f"{name}.bias", 0, rows))
+    module = linear_at(model, units.output)
+    columns = positions_of(kept, inputs_of(module), 1, units.count)
+    cuts.append(Cut(f"{units.output}.weight", 1 - output_dim(module), columns))
+    return cuts
+
+
+def _count_again_(model: nn.Module, units: Units) -> None:
+    """Bring the numbers that modules keep of their own sizes up to date."""
+    for name in (*units.inputs, units.output):
+        module = linear_at(model, name)
+        sizes = {"in_features": inputs_of(module), "out_features": outputs_of(module)}
+        if not isinstance(module, nn.Linear):
+            sizes = {"nx": sizes["in_features"], "nf": sizes["out_features"]}
+        for attribute, size in sizes.items():
+            setattr(module, attribute, size)
+    if units.kind == "neurons":
+        return
+    structure = structure_of(model)
+    entry = FAMILIES[structure.family]
+    attention = model.get_submodule(f"{structure.blocks[units.layer]}.{entry.attention}")
+    width = outputs_of(linear_at(model, units.inputs[0])) // units.parts
+    sizes = {"width": width, "heads": width // int(getattr(attention, entry.head_size))}
+    for attribute, what in entry.counts.items():
+        setattr(attention, attribute, sizes[what])
+
+
+def _in_order(indices: Sequence[int], count: int, where: str, what: str) -> list[int]:
+    """The indices, ascending; all must be there, and given once."""
+    wrong = [index for index in indices if not 0 <= index < count]
+    if wrong:
+        raise InputError(
+            f"{where} has no {what} {wrong[0]}: they are counted from 0 to {count - 1}"
+        )
+    ordered = sorted(set(indices))
+    if len(ordered) < len(indices):
+        twice = next(index for index in ordered if list(indices).count(index) > 1)
+        raise InputError(f"{what} {twice} of {where} is given twice")
+    return ordered
+
+
+def _require_rest(gone: Sequence[int], count: int, where: str, what: str) -> None:
+    if len(gone) == count:
+        raise InputError(f"{where} would lose all its {count} {what}: keep at least one")
+
+
+def _record_(model: nn.Module, edit: Edit) -> None:
+    set_manifest_(model, [*manifest_of(model), edit])

@@ -1,0 +1,171 @@
+"""From a name, a folder or a configuration to a Hugging Face model that fits the data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError
+from torch import nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.models.forward import most_tokens
+from lightning_compress.saving import MANIFEST, load_compressed, quiet_transformers
+from lightning_compress.tasks.task import Task, task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+_AUTO_CLASSES = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+}
+
+
+def build_model(
+    *,
+    pretrained: str | None,
+    config: dict[str, Any] | None,
+    task: Task,
+    labels: dict[str, Any],
+    vocabulary: dict[str, Any],
+    new_head: bool,
+    option: str = "model.pretrained",
+) -> "PreTrainedModel":
+    """Build the model of a run, in float32.
+
+    Args:
+        pretrained: a Hub name, a Hugging Face folder or a compressed folder; None: from scratch.
+        config: fields of the Hugging Face configuration; ``model_type`` names the architecture
+            when there is nothing pretrained.
+        task: what the model is to do.
+        labels: ``num_labels``, ``problem_type``, ``id2label``, ``label2id`` as far as known.
+        vocabulary: ``vocab_size``, ``pad_token_id``, ... for a model from scratch.
+        new_head: put an untrained head in the place of one for another number of labels.
+        option: what error messages call ``pretrained``.
+
+    Raises:
+        InputError: neither or both of ``pretrained`` and a ``model_type`` are given, or the model
+            cannot be found, or its head is for another task or number of labels.
+    """
+    config = dict(config or {})
+    if pretrained is None:
+        return _from_scratch(task, {**vocabulary, **labels, **config})
+    if "model_type" in config:
+        raise InputError(
+            "model.config.model_type asks for a new model and model.pretrained for an existing "
+            "one: give one of them"
+        )
+    if (Path(pretrained) / MANIFEST).is_file():
+        return _compressed(pretrained, task, labels, config, option)
+    return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
+
+
+def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
+    """How many different tokens a model knows, and how many it reads at once, where that is set."""
+    embeddings = model.get_input_embeddings()
+    rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
+    return rows, most_tokens(model.config)
+
+
+def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
+    import transformers
+
+    fields = {name: value for name, value in fields.items() if value is not None}
+    model_type = fields.pop("model_type", None)
+    if model_type is None:
+        raise InputError(
+            "there is no model: give model.pretrained (a Hub name or a folder), or "
+            "model.config.model_type (bert, gpt2, ...) to start from scratch"
+        )
+    if "vocab_size" not in fields:
+        raise InputError(
+            "a model from scratch needs to know its vocabulary: give the run a data module with a "
+            "tokenizer, or set model.config.vocab_size"
+        )
+    try:
+        config = transformers.AutoConfig.for_model(model_type, **fields)
+        model: PreTrainedModel = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"model.config does not work: {_first_line(error)}") from error
+    return model
+
+
+def _from_pretrained(
+    name: str, task: Task, fields: dict[str, Any], new_head: bool, option: str
+) -> "PreTrainedModel":
+    import transformers
+
+    try:
+        if not new_head:
+            _check_head(transformers.AutoConfig.from_pretrained(name), name, task, fields)
+        with quiet_transformers():
+            model: PreTrainedModel
+            model, found = getattr(transformers, _AUTO_CLASSES[task]).from_pretrained(
+                name,
+                dtype="float32",
+                ignore_mismatched_sizes=new_head,
+                output_loading_info=True,
+                **fields,
+            )
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{option}: {name!r} cannot be loaded, neither as a folder (is the path right, "
+            "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
+            f"{_first_line(error)}"
+        ) from error
+    _say_what_is_new(model, name, sorted(found["missing_keys"]))
+    return model
+
+
+def _compressed(
+    folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any], option: str
+) -> "PreTrainedModel":
+    try:
+        model = load_compressed(folder, dtype="float32", **config)
+    except InputError as error:
+        raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
+    if task_of(model) != task:
+        raise InputError(
+            f"{option}: {folder} is a {type(model).__name__}, which does not do {task}: "
+            "choose another folder or another model.task"
+        )
+    _check_head(model.config, folder, task, labels)
+    return model
+
+
+def _check_head(config: "PreTrainedConfig", name: str, task: Task, labels: dict[str, Any]) -> None:
+    """Refuse a trained head for another number of labels; a bare encoder gets a new one."""
+    trained = any(
+        architecture.endswith("ForSequenceClassification")
+        for architecture in config.architectures or []
+    )
+    wanted = labels.get("num_labels")
+    if task != "sequence-classification" or not trained or wanted in (None, config.num_labels):
+        return
+    raise InputError(
+        f"the data have {wanted} labels and the model in {name} has a head for "
+        f"{config.num_labels}: use data with the model's labels, or set model.num_labels: {wanted} "
+        "to put an untrained head in its place"
+    )
+
+
+def _say_what_is_new(model: "PreTrainedModel", name: str, missing: list[str]) -> None:
+    """Tell which weights start from random numbers: a new head is expected, the rest is not."""
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    # A pooler belongs to the head: masked language models are saved without one.
+    body = [key for key in body if ".pooler." not in key]
+    if body:
+        rank_zero_warn(
+            f"{name} lacks {len(body)} tensors of the model ({', '.join(body[:3])}), which start "
+            "from random numbers: train them, or choose a complete model"
+        )
+    elif missing:
+        rank_zero_info(f"The head on {name} is new and untrained.")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,236 @@
+"""From a name to a teacher that fits its student.
+
+The teacher is measured before it teaches.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lightning_compress.distillation.teacher import freeze_
+from lightning_compress.errors import InputError
+from lightning_compress.modules.pretrained import build_model, reading_limits
+from lightning_compress.saving import edits_in
+from lightning_compress.tasks.task import Task, problem_type_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import lightning as L
+from torch import Tensor
+
+from lightning_compress.distillation.outputs import Wanted
+from lightning_compress.distillation.teacher import Batch, LiveTeacher
+from lightning_compress.tasks.baseline import chance_of
+from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
+from lightning_compress.tasks.task import task_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+DENSE = "dense"
+
+
+def load_teacher(
+    name: str, *, student: str | None, task: Task, config: dict[str, Any] | None = None
+) -> "PreTrainedModel":
+    """Load a teacher, in float32 and eval mode, without gradients.
+
+    Args:
+        name: Hub name, Hugging Face folder, compressed folder, or checkpoint of a FineTuningModule;
+            ``dense``: the model that the student came from.
+        student: what the student starts from.
+        task: what both do.
+        config: fields of its configuration to change.
+
+    Raises:
+        InputError: it is not there, damaged, for another task, or the student of a distillation.
+    """
+    if name == DENSE:
+        name = _dense_model_of(student)
+    path = Path(name)
+    if path.is_file():
+        if config:
+            raise InputError(
+                f"model.config cannot change what is made of a checkpoint, {path}: name the "
+                "folder model/ of its run in model.teacher"
+            )
+        model = _from_checkpoint(path)
+    else:
+        model = build_model(
+            pretrained=name,
+            config=config,
+            task=task,
+            labels={},
+            vocabulary={},
+            new_head=False,
+            option="model.teacher",
+        )
+    freeze_(model)
+    return model
+
+
+def _dense_model_of(student: str | None) -> str:
+    """Beside a run's ``model`` lies its ``dense``; a model that nothing was cut from is its own."""
+    if student is None:
+        raise InputError(
+            "model.teacher is dense, the model that the student came from: name that in "
+            "model.pretrained"
+        )
+    beside = Path(student).parent / DENSE
+    if (beside / "config.json").is_file():
+        return str(beside)
+    if edits_in(student):
+        raise InputError(
+            f"model.teacher is dense, and {beside}, which would be the model that {student} came "
+            "from, is not there: name a teacher"
+        )
+    return student
+
+
+def _from_checkpoint(path: Path) -> "PreTrainedModel":
+    from lightning_compress.modules.fine_tuning import FineTuningModule
+
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if "teacher" in checkpoint["hyper_parameters"]:
+            raise InputError(
+                f"model.teacher: {path} is the checkpoint of a student of DistillationModule; if "
+                "it is to teach, name the folder model/ of its run"
+            )
+        module = FineTuningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        return module.model
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"model.teacher: {path} cannot be read as a checkpoint of FineTuningModule: {reason}"
+        ) from error
+
+
+def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: Task) -> None:
+    """See that a teacher predicts what its student is to predict.
+
+    Raises:
+        InputError: their labels or vocabularies differ.
+    """
+    its, own = teacher.config, student.config
+    if task != "sequence-classification":
+        if its.vocab_size != own.vocab_size:
+            raise InputError(
+                f"model.teacher predicts {its.vocab_size} tokens and the student {own.vocab_size}: "
+                "a language model learns token by token, so both need one vocabulary"
+            )
+        return
+    labels = {"num_labels": own.num_labels, "id2label": own.id2label}
+    check_labels(teacher, {**labels, "problem_type": problem_type_of(student)}, whose="the student")
+
+
+def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose: str) -> None:
+    """See that a teacher predicts these labels.
+
+    Args:
+        teacher: a classifier.
+        labels: ``num_labels``, ``problem_type`` and ``id2label`` as far as they are known.
+        whose: they are.
+
+    Raises:
+        InputError: it has others, or has them in another order.
+    """
+    count, kind = teacher.config.num_labels, problem_type_of(teacher)
+    wanted = labels.get("num_labels") or count, labels.get("problem_type") or kind
+    if (count, kind) != wanted:
+        raise InputError(
+            f"model.teacher has {count} labels ({_words(kind)}) and {whose} {wanted[0]} "
+            f"({_words(wanted[1])}): both need the same; fine-tune the teacher on these data first"
+        )
+    names = _names(teacher.config.id2label, count), _names(labels.get("id2label"), count)
+    if None not in names and names[0] != names[1]:
+        raise InputError(
+            f"model.teacher has the labels {', '.join(names[0] or [])} and {whose} "
+            f"{', '.join(names[1] or [])}, in this order: both need the same in the same order; "
+            "fine-tune the teacher on these data first"
+        )
+
+
+def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: int | None) -> None:
+    """See that a teacher can read the texts; a misfit would end in an index error.
+
+    Args:
+        teacher: reads them.
+        tokens: how many the student's tokenizer knows, if that is the teacher's too.
+        max_length: most tokens of a text.
+
+    Raises:
+        InputError: it cannot.
+    """
+    rows, positions = reading_limits(teacher)
+    if tokens is not None and rows is not None and tokens > rows:
+        raise InputError(
+            f"model.teacher knows {rows} tokens and the tokenizer {tokens}: put the tokenizer that "
+            "the teacher was trained with into its folder, or name another teacher"
+        )
+    if max_length is not None and positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length} and model.teacher reads at most {positions} tokens: "
+            "lower it"
+        )
+
+
+def _words(kind: str | None) -> str:
+    return str(kind).replace("_", " ")
+
+
+def _names(id2label: Mapping[Any, str] | None, count: int | None) -> list[str] | None:
+    """The labels' names in order; None where they are but numbers, which say nothing."""
+    known = {int(index): name for index, name in (id2label or {}).items()}
+    names = [str(known.get(index, index)).lower() for index in range(count or 0)]
+    numbered = all(name.removeprefix("label_").isdigit() for name in names)
+    return None if numbered else names
+
+
+def examine(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) -> dict[str, float]:
+    """The metrics of a teacher on validation batches, of all processes together.
+
+    Raises:
+        InputError: by the metric that counts it is no better than chance. In a dev run, and where
+            a perfect teacher could have been lucky, that is not asked.
+    """
+    config: PreTrainedConfig = teacher.model.config
+    task, problem_type = task_of(teacher.model), problem_type_of(teacher.model)
+    metrics = metrics_for(task, problem_type, config.num_labels)
+    classes = config.num_labels or 0
+    counts = torch.zeros(1 + classes, device=teacher.model.device)
+    metrics.to(counts.device)
+    for batch in batches:
+        logits, labels = teacher(batch, Wanted()).logits, batch["labels"]
+        assert isinstance(logits, Tensor)
+        metrics.update(*predictions_and_targets(task, problem_type, logits, labels))
+        counts[0] += len(labels)
+        if problem_type == "single_label_classification":
+            counts[1:] += torch.bincount(labels, minlength=classes)
+        elif problem_type == "multi_label_classification":
+            counts[1:] += labels.sum(0)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    examples, *each = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+    chance = chance_of(
+        problem_type,
+        examples=int(examples),
+        label_counts={label: int(count) for label, count in enumerate(each)},
+        vocabulary=config.vocab_size,
+    )
+    name, better = primary_metric(task, problem_type)
+    learned = found[name] > chance if better == "max" else found[name] < chance
+    few = better == "max" and chance >= 1  # or of one class only
+    if not learned and not few and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
+        raise InputError(
+            f"model.teacher is no better than chance: its {name} is {found[name]:.4g} on "
+            f"{int(examples)} validation examples, where {chance:.4g} could be luck; fine-tune it "
+            "on these data first"
+        )
+    return found
