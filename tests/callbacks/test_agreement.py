@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from lightning_compress.callbacks import IterativeMagnitudePruning
 from lightning_compress.models import masks_of
-from lightning_compress.pruning.enforcement import masks_digest
+from lightning_compress.models.masks import masks_digest
 from tests.callbacks.conftest import two_processes
 
 class Module(L.LightningModule):

@@ -550,7 +550,7 @@ from tests.callbacks.conftest import Foreign, SameEverywhere, two_processes
 from tests.callbacks.test_encoder_block_substitution import groups_of, substitution
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning
-from lightning_compress.models.substituting import choices_of
+from lightning_compress.substitution.edit import choices_of
 
 class Watch(SameEverywhere):
     ways = []

@@ -264,7 +264,7 @@ from tests.conftest import ToyData
 from tests.callbacks.conftest import SameEverywhere, two_processes
 from tests.callbacks.test_quantization_aware_training import STILL
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.models.rounded import stretches_of
+from lightning_compress.quantization.fake_quantized import stretches_of
 from lightning_compress.modules import QATModule
 
 class Learned(L.Callback):

@@ -412,9 +412,9 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from lightning_compress.distillation import chunks
-from lightning_compress.distillation.chunks import Chunk
-from lightning_compress.distillation.teacher_store import cached_store
+from lightning_compress.distillation import teacher_cache as chunks
+from lightning_compress.distillation.teacher_cache import Chunk
+from lightning_compress.distillation.teacher_cache import cached_store
 chunks._BATCH_BYTES = 1
 
 def half():

@@ -71,7 +71,7 @@ def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "print('here', flush=True)\n"
-        "from lightning_compress.evaluation.worker import Worker\n"
+        "from lightning_compress.evaluation.runtimes.subprocess_worker import Worker\n"
         "worker = Worker(dict, {'a': 1}, limit=60)\n"
         "print(worker.call('get', 'a'))\n"
         "worker.close()\n"

@@ -15,7 +15,7 @@ from lightning_compress.saving import save_compressed
 IDS = torch.arange(2, 26).reshape(3, 8)
 OURS = """
 import sys, torch
-from lightning_compress.models import load_compressed
+from lightning_compress.saving import load_compressed
 ids = torch.load(sys.argv[1])
 for folder in sys.argv[2:]:
     with torch.inference_mode():

@@ -11,7 +11,8 @@ from lightning_compress.saving import load_compressed, restore_compression_, sav
 
 LOAD = """
 import sys, torch
-from lightning_compress.models import load_compressed, masks_of
+from lightning_compress import load_compressed
+from lightning_compress.models import masks_of
 model = load_compressed(sys.argv[1])
 torch.manual_seed(0)
 with torch.inference_mode():

@@ -234,8 +234,8 @@ DDP = """
 import json, sys
 from pathlib import Path
 import lightning as L, torch
-from lightning_compress.distillation import outputs, teachers
-from lightning_compress.distillation.embeddings import Embeddings
+from lightning_compress.distillation import outputs, teacher
+from lightning_compress.distillation.hidden_states import Embeddings
 from lightning_compress.distillation.objective import Losses
 from lightning_compress.modules import DistillationModule
 from tests.modules.conftest import QUIET, STUDENT, text_data
@@ -245,7 +245,7 @@ if __name__ == "__main__":
     def count(model, batch, wanted):
         asked.append(len(batch["input_ids"]))
         return outputs.observe(model, batch, wanted)
-    teachers.observe = count
+    teacher.observe = count
     place, school, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
     for use in ("always", "never"):
         asked.clear()

@@ -115,7 +115,8 @@ def test_the_module_whose_rounding_hurts_most_comes_first(tiny_bert, looking):
     assert next(iter(found)) == "bert.encoder.layer.0.intermediate.dense"
     assert sorted(steps) == sorted(found)
     assert all(first >= second for first, second in itertools.pairwise(found.values()))
-    assert all(value > 0 for value in found.values())
+    # A divergence is never negative, but for float32 rounding of nearly equal logits.
+    assert all(value > -1e-12 for value in found.values())
     assert before.keys() == changed.keys() == tiny_bert.state_dict().keys()
     assert all(torch.equal(value, tiny_bert.state_dict()[name]) for name, value in changed.items())
 
