@@ -5,7 +5,7 @@
 Takes the BERT-mini that benchmarks/magnitude_table.py has fine-tuned on SST-2, edits it in every
 way without training, exports it and compares the logits and predictions of all 872 sentences with
 PyTorch's; and the small GPT-2 of benchmarks/perplexity_table.py on 100 reviews, token by token. An
-export beyond the bounds is refused, and so is a row that says so.
+export beyond the tolerance is refused, and so is a row that says so.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from lightning_compress import (
     substitute_layers_,
 )
 from lightning_compress.errors import InputError
-from lightning_compress.export import Choices, export_model
+from lightning_compress.export import ExportOptions, export_model
 from lightning_compress.models import set_masks_, structure_of
 from lightning_compress.quantization.precisions import own_precision
 
@@ -89,7 +89,7 @@ KINDS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", nargs="+", default=["onnx", "openvino", "aotinductor"])
-    parser.add_argument("--models", nargs="+", default=["bert", "gpt2"], choices=("bert", "gpt2"))
+    parser.add_argument("--models", nargs="+", default=["bert", "gpt2"], options=("bert", "gpt2"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print("| model | edits | format | examples | largest difference | of a logit of | equal |")
@@ -112,7 +112,7 @@ def main():
                 try:
                     found = export_model(
                         model, Path(scratch) / "out", format, examples=examples,
-                        choices=Choices(own_precision(model) or "fp32", calibration=seen),
+                        options=ExportOptions(own_precision(model) or "fp32", calibration=seen),
                     )  # fmt: skip
                 except InputError as error:
                     print(f"| {name} | {kind} | {format} | refused: {error} | | | |", flush=True)

@@ -15,9 +15,9 @@ from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
 from lightning_compress.evaluation.report.rendering import show_report
 from lightning_compress.evaluation.report.report import Report, write_report
-from lightning_compress.evaluation.report.row import Label
+from lightning_compress.evaluation.report.row import Variant
 from lightning_compress.evaluation.runtimes.table import RuntimeName
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import manifest_of, transformer_in
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
 from lightning_compress.quantization.precisions import Precision
@@ -57,7 +57,7 @@ class CompressionBenchmark(L.Callback):
         seconds: how long each row is timed for latency, and again for throughput.
         threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
             with the first, rates with each.
-        limit: seconds that compiling or exporting a model, and each run there, may take.
+        timeout_s: seconds that compiling or exporting a model, and each run there, may take.
 
     Raises:
         InputError: a choice is out of range, or the machine has no such device.
@@ -74,10 +74,10 @@ class CompressionBenchmark(L.Callback):
         latency_examples: int = 100,
         seconds: float = 1.0,
         threads: Sequence[int] = (0,),
-        limit: float = 900.0,
+        timeout_s: float = 900.0,
     ) -> None:
         self.baseline = baseline
-        self.settings = Settings(
+        self.settings = BenchmarkSettings(
             runtimes=runtimes,
             precisions=precisions,
             devices=devices,
@@ -85,7 +85,7 @@ class CompressionBenchmark(L.Callback):
             latency_examples=latency_examples,
             seconds=seconds,
             threads=threads,
-            limit=limit,
+            timeout_s=timeout_s,
         )
         self._started: datetime | None = None
         self._seen: Sequence[Batch] = ()
@@ -156,7 +156,7 @@ class CompressionBenchmark(L.Callback):
             progress=trainer.progress_bar_callback is not None,
         )
 
-    def _models(self, model: "PreTrainedModel", folder: Path) -> "dict[Label, PreTrainedModel]":
+    def _models(self, model: "PreTrainedModel", folder: Path) -> "dict[Variant, PreTrainedModel]":
         """The models to measure, by their part in the comparison."""
         if self.baseline is not None:
             return {"dense": load_compressed(self.baseline), "compressed": model}

@@ -11,7 +11,7 @@ from lightning_compress.cli.saved_model import (
     model_and_data_parser,
     ready_options,
 )
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -38,23 +38,28 @@ def _parser() -> ArgumentParser:
         "--baseline", type=str | None, default=None, help="the dense model to compare with"
     )
     parser.add_argument("--output", type=str, default="logs/benchmark", help="folder of the report")
-    parser.add_class_arguments(Settings, "measure")
+    parser.add_class_arguments(BenchmarkSettings, "measure")
     return parser
 
 
 def _measure(
-    model: str, baseline: str | None, task: Task, data: Any, settings: Settings, output: Path
+    model: str,
+    baseline: str | None,
+    task: Task,
+    data: Any,
+    settings: BenchmarkSettings,
+    output: Path,
 ) -> None:
     from lightning_compress.evaluation.benchmark import benchmark
     from lightning_compress.evaluation.examples import Batch, examples_of
     from lightning_compress.evaluation.report.rendering import show_report
     from lightning_compress.evaluation.report.report import write_report
-    from lightning_compress.evaluation.report.row import Label
+    from lightning_compress.evaluation.report.row import Variant
     from lightning_compress.models import manifest_of
 
     measured = load_saved(model, task)
-    own: Label = "compressed" if baseline is not None or manifest_of(measured) else "dense"
-    models: dict[Label, PreTrainedModel] = {own: measured}
+    own: Variant = "compressed" if baseline is not None or manifest_of(measured) else "dense"
+    models: dict[Variant, PreTrainedModel] = {own: measured}
     if baseline is not None:
         models = {"dense": load_saved(baseline, task), **models}
     calibration: list[Batch] = []

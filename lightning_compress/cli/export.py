@@ -46,7 +46,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--examples", type=int, default=256, help="test examples to compare on")
     parser.add_argument(
-        "--most_examples", type=int, default=32, help="of a batch, where a format plans for it"
+        "--max_batch_size", type=int, default=32, help="of a batch, where a format plans for it"
     )
     parser.add_argument(
         "--nncf",
@@ -54,7 +54,7 @@ def _parser() -> ArgumentParser:
         help="let NNCF quantize, with --format openvino --precision int8-static",
     )
     parser.add_argument(
-        "--dry-run",
+        "--dry_run",
         action="store_true",
         help="of tensorrt: write the ONNX and the command that makes an engine of it",
     )
@@ -66,22 +66,22 @@ def _export(ready: Any) -> None:
     from lightning_compress.evaluation.compatibility import check_examples
     from lightning_compress.evaluation.examples import examples_of, sampled_batches
     from lightning_compress.export.export import check_export, export_model, verdict
-    from lightning_compress.export.formats import Choices
+    from lightning_compress.export.formats import ExportOptions
     from lightning_compress.quantization.precisions import own_precision
 
     if ready.examples < 1:
         raise InputError(f"examples must be at least 1, not {ready.examples}")
     model, data, output = load_saved(ready.model, ready.task), ready.data, Path(ready.output)
-    choices = Choices(
+    options = ExportOptions(
         precision=ready.precision or own_precision(model) or "fp32",
         nncf=ready.nncf,
-        most_examples=ready.most_examples,
+        max_batch_size=ready.max_batch_size,
         dry_run=ready.dry_run,
     )
-    check_export(model, output, ready.format, choices, overwrite=ready.overwrite)
-    if choices.precision == "int8-static":
+    check_export(model, output, ready.format, options, overwrite=ready.overwrite)
+    if options.precision == "int8-static":
         seen = calibration_of(data, model, _BATCH_SIZE)
-        choices = dataclasses.replace(choices, calibration=seen)
+        options = dataclasses.replace(options, calibration=seen)
     data.setup("test")
     examples = sampled_batches(
         data.test_dataloader(),
@@ -90,15 +90,15 @@ def _export(ready: Any) -> None:
         pad_token_id=model.config.pad_token_id or 0,
     )
     check_examples("given", model, examples_of(examples))
-    sys.stderr.write(f"Exporting for {ready.format} in {choices.precision}\n")
+    sys.stderr.write(f"Exporting for {ready.format} in {options.precision}\n")
     agreement = export_model(
         model,
         output,
         ready.format,
         examples=examples,
-        choices=choices,
+        options=options,
         tokenizer=getattr(data, "tokenizer", None),
         overwrite=ready.overwrite,
     )
-    said = verdict(agreement, choices.precision)
+    said = verdict(agreement, options.precision)
     sys.stdout.write(f"{said}\n{output}/README.md says how to run it.\n")

@@ -18,15 +18,15 @@ from lightning_compress.evaluation.latency import (
     latency_of,
     throughput_of,
 )
-from lightning_compress.evaluation.model_under_test import Subject, subject_of
+from lightning_compress.evaluation.model_under_test import ModelUnderTest, model_under_test
 from lightning_compress.evaluation.quality import evaluate
-from lightning_compress.evaluation.report.methodology import legend
+from lightning_compress.evaluation.report.methodology import methodology
 from lightning_compress.evaluation.report.report import Report, Run, TaskFacts, token_lengths
-from lightning_compress.evaluation.report.row import Label, Row
-from lightning_compress.evaluation.runtimes.runtime import Prepared, Runtime, UnavailableError
+from lightning_compress.evaluation.report.row import Row, Variant
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, Runtime, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import WorkerError
 from lightning_compress.evaluation.runtimes.table import runtimes_named
-from lightning_compress.evaluation.settings import Settings, fixed_threads
+from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
 from lightning_compress.models.forward import evaluating
 from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.quantization.precisions import own_precision
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    models: "Mapping[Label, PreTrainedModel]",
+    models: "Mapping[Variant, PreTrainedModel]",
     examples: Sequence[Example],
-    settings: Settings | None = None,
+    settings: BenchmarkSettings | None = None,
     *,
     run_name: str,
     task_name: str,
@@ -75,7 +75,7 @@ def benchmark(
     """
     for label, model in models.items():
         check_examples(label, model, examples)
-    settings = settings or Settings()
+    settings = settings or BenchmarkSettings()
     pad = next(iter(models.values())).config.pad_token_id
     work = workload_of(
         examples,
@@ -87,8 +87,8 @@ def benchmark(
     runtimes = runtimes_named(
         settings.runtimes_here(),
         calibration,
-        most_examples=settings.batch_size,
-        limit=settings.limit,
+        max_batch_size=settings.batch_size,
+        timeout_s=settings.timeout_s,
     )
     rows = sum(
         len(_plan(runtimes, device, settings, model))
@@ -100,12 +100,12 @@ def benchmark(
         evaluating(*models.values()),
         progress_bar(rows * len(work.whole), shown=progress) as advance,
     ):
-        subjects = [subject_of(label, model, work.typical) for label, model in models.items()]
+        subjects = [model_under_test(label, model, work.typical) for label, model in models.items()]
         report = Report(
             run=Run(run_name, _timestamp(started), host_facts(), versions()),
             task=_task_facts(subjects[0], task_name, split, examples),
             throughput_batch_size=settings.batch_size,
-            protocol=legend(settings, work),
+            protocol=methodology(settings, work),
         )
         measurement = _Measurement(subjects, runtimes, work, settings, report, on_update, advance)
         for device in devices:
@@ -117,14 +117,16 @@ def _timestamp(moment: datetime | None) -> str:
     return (moment or datetime.now().astimezone()).isoformat(timespec="seconds")
 
 
-def _task_facts(subject: Subject, name: str, split: str, examples: Sequence[Example]) -> TaskFacts:
+def _task_facts(
+    subject: ModelUnderTest, name: str, split: str, examples: Sequence[Example]
+) -> TaskFacts:
     metric, _ = primary_metric(subject.task, subject.problem_type)
     tokens = token_lengths([len(example) for example in examples])
     return TaskFacts(name, metric, split, len(examples), tokens)
 
 
 def _plan(
-    runtimes: Sequence[Runtime], device: str, settings: Settings, model: "PreTrainedModel"
+    runtimes: Sequence[Runtime], device: str, settings: BenchmarkSettings, model: "PreTrainedModel"
 ) -> list[tuple[Runtime, str]]:
     """The runtimes and precisions that a model is measured in on a device."""
     own = own_precision(model)
@@ -142,16 +144,16 @@ class _Ready:
 
     row: Row
     runtime: Runtime
-    subject: Subject
-    prepared: Prepared
+    subject: ModelUnderTest
+    prepared: PreparedModel
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    subjects: Sequence[Subject]
+    subjects: Sequence[ModelUnderTest]
     runtimes: Sequence[Runtime]
     work: Workload
-    settings: Settings
+    settings: BenchmarkSettings
     report: Report
     on_update: Callable[[Report], None]
     advance: Advance
@@ -187,12 +189,14 @@ class _Measurement:
         return ready
 
     def _ready(
-        self, row: Row, runtime: Runtime, subject: Subject, opened: ExitStack
+        self, row: Row, runtime: Runtime, subject: ModelUnderTest, opened: ExitStack
     ) -> _Ready | None:
         """Make a row's model ready to run until ``opened`` is closed; else its notes say why."""
         self.advance(f"Preparing {row.title}", 0)
         try:
-            prepared = runtime.prepare(subject.model, row.precision, row.device, self.work.trials)
+            prepared = runtime.prepare(
+                subject.model, row.precision, row.device, self.work.warmup_batches
+            )
         except UnavailableError as error:
             row.failure = str(error)
             return None

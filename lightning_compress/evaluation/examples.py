@@ -189,7 +189,7 @@ class Workload:
         return self.timed[1][len(self.timed[1]) // 2]
 
     @property
-    def trials(self) -> list[Batch]:
+    def warmup_batches(self) -> list[Batch]:
         """Batches of the shapes that there will be, the most demanding one first."""
         shortest = [batches[0] for size, batches in sorted(self.timed.items()) if size > 1]
         return [self.longest, *reversed(shortest), self.typical]

@@ -65,7 +65,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def against_bf16(device: str) -> str | None:
+def bf16_caveat(device: str) -> str | None:
     """Why bf16 is slow on a device; None where nothing is known against it."""
     kind = torch.device(device).type
     if kind == "cuda" and not _bf16_on_cuda(device):
@@ -93,20 +93,20 @@ WEIGHTS_ONLY = (
 UNFUSED = "eager: each step of rounding is a pass over memory of its own; compile fuses them"
 
 
-def against(precision: str, runtime: str, device: str) -> str | None:
+def precision_caveat(precision: str, runtime: str, device: str) -> str | None:
     """Why a precision is not faster in a runtime and on a device; None if nothing is known."""
     if precision == "bf16":
-        return against_bf16(device)
+        return bf16_caveat(device)
     if precision == "fp16":
-        return _against_fp16(device)
+        return _fp16_caveat(device)
     if precision.endswith("-weight"):
         return WEIGHTS_ONLY
     if precision.startswith("int8"):
-        return UNFUSED if runtime == "eager" else _against_int8(device)
+        return UNFUSED if runtime == "eager" else _int8_caveat(device)
     return None
 
 
-def _against_fp16(device: str) -> str | None:
+def _fp16_caveat(device: str) -> str | None:
     if torch.device(device).type == "cpu" and _x86():
         has = torch.cpu.get_capabilities()
         if not (has.get("avx512_fp16") or has.get("amx_fp16")):
@@ -114,7 +114,7 @@ def _against_fp16(device: str) -> str | None:
     return None
 
 
-def _against_int8(device: str) -> str | None:
+def _int8_caveat(device: str) -> str | None:
     if torch.device(device).type == "cpu" and _x86():
         has = torch.cpu.get_capabilities()
         if not (has.get("avx512_vnni") or has.get("avx_vnni") or has.get("amx_int8")):

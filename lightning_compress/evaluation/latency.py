@@ -46,12 +46,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Examples per second; ``spread`` is the interquartile range over rounds by the median."""
+    """Examples per second; ``iqr`` is the interquartile range over rounds by the median."""
 
     batch_size: int
     threads: int
     samples_per_second: float
-    spread: float
+    iqr: float
 
 
 def seconds_of(call: Callable[[], object]) -> float:

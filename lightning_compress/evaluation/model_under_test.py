@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
-from lightning_compress.evaluation.host import against
-from lightning_compress.evaluation.report.row import MASKS_ONLY, Label, Row
+from lightning_compress.evaluation.host import precision_caveat
+from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT
 from lightning_compress.tasks.metrics import metrics_for
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model with its task, its size and what was done to it."""
 
-    label: Label
+    label: Variant
     model: "PreTrainedModel"
     task: Task
     problem_type: ProblemType | None
@@ -34,7 +34,7 @@ class Subject:
 
     def row(self, runtime: str, device: str, precision: str) -> Row:
         """A row of the report with nothing measured yet."""
-        against_it = against(precision, runtime, device)
+        caveat = precision_caveat(precision, runtime, device)
         metrics = metrics_for(self.task, self.problem_type, self.num_labels)
         return Row(
             model=self.label,
@@ -46,11 +46,11 @@ class Subject:
             parameters=self.parameters,
             nonzero_parameters=self.nonzero_parameters,
             macs=self.macs,
-            notes=[*self.notes, *([against_it] if against_it else [])],
+            notes=[*self.notes, *([caveat] if caveat else [])],
         )
 
 
-def subject_of(label: Label, model: "PreTrainedModel", example: Batch) -> Subject:
+def model_under_test(label: Variant, model: "PreTrainedModel", example: Batch) -> ModelUnderTest:
     """Look at a model.
 
     Args:
@@ -61,7 +61,7 @@ def subject_of(label: Label, model: "PreTrainedModel", example: Batch) -> Subjec
     edits = manifest_of(model)
     masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
     parameters, nonzero = count_parameters(model)
-    return Subject(
+    return ModelUnderTest(
         label=label,
         model=model,
         task=task_of(model),

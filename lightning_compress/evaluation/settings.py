@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.host import against_bf16
+from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
 from lightning_compress.evaluation.runtimes.table import RuntimeName, runtimes_here
 from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class BenchmarkSettings:
     """What is measured and for how long.
 
     Args:
@@ -30,7 +30,7 @@ class Settings:
         seconds: how long each row is timed for latency, and again for throughput.
         threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
             with the first, rates with each.
-        limit: seconds that compiling or exporting a model, and each run there, may take.
+        timeout_s: seconds that compiling or exporting a model, and each run there, may take.
 
     Raises:
         InputError: a choice is out of range, or the machine has no such device.
@@ -43,7 +43,7 @@ class Settings:
     latency_examples: int = 100
     seconds: float = 1.0
     threads: Sequence[int] = (0,)
-    limit: float = 900.0
+    timeout_s: float = 900.0
 
     def __post_init__(self) -> None:
         for name in ("runtimes", "precisions", "devices", "batch_sizes", "threads"):
@@ -60,7 +60,7 @@ class Settings:
         for name, least in (("batch_sizes", 1), ("threads", 0)):
             if min(getattr(self, name)) < least:
                 raise InputError(f"{name} must be at least {least}, not {min(getattr(self, name))}")
-        for name in ("seconds", "limit"):
+        for name in ("seconds", "timeout_s"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
         there = torch_devices()
@@ -89,7 +89,7 @@ class Settings:
         """The precisions to measure on a device."""
         if self.precisions is not None:
             return self.precisions
-        return ("fp32", "bf16") if against_bf16(device) is None else ("fp32",)
+        return ("fp32", "bf16") if bf16_caveat(device) is None else ("fp32",)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def write_executorch(
     *,
     precision: str,
     calibration: Sequence[Batch],
-    most_examples: int,
+    max_batch_size: int,
 ) -> None:
     """Write a model as ``model.pte``, for batches of so many examples at most, of any length.
 
@@ -48,7 +48,7 @@ def write_executorch(
         folder: where to.
         precision: ``fp32``, ``int8-dynamic`` or ``int8-static``.
         calibration: batches of training examples, for ``int8-static``.
-        most_examples: for which memory is planned.
+        max_batch_size: for which memory is planned.
     """
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -57,9 +57,9 @@ def write_executorch(
         floats = _plain(model)
         # As one operator ExecuTorch 1.5 takes its batch for fixed.
         slices = {torch.ops.aten.split.Tensor: _in_slices}
-        program = program_of(floats, most_examples=most_examples).run_decompositions(slices)
+        program = program_of(floats, max_batch_size=max_batch_size).run_decompositions(slices)
         if precision != "fp32":
-            program = _rounded(floats, program, precision, calibration, most_examples)
+            program = _rounded(floats, program, precision, calibration, max_batch_size)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         (folder / FILE).write_bytes(lowered.to_executorch().buffer)
 
@@ -125,7 +125,7 @@ def _rounded(
     program: torch.export.ExportedProgram,
     precision: str,
     calibration: Sequence[Batch],
-    most_examples: int,
+    max_batch_size: int,
 ) -> torch.export.ExportedProgram:
     """The program with its linear layers in int8, as PT2E makes it."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -149,7 +149,7 @@ def _rounded(
     # With steps of each batch's own any example will do: only the weights are looked at.
     for batch in calibration or [{"input_ids": torch.zeros(1, 1, dtype=torch.long)}]:
         observed(*named_inputs(names, batch))
-    return traced_again(convert_pt2e(observed), model, most_examples=most_examples)
+    return traced_again(convert_pt2e(observed), model, max_batch_size=max_batch_size)
 
 
 class ExecuTorchProgram:

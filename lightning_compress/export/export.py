@@ -15,14 +15,19 @@ from lightning_compress.atomic import whole_folder
 from lightning_compress.errors import InputError
 from lightning_compress.export.formats import (
     FORMATS,
-    Choices,
+    ExportOptions,
     Format,
     FormatName,
     missing_packages,
     source_of,
 )
 from lightning_compress.export.tracing import Traced, input_names, named_inputs
-from lightning_compress.export.verify import Agreement, agreement_of, bounds, require_agreement
+from lightning_compress.export.verify import (
+    Agreement,
+    agreement_of,
+    require_within_tolerance,
+    tolerance,
+)
 from lightning_compress.models.calibration import Batch
 from lightning_compress.quantization.precisions import own_precision
 
@@ -50,7 +55,7 @@ def export_model(
     format: FormatName,
     *,
     examples: Sequence[Batch],
-    choices: Choices | None = None,
+    options: ExportOptions | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     overwrite: bool = False,
 ) -> Agreement:
@@ -65,7 +70,7 @@ def export_model(
         format: one of ``FORMATS``.
         examples: batches of real examples to compare on: ``input_ids`` [B, S] and what else the
             model takes.
-        choices: precision and the like; default: the model's own precision.
+        options: precision and the like; default: the model's own precision.
         tokenizer: to lie beside it.
         overwrite: replace an older export.
 
@@ -76,37 +81,42 @@ def export_model(
         InputError: the folder is taken, a package is missing, the format has no form for the model
             or the precision, or what was written says something else. Nothing is written then.
     """
-    choices = choices or Choices(precision=own_precision(model) or "fp32")
+    options = options or ExportOptions(precision=own_precision(model) or "fp32")
     folder, chosen = Path(folder), FORMATS[format]
-    check_export(model, folder, format, choices, overwrite=overwrite)
+    check_export(model, folder, format, options, overwrite=overwrite)
     # XNNPACK finds steps of its own, for quantized models too.
-    to_find = choices.precision == "int8-static" and (
+    to_find = options.precision == "int8-static" and (
         own_precision(model) is None or format == "executorch"
     )
-    if to_find and not choices.calibration:
+    if to_find and not options.calibration:
         raise InputError("int8-static needs training examples to find its steps: set calibration")
-    source = source_of(model, chosen, choices)
+    source = source_of(model, chosen, options)
     names = input_names(source)
     with whole_folder(folder) as unfinished:
         try:
-            chosen.write(source, unfinished, choices)
-            program = chosen.open(unfinished, names, choices.precision, torch.get_num_threads())
-            compared = _bounded(examples, choices)
+            chosen.write(source, unfinished, options)
+            program = chosen.open(unfinished, names, options.precision, torch.get_num_threads())
+            compared = _bounded(examples, options)
             agreement = agreement_of(program, _reference(source, names), compared)
         except InputError:
             raise
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError) as error:
             raise InputError(f"{format} has no form for this model: {_first(error)}") from error
-        require_agreement(agreement, choices.precision)
+        require_within_tolerance(agreement, options.precision)
         source.config.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
-        _describe(unfinished, folder.name, source, format, choices, agreement)
+        _describe(unfinished, folder.name, source, format, options, agreement)
     return agreement
 
 
 def check_export(
-    model: "PreTrainedModel", folder: Path, format: FormatName, choices: Choices, *, overwrite: bool
+    model: "PreTrainedModel",
+    folder: Path,
+    format: FormatName,
+    options: ExportOptions,
+    *,
+    overwrite: bool,
 ) -> None:
     """See whatever shows before anything is written.
 
@@ -122,32 +132,32 @@ def check_export(
     missing = missing_packages(chosen)
     if missing is not None:
         raise InputError(f"{format} needs {missing}")
-    if choices.precision not in chosen.precisions:
+    if options.precision not in chosen.precisions:
         raise InputError(
-            f"{format} has no {choices.precision}: choose from {', '.join(chosen.precisions)}"
+            f"{format} has no {options.precision}: choose from {', '.join(chosen.precisions)}"
         )
     own = own_precision(model)
-    if own is not None and chosen.source(choices) != own:
+    if own is not None and chosen.source(options) != own:
         raise InputError(
             f"the model is quantized to {own} and cannot be exported in "
-            f"{choices.precision}: export the model that it came from"
+            f"{options.precision}: export the model that it came from"
         )
-    if choices.nncf and (format, choices.precision) != ("openvino", "int8-static"):
+    if options.nncf and (format, options.precision) != ("openvino", "int8-static"):
         raise InputError("nncf quantizes for --format openvino with --precision int8-static only")
-    if choices.dry_run and format != "tensorrt":
-        raise InputError("dry-run is for --format tensorrt: the others are built right here")
-    if choices.most_examples < 1:
-        raise InputError(f"most_examples must be at least 1, not {choices.most_examples}")
+    if options.dry_run and format != "tensorrt":
+        raise InputError("dry_run is for --format tensorrt: the others are built right here")
+    if options.max_batch_size < 1:
+        raise InputError(f"max_batch_size must be at least 1, not {options.max_batch_size}")
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{type(model).__name__} takes no input_ids: it is no text model")
 
 
-def _bounded(examples: Sequence[Batch], choices: Choices) -> list[Batch]:
+def _bounded(examples: Sequence[Batch], options: ExportOptions) -> list[Batch]:
     """The batches, none of which has more examples than were planned for."""
     return [
-        {name: value[start : start + choices.most_examples] for name, value in batch.items()}
+        {name: value[start : start + options.max_batch_size] for name, value in batch.items()}
         for batch in examples
-        for start in range(0, len(batch["input_ids"]), choices.most_examples)
+        for start in range(0, len(batch["input_ids"]), options.max_batch_size)
     ]
 
 
@@ -167,7 +177,7 @@ def _describe(
     title: str,
     model: "PreTrainedModel",
     format: FormatName,
-    choices: Choices,
+    options: ExportOptions,
     agreement: Agreement,
 ) -> None:
     """Write ``export.json`` and the README."""
@@ -175,19 +185,19 @@ def _describe(
     packages = ("lightning-compress", "torch", "transformers", *chosen.modules)
     facts = {
         "format": format,
-        "precision": choices.precision,
+        "precision": options.precision,
         "inputs": input_names(model),
         "agreement": dataclasses.asdict(agreement),
         "versions": {name: metadata.version(name) for name in packages},
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    example, language = chosen.usage(model, choices)
+    example, language = chosen.usage(model, options)
     text = _README.format(
         title=title,
         architecture=type(model).__name__,
-        precision=choices.precision,
+        precision=options.precision,
         format=format,
-        verdict=verdict(agreement, choices.precision),
+        verdict=verdict(agreement, options.precision),
         language=language,
         example=example,
     )
@@ -196,7 +206,7 @@ def _describe(
 
 def verdict(agreement: Agreement, precision: str) -> str:
     """How far an exported model agrees with PyTorch, in words."""
-    largest, equal = bounds(precision)
+    largest, equal = tolerance(precision)
     words = (
         f"On {agreement.examples} examples its logits differ from PyTorch's by at most "
         f"{agreement.largest_difference:.2g} (the largest is {agreement.largest_logit:.3g})"

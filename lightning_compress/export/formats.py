@@ -21,21 +21,21 @@ FormatName = Literal["onnx", "openvino", "executorch", "tensorrt", "aotinductor"
 
 
 @dataclass(frozen=True)
-class Choices:
+class ExportOptions:
     """How a model is exported.
 
     Args:
         precision: by the names of reports.
         calibration: batches of training examples, where steps are found by the format's own tools.
         nncf: let NNCF quantize to ``int8-static``, of OpenVINO only.
-        most_examples: of a batch, where a format plans for it.
+        max_batch_size: of a batch, where a format plans for it.
         dry_run: of TensorRT, leave the engine to be built later.
     """
 
     precision: str = "fp32"
     calibration: Sequence[Batch] = field(default=(), repr=False)
     nncf: bool = False
-    most_examples: int = 32
+    max_batch_size: int = 32
     dry_run: bool = False
 
 
@@ -58,16 +58,16 @@ class Format(Protocol):
     def symmetric(self) -> bool:
         """Whether the fixed steps of inputs have to be counted from zero."""
 
-    def source(self, choices: Choices) -> str:
+    def source(self, options: ExportOptions) -> str:
         """The precision that the model has in PyTorch when it is written."""
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         """Write a model in that precision, in eval mode on the CPU."""
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         """Open what was written, or what it is built from."""
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
         """An example of how to run it, and its language."""
 
 
@@ -77,16 +77,16 @@ class _Onnx:
     precisions = tuple(one for one in PRECISIONS if one != "bf16")
     symmetric = False
 
-    def source(self, choices: Choices) -> str:
-        return choices.precision
+    def source(self, options: ExportOptions) -> str:
+        return options.precision
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         onnx.write_onnx(model, folder)
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         return onnx.OnnxProgram(folder, threads=threads)
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
         return onnx.USAGE, "python"
 
 
@@ -96,24 +96,24 @@ class _OpenVino:
     precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
     symmetric = False
 
-    def source(self, choices: Choices) -> str:
-        floats = choices.precision in ("bf16", "fp16") or choices.nncf
-        return "fp32" if floats else choices.precision
+    def source(self, options: ExportOptions) -> str:
+        floats = options.precision in ("bf16", "fp16") or options.nncf
+        return "fp32" if floats else options.precision
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         openvino.write_openvino(
             model,
             folder,
-            half=choices.precision == "fp16",
-            nncf_on=choices.calibration if choices.nncf else (),
+            half=options.precision == "fp16",
+            nncf_on=options.calibration if options.nncf else (),
         )
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         return openvino.OpenVinoProgram(folder, precision=precision, threads=threads)
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
-        options = json.dumps(openvino.inference_options(choices.precision))
-        return openvino.USAGE.format(options=options), "python"
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
+        inference = json.dumps(openvino.inference_options(options.precision))
+        return openvino.USAGE.format(options=inference), "python"
 
 
 class _ExecuTorch:
@@ -122,22 +122,22 @@ class _ExecuTorch:
     precisions = ("fp32", "int8-dynamic", "int8-static")
     symmetric = False
 
-    def source(self, choices: Choices) -> str:
-        return choices.precision
+    def source(self, options: ExportOptions) -> str:
+        return options.precision
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         executorch.write_executorch(
             model,
             folder,
-            precision=choices.precision,
-            calibration=choices.calibration,
-            most_examples=choices.most_examples,
+            precision=options.precision,
+            calibration=options.calibration,
+            max_batch_size=options.max_batch_size,
         )
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         return executorch.ExecuTorchProgram(folder, names, threads=threads)
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
         return executorch.USAGE.format(names=input_names(model)), "python"
 
 
@@ -147,12 +147,12 @@ class _TensorRt:
     precisions = ("fp32", "fp16", "int8-static")
     symmetric = True
 
-    def source(self, choices: Choices) -> str:
-        return choices.precision
+    def source(self, options: ExportOptions) -> str:
+        return options.precision
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         tensorrt.write_tensorrt(
-            model, folder, most_examples=choices.most_examples, dry_run=choices.dry_run
+            model, folder, max_batch_size=options.max_batch_size, dry_run=options.dry_run
         )
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
@@ -160,8 +160,8 @@ class _TensorRt:
             return tensorrt.TensorRtProgram(folder, names)
         return onnx.OnnxProgram(folder, threads=threads)  # what the engine is built from
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
-        command = tensorrt.build_command(model, choices.most_examples)
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
+        command = tensorrt.build_command(model, options.max_batch_size)
         return f"# makes {tensorrt.FILE}, on the GPU that it is for\n{shlex.join(command)}\n", "sh"
 
 
@@ -171,20 +171,22 @@ class _AotInductor:
     precisions = PRECISIONS
     symmetric = False
 
-    def source(self, choices: Choices) -> str:
-        return choices.precision
+    def source(self, options: ExportOptions) -> str:
+        return options.precision
 
-    def write(self, model: "PreTrainedModel", folder: Path, choices: Choices) -> None:
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         aotinductor.write_aotinductor(model, folder)
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         return aotinductor.AotProgram(folder, names)
 
-    def usage(self, model: "PreTrainedModel", choices: Choices) -> tuple[str, str]:
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
         return aotinductor.USAGE.format(names=input_names(model)), "python"
 
 
-def source_of(model: "PreTrainedModel", chosen: Format, choices: Choices) -> "PreTrainedModel":
+def source_of(
+    model: "PreTrainedModel", chosen: Format, options: ExportOptions
+) -> "PreTrainedModel":
     """A copy of a model as a format writes it, in eval mode on the CPU.
 
     Raises:
@@ -192,9 +194,9 @@ def source_of(model: "PreTrainedModel", chosen: Format, choices: Choices) -> "Pr
     """
     made = in_precision(
         model,
-        chosen.source(choices),
+        chosen.source(options),
         "cpu",
-        choices.calibration,
+        options.calibration,
         symmetric=chosen.symmetric,
     )
     made.eval()

@@ -32,14 +32,14 @@ _AS_WRITTEN = ("--stronglyTyped", "--noTF32")
 
 
 def write_tensorrt(
-    model: "PreTrainedModel", folder: Path, *, most_examples: int, dry_run: bool
+    model: "PreTrainedModel", folder: Path, *, max_batch_size: int, dry_run: bool
 ) -> None:
     """Write a model as ``model.onnx``, and build ``model.engine`` of it.
 
     Args:
         model: in eval mode on the CPU.
         folder: where to.
-        most_examples: in a batch; the engine is optimised for this number.
+        max_batch_size: in a batch; the engine is optimised for this number.
         dry_run: leave the engine to be built later.
 
     Raises:
@@ -62,7 +62,7 @@ def write_tensorrt(
     if dry_run:
         return
     done = subprocess.run(
-        build_command(model, most_examples),
+        build_command(model, max_batch_size),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -81,17 +81,17 @@ def missing_part() -> str | None:
     return (
         f"there is no {what} here: install TensorRT 10 or newer (https://developer.nvidia.com/"
         "tensorrt) and its package for Python on a machine with an NVIDIA GPU, or write what it "
-        "needs with lightning-compress export --format tensorrt --dry-run"
+        "needs with lightning-compress export --format tensorrt --dry_run"
     )
 
 
-def build_command(model: "PreTrainedModel", most_examples: int) -> list[str]:
+def build_command(model: "PreTrainedModel", max_batch_size: int) -> list[str]:
     """What builds the engine, with one profile for all sizes and lengths."""
     longest = min(most_tokens(model.config) or _LONGEST, _LONGEST)
     shapes = {
         "min": (1, 1),
-        "opt": (most_examples, min(_TYPICAL_LENGTH, longest)),
-        "max": (most_examples, longest),
+        "opt": (max_batch_size, min(_TYPICAL_LENGTH, longest)),
+        "max": (max_batch_size, longest),
     }
     profile = [
         f"--{bound}Shapes=" + ",".join(f"{name}:{rows}x{length}" for name in input_names(model))

@@ -53,13 +53,13 @@ def named_inputs(names: Sequence[str], batch: Mapping[str, Tensor]) -> list[Tens
 
 
 def program_of(
-    model: "PreTrainedModel", *, most_examples: int | None = None
+    model: "PreTrainedModel", *, max_batch_size: int | None = None
 ) -> torch.export.ExportedProgram:
     """Trace a model for batches of any size, or of so many examples at most, and of any length.
 
     Its inputs are those of :func:`input_names`.
     """
-    given, shape = _traced_with(model, most_examples)
+    given, shape = _traced_with(model, max_batch_size)
     with torch.no_grad():
         return torch.export.export(
             Traced(model, input_names(model)), given, dynamic_shapes=((shape,) * len(given),)
@@ -67,21 +67,21 @@ def program_of(
 
 
 def traced_again(
-    module: nn.Module, model: "PreTrainedModel", *, most_examples: int | None = None
+    module: nn.Module, model: "PreTrainedModel", *, max_batch_size: int | None = None
 ) -> torch.export.ExportedProgram:
     """Trace what was made of the graph of :func:`program_of`, as the model was traced."""
-    given, shape = _traced_with(model, most_examples)
+    given, shape = _traced_with(model, max_batch_size)
     with torch.no_grad():
         return torch.export.export(module, given, dynamic_shapes=(shape,) * len(given))
 
 
 def _traced_with(
-    model: "PreTrainedModel", most_examples: int | None
+    model: "PreTrainedModel", max_batch_size: int | None
 ) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
     """Inputs, and which of their dimensions may change."""
     ids = torch.zeros(_BATCH, _LENGTH, dtype=torch.long)
     shape = {
-        0: torch.export.Dim("batch", max=most_examples),
+        0: torch.export.Dim("batch", max=max_batch_size),
         1: torch.export.Dim("sequence", max=most_tokens(model.config)),
     }
     return tuple(named_inputs(input_names(model), {"input_ids": ids})), shape

@@ -63,7 +63,7 @@ def agreement_of(
     return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, share)
 
 
-def bounds(precision: str) -> tuple[float, float]:
+def tolerance(precision: str) -> tuple[float, float]:
     """The largest difference, between logits of a size of one, and the share of equal ones."""
     return (
         LARGEST_DIFFERENCE.get(precision, _LARGEST_IF_ROUNDED),
@@ -71,13 +71,13 @@ def bounds(precision: str) -> tuple[float, float]:
     )
 
 
-def require_agreement(agreement: Agreement, precision: str) -> None:
+def require_within_tolerance(agreement: Agreement, precision: str) -> None:
     """See that an exported model agrees with its reference as far as its precision lets it.
 
     Raises:
         InputError: it does not; the message gives the figures and the bound.
     """
-    largest, equal = bounds(precision)
+    largest, equal = tolerance(precision)
     allowed = largest * max(1.0, agreement.largest_logit)
     found = agreement.equal_predictions
     if agreement.largest_difference > allowed or (found is not None and found < equal):

@@ -20,12 +20,12 @@ from lightning_compress.evaluation.examples import Batch, Example, examples_of
 from lightning_compress.evaluation.report.report import Report, write_report
 from lightning_compress.evaluation.report.row import MASKS_ONLY
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
-from lightning_compress.evaluation.runtimes.runtime import Prepared
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel
+from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import set_masks_
 from lightning_compress.tasks.task import next_token_labels
 
-QUICK = Settings(
+QUICK = BenchmarkSettings(
     runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4]
 )
 measured = partial(benchmark, run_name="test/version_0", task_name="toy")
@@ -76,7 +76,7 @@ def test_dense_and_compressed_are_measured_in_every_precision(
     models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
     tiny_bert.train()
     before = {label: copy.deepcopy(model.state_dict()) for label, model in models.items()}
-    settings = Settings(
+    settings = BenchmarkSettings(
         runtimes=["eager"], precisions=["fp32", "bf16"], devices=["cpu"], seconds=0.001,
         batch_sizes=[4], threads=[1],
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_quality_is_that_of_a_slow_loop_whatever_the_batch_size(
 ) -> None:
     expected = slow_accuracy(tiny_bert, examples)
     for batch_size in (1, 4, 32):
-        settings = Settings(
+        settings = BenchmarkSettings(
             runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
             batch_sizes=[batch_size],
         )  # fmt: skip
@@ -163,7 +163,7 @@ def test_rates_are_told_for_every_batch_size_and_number_of_threads(
 
     before = torch.get_num_threads()
     monkeypatch.setattr(EagerRuntime, "prepare", with_forward(EagerRuntime.prepare, counted))
-    settings = Settings(
+    settings = BenchmarkSettings(
         runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
         batch_sizes=[1, 3, 8], threads=[2, 1, 2],
     )  # fmt: skip
@@ -185,7 +185,7 @@ def test_all_threads_are_those_of_before_also_behind_fewer(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        settings = Settings(
+        settings = BenchmarkSettings(
             runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001,
             batch_sizes=[4], threads=[1, 0],
         )  # fmt: skip
@@ -215,7 +215,7 @@ def test_what_cannot_be_compiled_gets_a_row_with_the_reason(
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
-    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001)
+    settings = BenchmarkSettings(precisions=["fp32"], devices=["cpu"], seconds=0.001)
     report = measured({"dense": tiny_bert}, examples, settings)
     eager, compiled = report.as_json()["rows"]
     check_types(eager)
@@ -230,7 +230,9 @@ def test_what_cannot_be_sent_to_another_process_is_a_row_with_the_reason(
     tiny_bert: PreTrainedModel, examples: list[Example]
 ) -> None:
     tiny_bert.register_forward_hook(lambda *_: None)
-    settings = Settings(runtimes=["compile"], precisions=["fp32"], devices=["cpu"], seconds=0.001)
+    settings = BenchmarkSettings(
+        runtimes=["compile"], precisions=["fp32"], devices=["cpu"], seconds=0.001
+    )
     (row,) = measured({"dense": tiny_bert}, examples, settings).rows
     assert "a process of its own cannot be sent the model: " in (row.failure or "")
     assert "pickle" in (row.failure or "")
@@ -244,12 +246,12 @@ class Interrupted(EagerRuntime):
         self.prepared = 0
 
     def prepare(
-        self, model: PreTrainedModel, precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
+        self, model: PreTrainedModel, precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
         self.prepared += 1
         if self.prepared == 2:
             raise KeyboardInterrupt
-        return super().prepare(model, precision, device, trials)
+        return super().prepare(model, precision, device, warmup_batches)
 
 
 def test_finished_rows_survive_an_interruption(
@@ -289,13 +291,13 @@ def test_finished_rows_survive_an_interruption(
 )
 def test_settings_out_of_range_are_refused(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Settings(**choice)
+        BenchmarkSettings(**choice)
 
 
 def test_bf16_is_left_out_where_it_is_slow_unless_asked_for(
     tiny_bert: PreTrainedModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(runtimes=["eager"], devices=["cpu"], seconds=0.001)
+    settings = BenchmarkSettings(runtimes=["eager"], devices=["cpu"], seconds=0.001)
     for capable, expected in ((False, ["fp32"]), (True, ["fp32", "bf16"])):
         capabilities = {"avx512_bf16": capable, "amx_bf16": False}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capabilities: has)
@@ -311,7 +313,9 @@ def test_compiled_models_give_what_eager_ones_give(
     tiny_model: Callable[..., PreTrainedModel], examples: list[Example], tmp_path: Path
 ) -> None:
     model = tiny_model("bert")
-    settings = Settings(precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4])
+    settings = BenchmarkSettings(
+        precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4]
+    )
     models = {"dense": model, "compressed": pruned(model)}
     report = measured(models, examples, settings)  # type: ignore[arg-type]
     rows = report.as_json()["rows"]

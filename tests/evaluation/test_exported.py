@@ -14,11 +14,11 @@ from lightning_compress.evaluation.examples import examples_of
 from lightning_compress.evaluation.report.rendering import markdown, rich_table
 from lightning_compress.evaluation.runtimes.exported import ExportedRuntime
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
-    PreparedElsewhere,
+    SubprocessModel,
     Worker,
     WorkerError,
 )
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.settings import BenchmarkSettings
 
 
 class Fragile:
@@ -42,7 +42,7 @@ class Fragile:
 
 
 def test_a_worker_calls_and_tells_what_went_wrong(capfd):
-    worker = Worker(Fragile, 3, limit=60)
+    worker = Worker(Fragile, 3, timeout_s=60)
     assert worker.call("add", 4) == 7
     with pytest.raises(WorkerError, match=r"^cannot$"):
         worker.call("fail")
@@ -57,9 +57,9 @@ def test_a_worker_calls_and_tells_what_went_wrong(capfd):
 
 def test_a_worker_that_cannot_be_built_or_hangs():
     with pytest.raises(WorkerError, match=r"^no number -1$"):
-        Worker(Fragile, -1, limit=60)
-    worker = Worker(Fragile, 3, limit=120)
-    worker._limit = 0.2
+        Worker(Fragile, -1, timeout_s=60)
+    worker = Worker(Fragile, 3, timeout_s=120)
+    worker._timeout_s = 0.2
     start = time.perf_counter()
     with pytest.raises(WorkerError, match=r"it took longer than 0\.2 s"):
         worker.call("hang")
@@ -72,7 +72,7 @@ def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
     script.write_text(
         "print('here', flush=True)\n"
         "from lightning_compress.evaluation.runtimes.subprocess_worker import Worker\n"
-        "worker = Worker(dict, {'a': 1}, limit=60)\n"
+        "worker = Worker(dict, {'a': 1}, timeout_s=60)\n"
         "print(worker.call('get', 'a'))\n"
         "worker.close()\n"
     )
@@ -81,7 +81,7 @@ def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
 
 
 def settings(*runtimes, precisions=("fp32",)):
-    return Settings(
+    return BenchmarkSettings(
         runtimes=runtimes, precisions=precisions, devices=["cpu"], seconds=0.01, batch_sizes=[4],
         latency_examples=3,
     )  # fmt: skip
@@ -135,8 +135,8 @@ def test_none_stands_for_all_runtimes_that_are_installed(monkeypatch):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: object() if name in there else None
     )
-    assert Settings(runtimes=None).runtimes_here() == ["eager", "compile", "onnxruntime"]
-    assert Settings(runtimes=["tensorrt"]).runtimes_here() == ["tensorrt"]
+    assert BenchmarkSettings(runtimes=None).runtimes_here() == ["eager", "compile", "onnxruntime"]
+    assert BenchmarkSettings(runtimes=["tensorrt"]).runtimes_here() == ["tensorrt"]
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_process_that_dies_takes_no_other_row_along(tiny_bert, toy_data, monke
 
     def prepare(self, *arguments):
         made = prepared(self, *arguments)
-        assert isinstance(made, PreparedElsewhere)
+        assert isinstance(made, SubprocessModel)
         before = getattr(made, deaths[self.name])
 
         def and_die(*given):

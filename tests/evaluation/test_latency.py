@@ -99,7 +99,7 @@ def test_percentiles_and_rates() -> None:
     rate = throughput_of(rounds, batch_size=8, threads=2)  # 16, 8 and 4 examples a second
     assert (rate.batch_size, rate.threads) == (8, 2)
     assert rate.samples_per_second == pytest.approx(8)
-    assert rate.spread == pytest.approx((12 - 6) / 8)
+    assert rate.iqr == pytest.approx((12 - 6) / 8)
 
 
 def test_measure_latency_restores_the_training_flag(tiny_bert: PreTrainedModel) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.host import UNFUSED, WEIGHTS_ONLY, against
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.host import UNFUSED, WEIGHTS_ONLY, precision_caveat
+from lightning_compress.evaluation.settings import BenchmarkSettings
 
 
 def test_what_is_against_a_precision_is_said(monkeypatch):
@@ -16,14 +16,14 @@ def test_what_is_against_a_precision_is_said(monkeypatch):
             "get_capabilities",
             lambda has=has: dict.fromkeys(["avx512_bf16", "avx512_fp16", "avx512_vnni"], has),
         )
-        assert (against("bf16", "eager", "cpu") is None) == has
-        assert (against("fp16", "eager", "cpu") is None) == has
-        assert (against("int8-dynamic", "compile", "cpu") is None) == has
-        assert against("fp32", "eager", "cpu") is None
-        assert against("int8-static", "eager", "cpu") == UNFUSED
-        assert against("int4-weight", "compile", "cpu") == WEIGHTS_ONLY
+        assert (precision_caveat("bf16", "eager", "cpu") is None) == has
+        assert (precision_caveat("fp16", "eager", "cpu") is None) == has
+        assert (precision_caveat("int8-dynamic", "compile", "cpu") is None) == has
+        assert precision_caveat("fp32", "eager", "cpu") is None
+        assert precision_caveat("int8-static", "eager", "cpu") == UNFUSED
+        assert precision_caveat("int4-weight", "compile", "cpu") == WEIGHTS_ONLY
 
 
 def test_a_precision_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="precisions: there is no 'int3'; there are fp32, bf16"):
-        Settings(precisions=["int3"])  # type: ignore[list-item]
+        BenchmarkSettings(precisions=["int3"])  # type: ignore[list-item]

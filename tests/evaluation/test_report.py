@@ -18,10 +18,10 @@ from lightning_compress.evaluation.report.report import (
     token_lengths,
     write_report,
 )
-from lightning_compress.evaluation.report.row import MASKS_ONLY, Label, Row, fastest
+from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant, fastest
 
 
-def row(model: Label, runtime: str = "eager", **changes: Any) -> Row:
+def row(model: Variant, runtime: str = "eager", **changes: Any) -> Row:
     values: dict[str, Any] = {
         "techniques": [], "runtime": runtime, "device": "cpu", "precision": "fp32",
         "metrics": {"accuracy": 0.8, "f1": 0.7}, "parameters": 11_000_000,
@@ -102,7 +102,7 @@ def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
         "latency_ms": {"batch_size": 1, "p50": 3.0, "p95": 4.0, "p99": 5.0},
         "throughput": {"batch_size": 32, "samples_per_second": 900.0},
         "rates": [
-            {"batch_size": 32, "threads": 2, "samples_per_second": 900.0, "spread": 0.02}
+            {"batch_size": 32, "threads": 2, "samples_per_second": 900.0, "iqr": 0.02}
         ],
         "peak_memory_bytes": 60_000_000, "speedup": 1.0, "note": None,
     }  # fmt: skip

@@ -20,12 +20,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_compress import quantize_, remove_heads_, remove_layers_, remove_neurons_
 from lightning_compress.errors import InputError
-from lightning_compress.export import Choices, export_model, tensorrt
+from lightning_compress.export import ExportOptions, export_model, tensorrt
 from lightning_compress.export.formats import FORMATS
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.export.onnx_layers import OPSET, in_onnx_forms
 from lightning_compress.export.tensorrt import TensorRtProgram
-from lightning_compress.export.verify import Agreement, agreement_of, require_agreement
+from lightning_compress.export.verify import Agreement, agreement_of, require_within_tolerance
 from lightning_compress.models import manifest_of, set_masks_
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.quantization.modules import fill_
@@ -87,8 +87,8 @@ def test_onnx_says_the_same_of_a_model_that_has_seen_every_edit(
     ["int8-dynamic", *slow("fp32", "fp16", "int8-weight", "int4-weight", "int8-static")],
 )
 def test_onnx_in_every_precision(precision, tiny_bert, batches, tmp_path):
-    choices = Choices(precision=precision, calibration=batches)
-    found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, choices=choices)
+    options = ExportOptions(precision=precision, calibration=batches)
+    found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, options=options)
     assert found.examples == 8
     assert found.largest_difference < (1e-3 if precision == "fp16" else 1e-5)
     facts = json.loads((tmp_path / "export.json").read_text())
@@ -154,16 +154,16 @@ def test_onnx_and_openvino_of_plain_families(family, tiny_model, batches, tmp_pa
     "precision", ["int8-static", *slow("int8-dynamic", "fp32", "bf16", "fp16", "int8-weight")]
 )
 def test_openvino(precision, tiny_bert, batches, tmp_path):
-    choices = Choices(precision=precision, calibration=batches)
-    found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, choices=choices)
+    options = ExportOptions(precision=precision, calibration=batches)
+    found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, options=options)
     bound = {"fp32": 1e-5, "int8-static": 1e-3, "int8-weight": 1e-5}.get(precision, 2e-2)
     assert found.largest_difference < bound
 
 
 @pytest.mark.slow
 def test_nncf_finds_its_own_steps(tiny_bert, batches, tmp_path):
-    choices = Choices(precision="int8-static", calibration=batches, nncf=True)
-    found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, choices=choices)
+    options = ExportOptions(precision="int8-static", calibration=batches, nncf=True)
+    found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, options=options)
     assert 0 < found.largest_difference < 0.1
     assert "FakeQuantize" in (tmp_path / "openvino_model.xml").read_text()
 
@@ -174,9 +174,9 @@ def test_nncf_finds_its_own_steps(tiny_bert, batches, tmp_path):
 def test_executorch(family, precision, tiny_model, batches, tmp_path):
     pytest.importorskip("executorch")
     calibration = batches if precision == "int8-static" else []
-    choices = Choices(precision=precision, calibration=calibration, most_examples=4)
+    options = ExportOptions(precision=precision, calibration=calibration, max_batch_size=4)
     model = tiny_model(family)
-    found = export_model(model, tmp_path, "executorch", examples=batches, choices=choices)
+    found = export_model(model, tmp_path, "executorch", examples=batches, options=options)
     if precision == "fp32":
         assert found.largest_difference < 1e-5
     else:
@@ -190,16 +190,16 @@ def test_executorch_of_a_model_that_has_seen_every_edit(family, tiny_model, batc
     torch.manual_seed(0)
     model = tiny_model(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 4})
     all_at_once(model)
-    choices = Choices(most_examples=4)
-    found = export_model(model, tmp_path, "executorch", examples=batches, choices=choices)
+    options = ExportOptions(max_batch_size=4)
+    found = export_model(model, tmp_path, "executorch", examples=batches, options=options)
     assert found.largest_difference < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
 def test_aotinductor(precision, tiny_bert, batches, tmp_path):
-    choices = Choices(precision=precision)
-    found = export_model(tiny_bert, tmp_path, "aotinductor", examples=batches, choices=choices)
+    options = ExportOptions(precision=precision)
+    found = export_model(tiny_bert, tmp_path, "aotinductor", examples=batches, options=options)
     assert found.largest_difference < 1e-5
 
 
@@ -303,8 +303,8 @@ def trtexec(tmp_path, monkeypatch):
 
 
 def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path):
-    choices = Choices(precision="fp16", most_examples=8, dry_run=True)
-    export_model(tiny_bert, tmp_path / "dry", "tensorrt", examples=batches, choices=choices)
+    options = ExportOptions(precision="fp16", max_batch_size=8, dry_run=True)
+    export_model(tiny_bert, tmp_path / "dry", "tensorrt", examples=batches, options=options)
     [command] = re.findall(r"^trtexec .*$", (tmp_path / "dry/README.md").read_text(), re.M)
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     for bound, shape in (("min", "1x1"), ("opt", "8x64"), ("max", "8x64")):
@@ -315,16 +315,16 @@ def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path):
     kinds = {onnx.TensorProto.DataType.Name(one.data_type) for one in graph.initializer}
     assert "FLOAT16" in kinds
     assert "FLOAT" not in kinds
-    choices = Choices(precision="fp16", most_examples=8)
+    options = ExportOptions(precision="fp16", max_batch_size=8)
     with pytest.raises(InputError, match="no trtexec here: install TensorRT"):
-        export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, choices=choices)
+        export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, options=options)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-static"])
 def test_tensorrt_builds_its_engine_and_runs_it(precision, trtexec, tiny_bert, batches, tmp_path):
-    choices = Choices(precision, calibration=batches, most_examples=8)
+    options = ExportOptions(precision, calibration=batches, max_batch_size=8)
     out = tmp_path / "out"
-    found = export_model(tiny_bert, out, "tensorrt", examples=batches, choices=choices)
+    found = export_model(tiny_bert, out, "tensorrt", examples=batches, options=options)
     assert found.examples == 8
     assert found.largest_difference < (1e-3 if precision == "fp16" else 1e-4)
     [command] = re.findall(r"^trtexec (.*)$", (out / "README.md").read_text(), re.M)
@@ -366,10 +366,10 @@ def test_a_file_that_says_something_else_is_not_kept(tiny_bert, batches, tmp_pat
 )
 def test_bounds(agreement, precision, fine):
     if fine:
-        require_agreement(agreement, precision)
+        require_within_tolerance(agreement, precision)
     else:
         with pytest.raises(InputError, match="does not say what PyTorch says"):
-            require_agreement(agreement, precision)
+            require_within_tolerance(agreement, precision)
 
 
 class Constant:
@@ -403,19 +403,19 @@ def test_bad_choices_are_refused_and_nothing_is_written(tiny_model, batches, tmp
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
 
-    def refused(match, *, what=model, format="onnx", folder="out", overwrite=False, **choices):
+    def refused(match, *, what=model, format="onnx", folder="out", overwrite=False, **options):
         with pytest.raises(InputError, match=match):
             export_model(
                 what, tmp_path / folder, format, examples=batches,
-                choices=Choices(**choices), overwrite=overwrite,
+                options=ExportOptions(**options), overwrite=overwrite,
             )  # fmt: skip
 
     refused("onnx has no bf16: choose from fp32, fp16", precision="bf16")
     refused("is quantized to int8-dynamic and cannot be exported in fp32", what=quantized)
     refused("needs training examples to find its steps", precision="int8-static")
     refused("nncf quantizes for --format openvino", nncf=True)
-    refused("dry-run is for --format tensorrt", dry_run=True)
-    refused("most_examples must be at least 1", most_examples=0)
+    refused("dry_run is for --format tensorrt", dry_run=True)
+    refused("max_batch_size must be at least 1", max_batch_size=0)
     refused("mine exists: choose another folder or add --overwrite", folder="mine")
     refused("mine holds something that is not an export", folder="mine", overwrite=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -429,7 +429,7 @@ def test_an_older_export_is_replaced_whole(tiny_bert, batches, tmp_path):
     (tmp_path / "out" / "old").touch()
     export_model(
         tiny_bert, tmp_path / "out", "onnx", examples=batches,
-        choices=Choices(precision="fp16"), overwrite=True,
+        options=ExportOptions(precision="fp16"), overwrite=True,
     )  # fmt: skip
     assert not (tmp_path / "out" / "old").exists()
     assert json.loads((tmp_path / "out/export.json").read_text())["precision"] == "fp16"
@@ -441,8 +441,8 @@ def test_tensorrt_gets_whole_numbers_counted_from_zero(
 ):
     if quantized_before:
         quantize_(tiny_bert, "int8-static", calibration=batches, symmetric=True)
-    choices = Choices("int8-static", calibration=batches, dry_run=True)
-    found = export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, choices=choices)
+    options = ExportOptions("int8-static", calibration=batches, dry_run=True)
+    found = export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, options=options)
     assert found.largest_difference < 1e-4
     assert "--stronglyTyped" in (tmp_path / "out" / "README.md").read_text()
     graph = onnx.load(tmp_path / "out" / "model.onnx").graph
@@ -463,7 +463,7 @@ def test_tensorrt_gets_whole_numbers_counted_from_zero(
 
 def test_tensorrt_refuses_steps_that_begin_elsewhere(tiny_bert, batches, tmp_path):
     quantize_(tiny_bert, "int8-static", calibration=batches)
-    choices = Choices("int8-static", dry_run=True)
+    options = ExportOptions("int8-static", dry_run=True)
     with pytest.raises(InputError, match="quantize with symmetric: true"):
-        export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, choices=choices)
+        export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, options=options)
     assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,13 @@
 """How the figures of a report were measured, in words."""
 
 from lightning_compress.evaluation.examples import Workload
-from lightning_compress.evaluation.host import against_bf16
+from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.latency import REST, ROUNDS
 from lightning_compress.evaluation.runtimes.table import EXPORTED
-from lightning_compress.evaluation.settings import Settings
+from lightning_compress.evaluation.settings import BenchmarkSettings
 
 
-def legend(settings: Settings, work: Workload) -> list[str]:
+def methodology(settings: BenchmarkSettings, work: Workload) -> list[str]:
     """Say what each figure means; one item for each group of columns."""
     typical, longest = (batch["input_ids"].shape[1] for batch in (work.typical, work.longest))
     size = settings.batch_size
@@ -15,7 +15,7 @@ def legend(settings: Settings, work: Workload) -> list[str]:
     left_out = [
         f"No bf16 on {device} unless asked for: {reason}."
         for device in settings.devices_here()
-        if settings.precisions is None and (reason := against_bf16(device)) is not None
+        if settings.precisions is None and (reason := bf16_caveat(device)) is not None
     ]
     exported = [
         "What is compiled or exported is run in a process of its own, which is still while others "

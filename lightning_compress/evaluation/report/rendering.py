@@ -152,7 +152,7 @@ def _quality(report: Report) -> list[list[str]]:
 
 def _speed(report: Report) -> list[list[str]]:
     """The table of speed and memory, head first."""
-    head = ["p50 ms", "p95 ms", "p99 ms", "samples/s", "spread", "speedup", "peak memory"]
+    head = ["p50 ms", "p95 ms", "p99 ms", "samples/s", "IQR", "speedup", "peak memory"]
     return [
         [*_KEY, *head],
         *(
@@ -206,7 +206,7 @@ def _main_winners(report: Report) -> list[str]:
 
 def _unsteady(report: Report) -> list[str]:
     """A warning where the clock tells of something else that runs."""
-    rows = [row for row in report.rows if any(rate.spread > _UNSTEADY for rate in row.rates)]
+    rows = [row for row in report.rows if any(rate.iqr > _UNSTEADY for rate in row.rates)]
     if not rows:
         return []
     return [
@@ -268,7 +268,7 @@ def _throughput(row: Row) -> tuple[str, str]:
     """The rate and its spread."""
     if row.throughput is None:
         return _UNKNOWN, _UNKNOWN
-    return f"{row.throughput.samples_per_second:,.1f}", _percent(row.throughput.spread)
+    return f"{row.throughput.samples_per_second:,.1f}", _percent(row.throughput.iqr)
 
 
 def _count(value: int) -> str:

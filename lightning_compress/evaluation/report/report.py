@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_compress.evaluation.host import Host
-from lightning_compress.evaluation.report.row import Fastest, Row, fastest, reasons, reference_for
+from lightning_compress.evaluation.report.row import (
+    Fastest,
+    Row,
+    fastest,
+    missing_value_notes,
+    reference_for,
+)
 
 SCHEMA = 1
 
@@ -61,7 +67,7 @@ class Report:
 
     def notes(self, row: Row) -> list[str]:
         """All that is to be said about a row."""
-        return [*row.notes, *reasons(row, reference_for(self.rows, row.device))]
+        return [*row.notes, *missing_value_notes(row, reference_for(self.rows, row.device))]
 
     def standard_error(self, row: Row) -> float | None:
         """Standard error of the accuracy: the test split is itself a sample of its source."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lightning_compress.evaluation.latency import Latency, Throughput
 
-Label = Literal["dense", "compressed"]
+Variant = Literal["dense", "compressed"]
 
 
 MASKS_ONLY = "masks only: shapes are unchanged, so nothing gets faster"
@@ -25,7 +25,7 @@ class Row:
     threads. ``failure`` says why a row does not run, or ran no further.
     """
 
-    model: Label
+    model: Variant
     techniques: list[str]
     runtime: str
     device: str
@@ -61,7 +61,7 @@ def reference_for(rows: Sequence[Row], device: str) -> Row | None:
     return next((r for r in rows if (r.model, r.runtime, r.precision, r.device) == wanted), None)
 
 
-def reasons(row: Row, reference: Row | None) -> list[str]:
+def missing_value_notes(row: Row, reference: Row | None) -> list[str]:
     """What is to be said about a row's missing figures; the first reason explains the others.
 
     Args:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_compress.evaluation.examples import Batch
-from lightning_compress.evaluation.runtimes.eager import PreparedModule, torch_devices
-from lightning_compress.evaluation.runtimes.runtime import Prepared, UnavailableError
+from lightning_compress.evaluation.runtimes.eager import TorchModel, torch_devices
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
-    PreparedElsewhere,
-    Served,
+    SubprocessModel,
     Worker,
     WorkerError,
+    WorkerSide,
 )
 from lightning_compress.quantization.precisions import in_precision
 
@@ -30,21 +30,21 @@ class CompileRuntime:
 
     Args:
         calibration: training examples, for precisions that need some.
-        limit: seconds that compiling for a batch, and each run, may take.
+        timeout_s: seconds that compiling for a batch, and each run, may take.
     """
 
     name = "compile"
 
-    def __init__(self, *, calibration: Sequence[Batch], limit: float) -> None:
-        self._calibration, self._limit = calibration, limit
+    def __init__(self, *, calibration: Sequence[Batch], timeout_s: float) -> None:
+        self._calibration, self._timeout_s = calibration, timeout_s
 
     def devices(self) -> Sequence[str]:
         """Every device that torch sees."""
         return torch_devices()
 
     def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
+        self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
         """Compile the model.
 
         Raises:
@@ -56,9 +56,9 @@ class CompileRuntime:
             try:
                 with TemporaryDirectory(prefix="lightning-compress-") as folder:
                     path = _saved(model, Path(folder))
-                    worker = Worker(_Compiled, path, *options, limit=self._limit)
-                prepared = PreparedElsewhere(resources.enter_context(closing(worker)))
-                for batch in trials:
+                    worker = Worker(_Compiled, path, *options, timeout_s=self._timeout_s)
+                prepared = SubprocessModel(resources.enter_context(closing(worker)))
+                for batch in warmup_batches:
                     prepared(prepared.load(batch))
             except WorkerError as error:
                 raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
@@ -77,7 +77,7 @@ def _saved(model: "PreTrainedModel", folder: Path) -> Path:
     return path
 
 
-class _Compiled(Served):
+class _Compiled(WorkerSide):
     """What lives in the process."""
 
     def __init__(
@@ -100,7 +100,7 @@ class _Compiled(Served):
         loaded = torch.load(path, map_location="cpu", weights_only=False)  # it is our own
         model = in_precision(loaded, precision, device, calibration).eval()
         # dynamic: one compilation for all lengths; real examples have many.
-        self._compiled = PreparedModule(model, torch.compile(model, dynamic=True))
+        self._compiled = TorchModel(model, torch.compile(model, dynamic=True))
         super().__init__(self._compiled)
 
     def size_bytes(self) -> int:

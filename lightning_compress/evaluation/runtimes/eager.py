@@ -10,7 +10,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.latency import seconds_of
-from lightning_compress.evaluation.runtimes.runtime import Prepared, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
 from lightning_compress.quantization.precisions import in_precision, own_precision
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PreparedModule:
+class TorchModel:
     """A torch module on a device.
 
     Args:
@@ -76,8 +76,8 @@ class EagerRuntime:
         return torch_devices()
 
     def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
+        self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
         """Copy the model to the precision and the device.
 
         Raises:
@@ -86,8 +86,8 @@ class EagerRuntime:
         """
         try:
             copy = self._copy(model, precision, device)
-            prepared = PreparedModule(copy, copy)
-            for batch in trials:
+            prepared = TorchModel(copy, copy)
+            for batch in warmup_batches:
                 prepared(prepared.load(batch))
         except (InputError, RuntimeError, TypeError) as error:
             raise UnavailableError(f"does not run in {precision}: {_first_line(error)}") from error

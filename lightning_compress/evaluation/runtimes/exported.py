@@ -11,17 +11,17 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
-from lightning_compress.evaluation.runtimes.runtime import Prepared, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
-    PreparedElsewhere,
-    Served,
+    SubprocessModel,
     Worker,
     WorkerError,
+    WorkerSide,
 )
 from lightning_compress.export import tensorrt
 from lightning_compress.export.formats import (
     FORMATS,
-    Choices,
+    ExportOptions,
     FormatName,
     missing_packages,
     source_of,
@@ -43,8 +43,8 @@ class ExportedRuntime:
         name: the report's.
         format: what it runs.
         calibration: training examples, for precisions that need some.
-        most_examples: of a batch.
-        limit: seconds that writing the file, and each run of it, may take.
+        max_batch_size: of a batch.
+        timeout_s: seconds that writing the file, and each run of it, may take.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class ExportedRuntime:
         format: FormatName,
         *,
         calibration: Sequence[Batch],
-        most_examples: int,
-        limit: float,
+        max_batch_size: int,
+        timeout_s: float,
     ) -> None:
         self.name = name
         self._format = format
-        self._calibration, self._most_examples = calibration, most_examples
-        self._limit = limit
+        self._calibration, self._max_batch_size = calibration, max_batch_size
+        self._timeout_s = timeout_s
 
     def devices(self) -> Sequence[str]:
         """The CPU."""
         return ["cpu"]
 
     def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
+        self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
         """Export the model and open it.
 
         Raises:
@@ -82,7 +82,7 @@ class ExportedRuntime:
         with ExitStack() as resources:
             try:
                 prepared = self._prepared(model, precision, resources)
-                for batch in trials:
+                for batch in warmup_batches:
                     prepared(prepared.load(batch))
             except (WorkerError, InputError) as error:
                 raise UnavailableError(f"{self.name} in {precision}: {error}") from error
@@ -91,31 +91,33 @@ class ExportedRuntime:
 
     def _prepared(
         self, model: "PreTrainedModel", precision: str, resources: ExitStack
-    ) -> PreparedElsewhere:
+    ) -> SubprocessModel:
         folder = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
         save_compressed(model, folder / "model")
-        choices = Choices(precision, self._calibration, most_examples=self._most_examples)
+        options = ExportOptions(precision, self._calibration, max_batch_size=self._max_batch_size)
         written = folder / "export"
         written.mkdir()
-        with closing(Worker(_Writer, limit=self._limit)) as writer:
-            names = writer.call("write", folder / "model", written, self._format, choices)
+        with closing(Worker(_Writer, timeout_s=self._timeout_s)) as writer:
+            names = writer.call("write", folder / "model", written, self._format, options)
         arguments = (written, self._format, names, precision, torch.get_num_threads())
-        opened = Worker(_Opened, *arguments, limit=self._limit)
-        return PreparedElsewhere(resources.enter_context(closing(opened)))
+        opened = Worker(_Opened, *arguments, timeout_s=self._timeout_s)
+        return SubprocessModel(resources.enter_context(closing(opened)))
 
 
 class _Writer:
     """What writes the file."""
 
-    def write(self, saved: Path, folder: Path, format: FormatName, choices: Choices) -> list[str]:
+    def write(
+        self, saved: Path, folder: Path, format: FormatName, options: ExportOptions
+    ) -> list[str]:
         """Export a saved model; gives the names of its inputs."""
         chosen = FORMATS[format]
-        model = source_of(load_compressed(saved), chosen, choices)
-        chosen.write(model, folder, choices)
+        model = source_of(load_compressed(saved), chosen, options)
+        chosen.write(model, folder, options)
         return input_names(model)
 
 
-class _Opened(Served):
+class _Opened(WorkerSide):
     """What lives in the process that runs the file."""
 
     def __init__(
@@ -149,8 +151,8 @@ class TensorRtRuntime(ExportedRuntime):
         return [tensorrt.DEVICE if torch.cuda.is_available() else "cpu"]
 
     def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
+        self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
         """Build the engine and open it.
 
         Raises:
@@ -159,4 +161,4 @@ class TensorRtRuntime(ExportedRuntime):
         missing = tensorrt.missing_part()
         if missing is not None:
             raise UnavailableError(missing)
-        return super().prepare(model, precision, device, trials)
+        return super().prepare(model, precision, device, warmup_batches)

@@ -15,7 +15,7 @@ class UnavailableError(RuntimeError):
     """A runtime cannot run a model here; the message is the reason that the report gives."""
 
 
-class Prepared(Protocol):
+class PreparedModel(Protocol):
     """A model ready to run in one runtime, precision and device."""
 
     def load(self, batch: Batch) -> Any:
@@ -46,11 +46,11 @@ class Runtime(Protocol):
         """Devices of this machine that it runs on, such as ``cpu`` or ``cuda:0``."""
 
     def prepare(
-        self, model: "PreTrainedModel", precision: str, device: str, trials: Sequence[Batch]
-    ) -> Prepared:
-        """Make a model ready and run each of ``trials`` once, so that what fails fails here.
+        self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
+    ) -> PreparedModel:
+        """Prepare a copy of a model and run each of ``warmup_batches`` once.
 
-        The model itself stays as it is.
+        What cannot run fails here. The model itself is not changed.
 
         Raises:
             UnavailableError: it does not work on this machine.

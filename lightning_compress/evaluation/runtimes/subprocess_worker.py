@@ -35,16 +35,16 @@ class Worker:
     Args:
         build: makes the object there, with ``arguments``; it and they can be pickled.
         arguments: for it.
-        limit: seconds that building it, or one call, may take.
+        timeout_s: seconds that building it, or one call, may take.
 
     Raises:
         WorkerError: the object could not be built.
     """
 
-    def __init__(self, build: Callable[..., Any], *arguments: Any, limit: float) -> None:
+    def __init__(self, build: Callable[..., Any], *arguments: Any, timeout_s: float) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._limit = limit
+        self._timeout_s = timeout_s
         self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
         with _no_script():
             self._process.start()
@@ -72,9 +72,9 @@ class Worker:
 
     def _answer(self) -> Any:
         try:
-            if not self._ours.poll(self._limit):
+            if not self._ours.poll(self._timeout_s):
                 self.close()
-                raise WorkerError(f"it took longer than {self._limit:g} s")
+                raise WorkerError(f"it took longer than {self._timeout_s:g} s")
             fine, found = self._ours.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join()
@@ -125,7 +125,7 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
         return False, lines[0] if lines else type(error).__name__
 
 
-class Served(ABC):
+class WorkerSide(ABC):
     """What lives in the process: its batches are arrays by name, and numbers once they are loaded.
 
     Args:
@@ -162,13 +162,13 @@ class Served(ABC):
         """Bytes of weights and activations, if they can be told."""
 
 
-class PreparedElsewhere:
+class SubprocessModel:
     """A model that is ready to run in a process of its own.
 
     All methods end with a WorkerError if that has died.
 
     Args:
-        worker: the process, around a :class:`Served`.
+        worker: the process, around a :class:`WorkerSide`.
 
     Attributes:
         resources: what it holds: the process and whatever that needs.

@@ -33,23 +33,27 @@ def runtimes_here() -> list[RuntimeName]:
 
 
 def runtimes_named(
-    names: Sequence[str], calibration: Sequence[Batch], *, most_examples: int, limit: float
+    names: Sequence[str], calibration: Sequence[Batch], *, max_batch_size: int, timeout_s: float
 ) -> list[Runtime]:
     """Build the runtimes of a benchmark.
 
     Args:
         names: which.
         calibration: training examples, for precisions that need some.
-        most_examples: of a batch.
-        limit: seconds that exporting or compiling a model, and each run of it, may take.
+        max_batch_size: of a batch.
+        timeout_s: seconds that exporting or compiling a model, and each run of it, may take.
     """
     known: dict[str, Runtime] = {
         "eager": EagerRuntime(calibration=calibration),
-        "compile": CompileRuntime(calibration=calibration, limit=limit),
+        "compile": CompileRuntime(calibration=calibration, timeout_s=timeout_s),
     }
     for name, format in EXPORTED.items():
         kind = TensorRtRuntime if name == "tensorrt" else ExportedRuntime
         known[name] = kind(
-            name, format, calibration=calibration, most_examples=most_examples, limit=limit
+            name,
+            format,
+            calibration=calibration,
+            max_batch_size=max_batch_size,
+            timeout_s=timeout_s,
         )
     return [known[name] for name in names]
