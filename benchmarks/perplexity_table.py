@@ -107,13 +107,17 @@ def callbacks_for(name, method, level):
     if method == "dense":
         return []
     if method == "layers":
-        return [LayerPruning(count=round(subject.layers * (1 - level)), warmup=0.0)]
+        return [LayerPruning(removed_count=round(subject.layers * (1 - level)), warmup=0.0)]
     if method == "post-training":
-        return [PostTrainingPruning(macs=1 - level, calibration_examples=subject.calibration)]
+        return [
+            PostTrainingPruning(
+                removed_macs_fraction=1 - level, calibration_examples=subject.calibration
+            )
+        ]
     return [
         StructuredPruning(
-            macs=1 - level, rounds=3, warmup=0.0, recovery=0.5, score=method,
-            calibration_examples=subject.calibration,
+            removed_macs_fraction=1 - level, pruning_steps=3, warmup=0.0, recovery=0.5,
+            score=method, calibration_examples=subject.calibration,
         )
     ]  # fmt: skip
 

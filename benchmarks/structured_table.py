@@ -50,13 +50,13 @@ def callbacks_for(method, level):
     if method == "dense":
         return []
     if method == "layers":
-        return [LayerPruning(count=round(LAYERS * (1 - level)), warmup=0.0)]
+        return [LayerPruning(removed_count=round(LAYERS * (1 - level)), warmup=0.0)]
     if method == "post-training":
-        return [PostTrainingPruning(macs=1 - level)]
+        return [PostTrainingPruning(removed_macs_fraction=1 - level)]
     return [
         StructuredPruning(
-            macs=1 - level, rounds=3, warmup=0.0, recovery=0.5, calibration_examples=256,
-            score="fisher" if method == "taught" else method,
+            removed_macs_fraction=1 - level, pruning_steps=3, warmup=0.0, recovery=0.5,
+            calibration_examples=256, score="fisher" if method == "taught" else method,
         )
     ]  # fmt: skip
 

@@ -152,8 +152,12 @@ def callbacks_for(encoder, task, replaced, method, seed):
     if method == "theseus":
         return [Theseus(LAYERS[encoder] - dropped, BATCHES[task])]
     if method == "structured":
-        return [StructuredPruning(macs=1 - kept, rounds=3, warmup=0.0, recovery=0.5)]
-    return [LayerPruning(count=dropped, warmup=0.0)]
+        return [
+            StructuredPruning(
+                removed_macs_fraction=1 - kept, pruning_steps=3, warmup=0.0, recovery=0.5
+            )
+        ]
+    return [LayerPruning(removed_count=dropped, warmup=0.0)]
 
 
 @torch.inference_mode()

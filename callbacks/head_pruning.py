@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_compress.pruning.selection import Limits, amount_of
+from lightning_compress.pruning.selection import LayerMinimum, budget_of
 
 from .unit_pruning import UnitPruning
 
@@ -14,8 +14,8 @@ class HeadPruning(UnitPruning):
     key-value head with the query heads that share it.
 
     Args:
-        share: fraction of all heads that leaves, over all layers together.
-        count: or how many heads leave.
+        removed_fraction: fraction of all heads that is removed, all layers together, in (0, 1).
+        removed_count: or the number of heads that is removed, at least 1.
         minimum: how many heads every layer keeps at least.
         options: how and when, see :class:`UnitPruning` and :class:`RoundPruning`.
 
@@ -28,14 +28,14 @@ class HeadPruning(UnitPruning):
     def __init__(
         self,
         *,
-        share: float | None = None,
-        count: int | None = None,
+        removed_fraction: float | None = None,
+        removed_count: int | None = None,
         minimum: int = 1,
         **options: Any,
     ) -> None:
         super().__init__(
-            amount=amount_of(share=share, count=count),
-            limits={"heads": Limits(minimum)},
+            budget=budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
+            minimums={"heads": LayerMinimum(minimum)},
             technique="head_pruning",
             **options,
         )

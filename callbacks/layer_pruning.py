@@ -8,7 +8,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import layer_count, remove_layers_
-from lightning_compress.pruning.layer_importance import LayerScore, choose_layers
+from lightning_compress.pruning.layer_importance import LayerScore, select_layers
 
 from .round_pruning import RoundPruning
 from .run import digest_of, require_agreement
@@ -21,12 +21,12 @@ class LayerPruning(RoundPruning):
     """Remove whole layers from any LightningModule's Hugging Face model while it trains.
 
     Args:
-        count: how many layers leave.
+        removed_count: number of layers that is removed, at least 1.
         score: by which the least important layer goes, and then the next: ``divergence`` (how much
             the predictions change without it), ``influence`` (how much it turns what passes
             through), ``last`` or ``random`` (what the others have to beat).
-        rounds: in how many rounds, evenly spread over the run between warm-up and recovery; with
-            one, all leave right after the warm-up.
+        pruning_steps: number of steps, evenly spread from warm-up to recovery; with one, all layers
+            are removed right after the warm-up.
         options: when, see :class:`RoundPruning`.
 
     Raises:
@@ -39,16 +39,16 @@ class LayerPruning(RoundPruning):
     def __init__(
         self,
         *,
-        count: int,
+        removed_count: int,
         score: LayerScore = "divergence",
-        rounds: int = 1,
+        pruning_steps: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(rounds=rounds, **options)
+        super().__init__(pruning_steps=pruning_steps, **options)
         self.save_hyperparameters(logger=False)
-        if count < 1:
-            raise InputError(f"count must be at least 1, not {count}")
-        self.count = count
+        if removed_count < 1:
+            raise InputError(f"removed_count must be at least 1, not {removed_count}")
+        self.removed_count = removed_count
         self.score = score
         self._before: int | None = None  # how many layers there were before the first round
 
@@ -69,8 +69,10 @@ class LayerPruning(RoundPruning):
                 f"LayerPruning: the layers of {type(model).__name__} are one block, used again and "
                 "again: set model.config.num_hidden_layers to use it fewer times"
             )
-        if self._before is None and self.count >= layers:
-            raise InputError(f"count: the model has {layers} layers, and at least one has to stay")
+        if self._before is None and self.removed_count >= layers:
+            raise InputError(
+                f"removed_count: the model has {layers} layers, and at least one has to stay"
+            )
 
     def _prune(
         self,
@@ -81,10 +83,10 @@ class LayerPruning(RoundPruning):
     ) -> None:
         there = len(structure_of(model).layers)
         self._before = self._before or there
-        due = round(self.count * progress) - (self._before - there)
-        gone, _ = choose_layers(model, calibration, due, self.score)
-        require_agreement(trainer, digest_of(gone), "which layers to remove")
-        remove_layers_(model, gone, optimizers=trainer.optimizers, technique="layer_pruning")
+        due = round(self.removed_count * progress) - (self._before - there)
+        removed, _ = select_layers(model, calibration, due, self.score)
+        require_agreement(trainer, digest_of(removed), "which layers to remove")
+        remove_layers_(model, removed, optimizers=trainer.optimizers, technique="layer_pruning")
 
     def _remaining(self, model: "PreTrainedModel") -> str:
         return f"{len(structure_of(model).layers)} of {self._before} layers"

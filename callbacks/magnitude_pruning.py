@@ -21,7 +21,7 @@ from lightning_compress.models.masks import (
     zero_gradients_,
 )
 from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, target_sparsity
-from lightning_compress.pruning.prunable import input_dims, weight_names
+from lightning_compress.pruning.prunable import input_dims, prunable_weights
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 
 from .rewinding import Rewinding
@@ -126,7 +126,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the weights."""
         model = _masked_module(pl_module)
-        names = weight_names(model, self._weights)
+        names = prunable_weights(model, self._weights)
         if self._pattern is not None:
             input_dims(model, names, self._pattern.m)
         self._rewinding.require_possible(trainer, pl_module)
@@ -262,7 +262,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     def _chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
         parameters = dict(model.named_parameters())
         # Asked anew, for layers may have come or gone.
-        return {name: parameters[name] for name in weight_names(model, self._weights)}
+        return {name: parameters[name] for name in prunable_weights(model, self._weights)}
 
     def _sparsity(self, pl_module: L.LightningModule) -> dict[str, float]:
         """Of each chosen weight by the name of its layer, and in ``total``."""

@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
-from lightning_compress.pruning.rewinding import rewind_schedule_, schedule_state
 from lightning_compress.saving import compression_state, restore_compression_
+
+from .rewinding import rewind_schedule_, schedule_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_compress.pruning.selection import Limits, amount_of
+from lightning_compress.pruning.selection import LayerMinimum, budget_of
 
 from .unit_pruning import UnitPruning
 
@@ -13,8 +13,9 @@ class NeuronPruning(UnitPruning):
     The neurons leave the model: it gets smaller and faster.
 
     Args:
-        share: fraction of all feed-forward neurons that leaves, over all layers together.
-        count: or how many neurons leave.
+        removed_fraction: fraction of all feed-forward neurons that is removed, all layers
+            together, in (0, 1).
+        removed_count: or the number of neurons that is removed, at least 1.
         minimum: how many neurons every layer keeps at least.
         multiple: the number that a layer keeps is a multiple of this, which hardware likes.
         options: how and when, see :class:`UnitPruning` and :class:`RoundPruning`.
@@ -28,15 +29,15 @@ class NeuronPruning(UnitPruning):
     def __init__(
         self,
         *,
-        share: float | None = None,
-        count: int | None = None,
+        removed_fraction: float | None = None,
+        removed_count: int | None = None,
         minimum: int = 8,
         multiple: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(
-            amount=amount_of(share=share, count=count),
-            limits={"neurons": Limits(minimum, multiple)},
+            budget=budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
+            minimums={"neurons": LayerMinimum(minimum, multiple)},
             technique="neuron_pruning",
             **options,
         )

@@ -14,7 +14,13 @@ from lightning_compress.models.families import UnitKind
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.progress import progress_bar
 from lightning_compress.pruning.post_training import prune_post_training_
-from lightning_compress.pruning.selection import Amount, Limits, amount_of, choose_units, total_cost
+from lightning_compress.pruning.selection import (
+    LayerMinimum,
+    budget_of,
+    select_units,
+    total_cost,
+    unit_macs,
+)
 
 from .calibration_batches import calibration_for
 from .figures import log_remaining
@@ -33,10 +39,10 @@ class PostTrainingPruning(AfterTraining):
     trained at all. Works on any LightningModule around a Hugging Face model.
 
     Args:
-        macs: fraction of the blocks' multiplications that leaves, for texts as long as the
-            training's are on average.
-        latency: or the fraction of the time spent in heads and neurons that leaves, as measured on
-            this machine and device.
+        removed_macs_fraction: fraction of the blocks' multiply-accumulates (MACs) that is removed,
+            in (0, 1), for examples as long as the training's are on average.
+        removed_latency_fraction: or the fraction of the time spent in heads and neurons that is
+            removed, in (0, 1), as measured on this machine and device.
         minimum_heads: how many heads every layer keeps at least.
         minimum_neurons: how many neurons every layer keeps at least.
         multiple: the number of neurons that a layer keeps is a multiple of this, which hardware
@@ -55,8 +61,8 @@ class PostTrainingPruning(AfterTraining):
     def __init__(
         self,
         *,
-        macs: float | None = None,
-        latency: float | None = None,
+        removed_macs_fraction: float | None = None,
+        removed_latency_fraction: float | None = None,
         minimum_heads: int = 1,
         minimum_neurons: int = 8,
         multiple: int = 8,
@@ -64,29 +70,32 @@ class PostTrainingPruning(AfterTraining):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self._amount = amount_of(macs=macs, latency=latency)
-        self._limits: dict[UnitKind, Limits] = {
-            "heads": Limits(minimum_heads),
-            "neurons": Limits(minimum_neurons, multiple),
+        self._budget = budget_of(
+            removed_macs_fraction=removed_macs_fraction,
+            removed_latency_fraction=removed_latency_fraction,
+        )
+        self._minimums: dict[UnitKind, LayerMinimum] = {
+            "heads": LayerMinimum(minimum_heads),
+            "neurons": LayerMinimum(minimum_neurons, multiple),
         }
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
         self._calibration_examples = calibration_examples
 
     def _check(self, model: "PreTrainedModel") -> None:
-        units = [one for kind in self._limits for one in units_of(model, kind)]
-        costs = Amount(macs=0.5).costs(model, units, tokens=1)
-        budget = self._amount.budget(total_cost(units, costs), 1.0)
+        units = [one for kind in self._minimums for one in units_of(model, kind)]
+        costs = unit_macs(model, units, tokens=1)
+        budget = self._budget.remaining(total_cost(units, costs), 1.0)
         nothing = {one.output: torch.zeros(one.count) for one in units}
-        choose_units(units, nothing, costs, budget, self._limits)
+        select_units(units, nothing, costs, budget, self._minimums)
 
     def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
         calibration = calibration_for(trainer, model, self._calibration_examples)
         steps = 2 + 2 * len(structure_of(model).blocks)
         with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
             before = self._prune(trainer, model, calibration, advance)
-        log_remaining(trainer, model, list(self._limits), trainer.global_step)
-        left = {kind: sum(one.count for one in units_of(model, kind)) for kind in self._limits}
+        log_remaining(trainer, model, list(self._minimums), trainer.global_step)
+        left = {kind: sum(one.count for one in units_of(model, kind)) for kind in self._minimums}
         parts = (f"{left[kind]:,} of {before[kind]:,} {kind}" for kind in left)
         return f"Pruned without training: {' and '.join(parts)} remain."
 
@@ -98,9 +107,9 @@ class PostTrainingPruning(AfterTraining):
         advance: Any,
     ) -> dict[UnitKind, int]:
         """Prune, and say how many units there were."""
-        units = [one for kind in self._limits for one in units_of(model, kind)]
-        if self._amount.latency is None:
-            costs = self._amount.costs(model, units, calibration.tokens())
+        units = [one for kind in self._minimums for one in units_of(model, kind)]
+        if self._budget.removed_latency_fraction is None:
+            costs = self._budget.costs(model, units, calibration.tokens())
         else:
             # The middle batch is of middling length: they come in all lengths.
             ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
@@ -108,20 +117,23 @@ class PostTrainingPruning(AfterTraining):
             costs = trainer.strategy.broadcast(measured)
             if not any(costs.values()):
                 raise InputError(
-                    "latency cannot be pruned by: heads and neurons take no time that could be "
-                    "measured here; the model is too small or the machine too busy. Use macs"
+                    "removed_latency_fraction: heads and neurons take no measurable time on this "
+                    "machine: the model is too small or the machine too busy. Use "
+                    "removed_macs_fraction"
                 )
         prune_post_training_(
             model,
             calibration,
             _logits_of,
             costs,
-            self._amount.budget(total_cost(units, costs), 1.0),
-            self._limits,
+            self._budget.remaining(total_cost(units, costs), 1.0),
+            self._minimums,
             on_progress=lambda what: advance(what, 1),
         )
         require_agreement(trainer, digest_of(manifest_of(model)), "which units to remove")
-        return {kind: sum(one.count for one in units if one.kind == kind) for kind in self._limits}
+        return {
+            kind: sum(one.count for one in units if one.kind == kind) for kind in self._minimums
+        }
 
 
 def _logits_of(model: nn.Module, batch: Batch) -> Tensor:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import evaluating
-from lightning_compress.pruning.schedule import Phases, Unit, round_steps
+from lightning_compress.pruning.schedule import Phases, Unit, pruning_steps
 
 from .calibration_batches import calibration_for
 from .model_edit import ModelEdit, follow_reshaping, require_reshapable, reshapable_model
@@ -29,7 +29,8 @@ class RoundPruning(ModelEdit):
     follow the model's shape, and a resumed run goes on bit for bit.
 
     Args:
-        rounds: in how many rounds; one is right after the warm-up.
+        pruning_steps: number of steps in which the parts are removed, at least 1; a single one is
+            right after the warm-up.
         warmup: length of the dense phase; default: a tenth of the run.
         recovery: length of the phase at the end without removals; default: three tenths of the
             run. With one round it is what is left of the run.
@@ -44,18 +45,18 @@ class RoundPruning(ModelEdit):
     def __init__(
         self,
         *,
-        rounds: int = 5,
+        pruning_steps: int = 5,
         warmup: float | None = None,
         recovery: float | None = None,
         unit: Unit = "run",
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
-        if rounds < 1:
-            raise InputError(f"rounds must be at least 1, not {rounds}")
+        if pruning_steps < 1:
+            raise InputError(f"pruning_steps must be at least 1, not {pruning_steps}")
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
-        self._rounds = rounds
+        self._count = pruning_steps
         self._phases = Phases("linear", warmup, recovery, None, unit)
         self._calibration_examples = calibration_examples
         self._step = -1  # the last step that was dealt with
@@ -102,7 +103,7 @@ class RoundPruning(ModelEdit):
         # resumes its position in them only if they are set up after the checkpoint is read.
         run, epoch = run_length(trainer)
         schedule = self._phases.in_steps(1.0, run, epoch)
-        self._steps = round_steps(schedule.begin, schedule.end, self._rounds)
+        self._steps = pruning_steps(schedule.begin, schedule.end, self._count)
         self._log(trainer, reshapable_model(pl_module))
         self._advance(trainer, pl_module)
 
@@ -116,7 +117,7 @@ class RoundPruning(ModelEdit):
         """Say so if the run ended too soon."""
         if not self.target_reached:
             rank_zero_warn(
-                f"the run ended after {self._step} steps, when {self._done} of {self._rounds} "
+                f"the run ended after {self._step} steps, when {self._done} of {self._count} "
                 f"rounds of {type(self).__name__} were done (the last is due at step "
                 f"{self._steps[-1]}): let it run on, or shorten warmup and recovery"
             )
@@ -145,13 +146,13 @@ class RoundPruning(ModelEdit):
         calibration = calibration_for(trainer, model, self._calibration_examples)
         with evaluating(model), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", 0)) + due)
-            self._prune(trainer, model, calibration, due / self._rounds)
+            self._prune(trainer, model, calibration, due / self._count)
         follow_reshaping(trainer)
         self._done = due
         self._log(trainer, model)
         rank_zero_info(
-            f"Round {due} of {self._rounds} at step {step}: {self._remaining(model)} remain."
+            f"Round {due} of {self._count} at step {step}: {self._remaining(model)} remain."
         )
-        if due == self._rounds:
+        if due == self._count:
             self.target_reached = True
             restart_selection(trainer)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_compress.pruning.selection import Amount, Limits
+from lightning_compress.pruning.selection import Budget, LayerMinimum
 
 from .unit_pruning import UnitPruning
 
@@ -13,8 +13,8 @@ class StructuredPruning(UnitPruning):
     Works on any LightningModule around a Hugging Face model, which gets smaller and faster.
 
     Args:
-        macs: fraction of the blocks' multiplications that leaves, for texts as long as the
-            training's are on average.
+        removed_macs_fraction: fraction of the blocks' multiply-accumulates (MACs) that is removed,
+            in (0, 1), for examples as long as the training's are on average.
         minimum_heads: how many heads every layer keeps at least.
         minimum_neurons: how many neurons every layer keeps at least.
         multiple: the number of neurons that a layer keeps is a multiple of this, which hardware
@@ -30,15 +30,18 @@ class StructuredPruning(UnitPruning):
     def __init__(
         self,
         *,
-        macs: float,
+        removed_macs_fraction: float,
         minimum_heads: int = 1,
         minimum_neurons: int = 8,
         multiple: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(
-            amount=Amount(macs=macs),
-            limits={"heads": Limits(minimum_heads), "neurons": Limits(minimum_neurons, multiple)},
+            budget=Budget(removed_macs_fraction=removed_macs_fraction),
+            minimums={
+                "heads": LayerMinimum(minimum_heads),
+                "neurons": LayerMinimum(minimum_neurons, multiple),
+            },
             technique="structured_pruning",
             **options,
         )

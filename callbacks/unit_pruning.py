@@ -12,8 +12,12 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.structure import Units
 from lightning_compress.pruning.importance import UNIT_SCORES, UnitScore
-from lightning_compress.pruning.reconstruction import fold_means_, input_statistics, refit_
-from lightning_compress.pruning.selection import Amount, Limits, choose_units, total_cost
+from lightning_compress.pruning.reconstruction import (
+    absorb_means_,
+    input_statistics,
+    least_squares_refit_,
+)
+from lightning_compress.pruning.selection import Budget, LayerMinimum, select_units, total_cost
 
 from .figures import log_remaining, log_scores
 from .round_pruning import RoundPruning
@@ -38,8 +42,8 @@ class UnitPruning(RoundPruning):
     """Remove heads, neurons or both from all layers together.
 
     Args:
-        amount: how much goes.
-        limits: which kinds of units go, and what a layer keeps of each.
+        budget: how much is removed.
+        minimums: which kinds of units are removed, and what every layer keeps of each.
         technique: the report's name for it.
         score: by which the least important go: ``fisher`` or ``taylor`` (the loss's dependence on
             each, squared or absolute), ``activation`` (how much what they say varies, and how far
@@ -52,21 +56,21 @@ class UnitPruning(RoundPruning):
     def __init__(
         self,
         *,
-        amount: Amount,
-        limits: Mapping[UnitKind, Limits],
+        budget: Budget,
+        minimums: Mapping[UnitKind, LayerMinimum],
         technique: str,
         score: UnitScore = "fisher",
         refit: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._amount = amount
-        self._limits = limits
+        self._budget = budget
+        self._minimums = minimums
         self._score = score
         self._refit = refit
         self._technique = technique
         # For the page in TensorBoard.
-        self.charts = {f"remaining {kind}": f"^{kind}/layer" for kind in limits}
+        self.charts = {f"remaining {kind}": f"^{kind}/layer" for kind in minimums}
         self._before: _Before | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,9 +89,9 @@ class UnitPruning(RoundPruning):
             return
         units = self._units(model)
         nothing = {one.output: torch.zeros(one.count) for one in units}
-        costs = self._amount.costs(model, units, tokens=1)
-        budget = self._amount.budget(total_cost(units, costs), 1.0)
-        choose_units(units, nothing, costs, budget, self._limits)
+        costs = self._budget.costs(model, units, tokens=1)
+        budget = self._budget.remaining(total_cost(units, costs), 1.0)
+        select_units(units, nothing, costs, budget, self._minimums)
 
     def _prune(
         self,
@@ -98,33 +102,33 @@ class UnitPruning(RoundPruning):
     ) -> None:
         units = self._units(model)
         tokens = self._before.tokens if self._before else calibration.tokens()
-        costs = self._amount.costs(model, units, tokens)
+        costs = self._budget.costs(model, units, tokens)
         if self._before is None:
-            counts = {kind: sum(u.count for u in units_of(model, kind)) for kind in self._limits}
+            counts = {kind: sum(u.count for u in units_of(model, kind)) for kind in self._minimums}
             self._before = _Before(tokens, total_cost(units, costs), counts)
         scores = UNIT_SCORES[self._score](model, units, calibration)
         scores = {name: score.cpu() for name, score in scores.items()}
-        budget = self._amount.budget(self._before.cost, progress)
-        gone = choose_units(units, scores, costs, budget, self._limits)
-        require_agreement(trainer, digest_of(gone), "which heads and neurons to remove")
+        budget = self._budget.remaining(self._before.cost, progress)
+        removed = select_units(units, scores, costs, budget, self._minimums)
+        require_agreement(trainer, digest_of(removed), "which heads and neurons to remove")
         log_scores(trainer, units, scores, self._step)
-        seen = input_statistics(model, units, calibration, products=self._refit)
-        compensate_ = refit_ if self._refit else fold_means_
+        statistics = input_statistics(model, units, calibration, pairs=self._refit)
+        compensate_ = least_squares_refit_ if self._refit else absorb_means_
         for one in units:
-            if one.layer in gone[one.kind]:
-                compensate_(model, one, gone[one.kind][one.layer], seen[one.output])
-        for kind, layers in gone.items():
+            if one.layer in removed[one.kind]:
+                compensate_(model, one, removed[one.kind][one.layer], statistics[one.output])
+        for kind, layers in removed.items():
             _REMOVE[kind](model, layers, optimizers=trainer.optimizers, technique=self._technique)
 
     def _remaining(self, model: "PreTrainedModel") -> str:
         parts = []
-        for kind in self._limits:
+        for kind in self._minimums:
             before = self._before.counts[kind] if self._before else 0
             parts.append(f"{sum(u.count for u in units_of(model, kind)):,} of {before:,} {kind}")
         return " and ".join(parts)
 
     def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
-        log_remaining(trainer, model, list(self._limits), max(self._step, 0))
+        log_remaining(trainer, model, list(self._minimums), max(self._step, 0))
 
     def _units(self, model: "PreTrainedModel") -> list[Units]:
-        return [one for kind in self._limits for one in units_of(model, kind)]
+        return [one for kind in self._minimums for one in units_of(model, kind)]

@@ -1,6 +1,6 @@
-"""Gates on heads and neurons: factors on what a unit says to the rest of the model.
+"""Gates on heads and neurons, and the gradients of each example's loss by them.
 
-How the loss of every single example changes with every gate.
+A gate is a factor on the output of one unit: 1 leaves the model as it is, 0 removes the unit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from lightning_compress.models.structure import Units
 
 @contextmanager
 def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Multiply units by gates while the context lasts.
+    """Multiply the outputs of units by gates within the context.
 
-    The gates sit on the inputs of the output projections, so that they work with every
-    implementation of attention.
+    The gates act on the inputs of the output projections, so they work with every implementation
+    of attention.
 
     Args:
         model: a transformer of a known family.
         gates: by name of the projection (``Units.output``), for its units in order: [U], or [B, U]
-            with factors of its own for every example of the batch.
+            with separate factors for every example of the batch.
     """
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(_multiply_by(gate))
@@ -38,11 +38,11 @@ def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 def _multiply_by(gate: Tensor):  # type: ignore[no-untyped-def]  # a hook, for torch alone
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        said, *rest = inputs
-        units = said.reshape(*said.shape[:-1], gate.shape[-1], -1)
-        # [B, U] to [B, 1, ..., U, 1], to stand beside [B, S, U, W]
+        values, *rest = inputs
+        units = values.reshape(*values.shape[:-1], gate.shape[-1], -1)
+        # [B, U] to [B, 1, ..., U, 1], which broadcasts over [B, S, U, W]
         factors = gate.reshape(*gate.shape[:-1], *(1,) * (units.dim() - gate.dim() - 1), -1, 1)
-        return ((units * factors).flatten(-2).to(said.dtype), *rest)
+        return ((units * factors).flatten(-2).to(values.dtype), *rest)
 
     return hook
 
@@ -50,19 +50,19 @@ def _multiply_by(gate: Tensor):  # type: ignore[no-untyped-def]  # a hook, for t
 def gate_gradients(
     model: nn.Module, units: Sequence[Units], calibration: Calibration
 ) -> Iterator[dict[str, Tensor]]:
-    """Derivatives of each example's loss by the gates of all units, at gates of one.
+    """Derivatives of each example's loss by the gates of all units, at gates of 1.
 
-    Every example gets gates of its own, so one backward pass a batch gives the gradients of all
-    its examples apart: a mean over the batch would cancel much of what matters.
+    Every example has its own gates, so one backward pass per batch gives the gradients of its
+    examples separately: in a mean over the batch they would cancel each other.
 
     Args:
         model: a transformer of a known family.
         units: heads, neurons or both.
-        calibration: the examples. The loss has to be a mean over them; where examples weigh
-            differently, as in language modelling, so do their gradients.
+        calibration: the examples. The loss is a mean over them; where examples have different
+            weights, as in language modelling, so have their gradients.
 
     Yields:
-        For every batch: [B, U], by name of the projection (``Units.output``).
+        For every batch: [B, U] by name of the projection (``Units.output``).
     """
     device = next(model.parameters()).device
     for batch in calibration.batches:
@@ -83,16 +83,16 @@ def mean_over_examples(
     calibration: Calibration,
     measure: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """The mean over all examples of a measure of each gate's gradient.
+    """Mean over all examples of a function of each gate's gradient.
 
     Args:
         model: a transformer of a known family.
         units: heads, neurons or both.
         calibration: the examples.
-        measure: of each entry of a tensor, such as ``torch.abs``.
+        measure: the function, element by element, such as ``torch.abs``.
 
     Returns:
-        [U] float64, by name of the projection (``Units.output``).
+        [U] float64 by name of the projection (``Units.output``).
     """
     total: dict[str, Tensor] = {}
     examples = 0

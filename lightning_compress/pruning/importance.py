@@ -1,26 +1,24 @@
-"""Importance of heads and neurons by the size of their weights; needs no example.
+"""Importance of attention heads and feed-forward neurons, by five criteria side by side.
 
-First-order importance of heads and neurons.
+Every criterion is a function ``(model, units, calibration) -> {projection: [U] float64}``: one
+score per unit, under the name of the units' output projection (``Units.output``); a higher score
+means more important. :data:`UNIT_SCORES` lists them by the name that the callbacks' option
+``score`` takes: a new criterion is one function and one line of that table.
 
-Source: Michel, Levy and Neubig, "Are Sixteen Heads Really Better than One?", 2019,
-https://arxiv.org/abs/1905.10650; for neurons Molchanov et al., "Importance Estimation for Neural
-Network Pruning", 2019, https://arxiv.org/abs/1906.10771.
-
-Second-order importance of heads and neurons: the diagonal of the Fisher information.
-
-Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
-https://arxiv.org/abs/2204.09656.
-
-Importance of heads and neurons by how much what they say varies, and how far it reaches.
-
-Source: An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", 2024,
-https://arxiv.org/abs/2312.11983.
-
-The scores of heads and neurons by name.
+Sources:
+    magnitude: Li et al., "Pruning Filters for Efficient ConvNets", 2017,
+        https://arxiv.org/abs/1608.08710; here the outgoing weights count as well.
+    taylor: Michel, Levy and Neubig, "Are Sixteen Heads Really Better than One?", 2019,
+        https://arxiv.org/abs/1905.10650; for neurons Molchanov et al., "Importance Estimation for
+        Neural Network Pruning", 2019, https://arxiv.org/abs/1906.10771.
+    fisher: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
+        https://arxiv.org/abs/2204.09656; here with the gradients of single examples.
+    activation: An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language
+        Models", 2024, https://arxiv.org/abs/2312.11983.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +32,7 @@ from lightning_compress.pruning.reconstruction import input_statistics
 def magnitude_scores(
     model: nn.Module, units: Sequence[Units], calibration: Calibration | None = None
 ) -> dict[str, Tensor]:
-    """Sum of squares of a unit's weights: those that reach it and those by which it reaches on.
-
-    Source: Li et al., "Pruning Filters for Efficient ConvNets", 2017,
-    https://arxiv.org/abs/1608.08710, with the outgoing weights taken in.
-
-    Returns:
-        [U] float64, by name of the projection (``Units.output``).
-    """
+    """Sum of the squares of a unit's incoming and outgoing weights; needs no examples."""
     scores = {}
     for one in units:
         weights = [*incoming(model, one), outgoing(model, one).transpose(0, 1).flatten(1)]
@@ -52,10 +43,9 @@ def magnitude_scores(
 def taylor_scores(
     model: nn.Module, units: Sequence[Units], calibration: Calibration
 ) -> dict[str, Tensor]:
-    """Mean over the examples of ``|dL/dg|``: the change of an example's loss without the unit.
+    """Mean over the examples of ``|dL/dg|``, the gradient of the loss by a unit's gate g.
 
-    Returns:
-        [U] float64, by name of the projection (``Units.output``).
+    First-order estimate of how much the loss of an example changes without the unit.
     """
     return mean_over_examples(model, units, calibration, torch.abs)
 
@@ -63,13 +53,10 @@ def taylor_scores(
 def fisher_scores(
     model: nn.Module, units: Sequence[Units], calibration: Calibration
 ) -> dict[str, Tensor]:
-    """Mean over the examples of ``(dL/dg)²``: twice the rise of the loss without the unit.
+    """Mean over the examples of ``(dL/dg)²``: the diagonal of the gates' Fisher information.
 
-    At a minimum of the loss, where its gradient vanishes and its curvature is about the Fisher
-    information.
-
-    Returns:
-        [U] float64, by name of the projection (``Units.output``).
+    At a minimum of the loss, where the curvature is about the Fisher information, it is twice the
+    increase of the loss without the unit.
     """
     return mean_over_examples(model, units, calibration, torch.square)
 
@@ -77,42 +64,39 @@ def fisher_scores(
 def activation_scores(
     model: nn.Module, units: Sequence[Units], calibration: Calibration
 ) -> dict[str, Tensor]:
-    """Variance of what a unit says times the squared norm of its outgoing weights.
+    """Variance of a unit's output over the tokens, times the squared norm of its outgoing weights.
 
-    What is lost without the unit, once its mean has been folded into the bias.
-
-    Returns:
-        [U] float64, by name of the projection (``Units.output``).
+    The squared error in the layer's output without the unit, once the mean of the unit's output
+    is in the bias.
     """
-    seen = input_statistics(model, units, calibration)
+    statistics = input_statistics(model, units, calibration)
     scores = {}
     for one in units:
-        variance = seen[one.output].variance().reshape(one.count, -1)
+        variance = statistics[one.output].variance().reshape(one.count, -1)
         norms = outgoing(model, one).double().square().sum(0)
         scores[one.output] = (variance * norms).sum(1)
     return scores
 
 
-UnitScore = Literal["magnitude", "taylor", "fisher", "activation", "random"]
-
-
-Scoring = Callable[[nn.Module, Sequence[Units], Calibration], dict[str, Tensor]]
-
-
 def random_scores(
-    model: nn.Module, units: Sequence[Units], calibration: Calibration
+    model: nn.Module, units: Sequence[Units], calibration: Calibration | None = None
 ) -> dict[str, Tensor]:
-    """What any other score has to beat: random numbers, in proportion to what a unit costs."""
+    """Random numbers in proportion to a unit's MACs, from torch's generator: the baseline."""
     return {
         one.output: torch.rand(one.count, dtype=torch.float64) * macs_per_token(model, one)
         for one in units
     }
 
 
-UNIT_SCORES: dict[UnitScore, Scoring] = {
+UNIT_SCORES: dict[str, Callable[[nn.Module, Sequence[Units], Calibration], dict[str, Tensor]]] = {
     "magnitude": magnitude_scores,
     "taylor": taylor_scores,
     "fisher": fisher_scores,
     "activation": activation_scores,
     "random": random_scores,
 }
+
+if TYPE_CHECKING:
+    UnitScore = str
+else:  # so that the command line lists the names and refuses others
+    UnitScore = Literal[tuple(UNIT_SCORES)]

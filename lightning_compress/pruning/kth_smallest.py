@@ -1,13 +1,13 @@
-"""Exact selection of the smallest weights by magnitude, over any number of tensors at once.
+"""The k-th smallest magnitude over any number of tensors, exact, and masks by that threshold.
 
-A radix select on the bits of the floats: with the sign off, the bits of a float32 read as an
-integer order like its magnitude. The upper digit of the threshold is guessed from a sample. One
-pass then counts what lies below a window around the guess and, to the last bit, what lies in it;
-should the threshold lie outside, the upper digit is counted in full. Nothing is sorted, and
-nothing is copied but chunk by chunk.
+A radix select on the bits of the floats: without the sign bit, the bits of a float32 read as an
+integer are ordered like the magnitude. The upper digit of the threshold is estimated from a
+sample. One pass then counts the keys below a window around the estimate and, exactly, the keys in
+the window; if the threshold lies outside, the upper digit is counted in full. Nothing is sorted,
+and only chunks are copied.
 
-Comparisons are written as subtractions and shifts: those run at the speed of memory on a CPU,
-where torch's comparison of integers takes seven times as long.
+Comparisons are written as subtractions and shifts, which run at memory bandwidth on a CPU, where
+torch's comparison of integers takes seven times as long.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,30 +18,22 @@ from torch import Tensor
 from lightning_compress.errors import InputError
 
 _CHUNK = 1 << 18  # weights handled at a time
-
-
-_SAMPLE = 1 << 20  # about how many weights the guess looks at
-
-
-_DIGIT = 15  # the upper digit is what is left of a key shifted right by this
-
-
-_WINDOW = 17  # the window holds two to this power keys; several times the error of the guess
-
-
-_LARGEST = 0x7F800000  # the key of the largest finite float32; those of infinity and NaN lie above
+_SAMPLE = 1 << 20  # about how many weights the estimate is made from
+_DIGIT = 15  # the upper digit of a key is the key shifted right by this
+_WINDOW = 17  # the window holds 2 to this power keys, several times the error of the estimate
+_LARGEST = 0x7F800000  # the key of the largest finite float32; infinity and NaN have larger ones
 
 
 @torch.no_grad()
 def drop_smallest_(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], count: int) -> None:
     """Clear the ``count`` entries of ``masks`` that belong to the smallest weights, in place.
 
-    Only entries that are True take part. Of equal magnitudes the later ones are cleared. Beside
-    the masks it needs a few megabytes, whatever the number of weights.
+    Only entries that are True take part. Of equal magnitudes the later ones are cleared. Needs a
+    few megabytes beside the masks, whatever the number of weights.
 
     Args:
         masks: boolean and contiguous, by name; changed in place.
-        weights: floating point, on any device, shaped like the masks and under the same names.
+        weights: floating point, on any device, shaped and named like the masks.
             float32, float16 and bfloat16 compare exactly, also with one another; float64 is
             rounded to float32 for the comparison.
         count: how many True entries to clear in all.
@@ -78,7 +70,7 @@ def _chunks(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The name, the keys and the piece of the mask of every chunk, in order.
 
-    The keys are good until the next chunk, which is written over them.
+    The keys are valid until the next chunk, which overwrites them.
     """
     keys = torch.empty(0)
     for name, mask in masks.items():
@@ -96,8 +88,8 @@ def _threshold(
     """The key of ``rank`` (1 is the smallest), and how many entries of that key rank higher."""
     total = sum(mask.numel() for mask in masks.values())
     for stride in (total // _SAMPLE | 1, 1):  # odd, to wander over the columns
-        guess = _guess(masks, weights, rank / total, stride)
-        lowest = max(guess - (1 << _WINDOW - 1), 1)
+        estimate = _estimate(masks, weights, rank / total, stride)
+        lowest = max(estimate - (1 << _WINDOW - 1), 1)
         below, counts = _count(masks, weights, lowest)
         upto = counts.cumsum(0).add_(below)
         if below < rank <= int(upto[-1]):
@@ -106,10 +98,10 @@ def _threshold(
     raise AssertionError("counting everything cannot miss the threshold")
 
 
-def _guess(
+def _estimate(
     masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], quantile: float, stride: int
 ) -> int:
-    """The key at ``quantile`` of every ``stride``-th weight, right but for its lower digit."""
+    """The key at ``quantile`` of every ``stride``-th weight, exact up to the lower digit."""
     digits = (_LARGEST >> _DIGIT) + 1
     counts = torch.zeros(digits, dtype=torch.int64)
     for name, mask in masks.items():
@@ -128,7 +120,7 @@ def _guess(
 def _count(
     masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], lowest: int
 ) -> tuple[int, Tensor]:
-    """How many keys lie below ``lowest``, and how many there are of each in the window above."""
+    """How many keys are below ``lowest``, and how often each key of the window above occurs."""
     below = 0
     counts = torch.zeros(1 << _WINDOW, dtype=torch.int64)
     for name, keys, _ in _chunks(masks, weights):
@@ -142,7 +134,7 @@ def _count(
         digits = keys.sub_(lowest)
         below -= int((digits >> 31).sum(dtype=torch.int32))
         inside = digits[_zeros(digits >> _WINDOW)]
-        # Few, unless many weights are equal; bincount would go through the whole window each time.
+        # Few, unless many weights are equal; bincount would scan the whole window each time.
         counts.index_add_(0, inside.cpu(), torch.ones(len(inside), dtype=torch.int64))
     return below, counts
 

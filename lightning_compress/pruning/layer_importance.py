@@ -1,15 +1,19 @@
-"""Importance of whole layers by how much they turn what passes through them.
+"""Importance of whole layers, by four criteria side by side, and the selection of layers.
 
-Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect",
-2024, https://arxiv.org/abs/2403.03853.
+Every criterion is a function ``(model, calibration, without) -> [L] float64``: one score per
+layer, where the layers in ``without`` are skipped already and score infinity; a higher score means
+more important. :data:`LAYER_SCORES` lists them by the name that the option ``score`` of
+LayerPruning takes: a new criterion is one function and one line of that table.
 
-Importance of whole layers by what the model says without each of them.
-
-Which layers go, chosen one after the other.
+Sources:
+    influence: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You
+        Expect", 2024, https://arxiv.org/abs/2403.03853.
+    last: Sajjad et al., "On the Effect of Dropping Layers of Pre-trained Transformer Models", 2023,
+        https://arxiv.org/abs/2004.03844, "top-layer dropping".
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +25,43 @@ from lightning_compress.models.structure import structure_of
 
 
 @torch.no_grad()
+def divergence_scores(
+    model: nn.Module, calibration: Calibration, without: Sequence[int] = ()
+) -> Tensor:
+    """Divergence of the predictions from those of the whole model when one more layer is skipped.
+
+    Kullback-Leibler divergence in nats; mean squared difference where the model predicts a single
+    number.
+
+    Args:
+        model: a transformer of a known family.
+        calibration: the examples; their labels are not used.
+        without: layers that are skipped already.
+
+    Returns:
+        [L] float64.
+    """
+    layers = len(structure_of(model).layers)
+    scores = torch.full((layers,), torch.inf, dtype=torch.float64)
+    whole = [calibration.logits(batch) for batch in calibration.batches]
+    for layer in range(layers):
+        if layer in without:
+            continue
+        with skipped(model, [*without, layer]):
+            scores[layer] = divergence_from(whole, calibration)
+    return scores
+
+
+@torch.no_grad()
 def influence_scores(
     model: nn.Module, calibration: Calibration, without: Sequence[int] = ()
 ) -> Tensor:
-    """One minus the cosine between what goes into a layer and what comes out, mean over tokens.
+    """One minus the cosine between a layer's input and output, mean over the tokens.
 
     Args:
-        model: a transformer of a known family, whose layers are blocks of their own.
+        model: a transformer of a known family, whose layers are separate modules.
         calibration: the examples; their labels are not used.
-        without: layers that are skipped already. Their score is infinite.
+        without: layers that are skipped already.
 
     Returns:
         [L] float64.
@@ -68,78 +100,54 @@ def influence_scores(
     return scores
 
 
-@torch.no_grad()
-def divergence_scores(
-    model: nn.Module, calibration: Calibration, without: Sequence[int] = ()
+def last_scores(
+    model: nn.Module, calibration: Calibration | None = None, without: Sequence[int] = ()
 ) -> Tensor:
-    """How far the outputs move when one more layer is skipped.
-
-    The Kullback-Leibler divergence from the whole model's predictions, in nats; the mean squared
-    difference where the model predicts a single number.
-
-    Args:
-        model: a transformer of a known family.
-        calibration: the examples; their labels are not used.
-        without: layers that are skipped already. Their score is infinite.
-
-    Returns:
-        [L] float64.
-    """
-    layers = len(structure_of(model).layers)
-    scores = torch.full((layers,), torch.inf, dtype=torch.float64)
-    whole = [calibration.logits(batch) for batch in calibration.batches]
-    for layer in range(layers):
-        if layer in without:
-            continue
-        with skipped(model, [*without, layer]):
-            scores[layer] = divergence_from(whole, calibration)
-    return scores
-
-
-LayerScore = Literal["divergence", "influence", "last", "random"]
-
-
-def last_scores(model: nn.Module, calibration: Calibration, without: Sequence[int] = ()) -> Tensor:
-    """The plain baseline: the later a layer, the sooner it goes."""
+    """The later a layer, the less important."""
     scores = -torch.arange(len(structure_of(model).layers), dtype=torch.float64)
     scores[list(without)] = torch.inf
     return scores
 
 
 def random_scores(
-    model: nn.Module, calibration: Calibration, without: Sequence[int] = ()
+    model: nn.Module, calibration: Calibration | None = None, without: Sequence[int] = ()
 ) -> Tensor:
-    """What any other score has to beat: numbers drawn from torch's generator."""
+    """Random numbers from torch's generator: the baseline."""
     scores = torch.rand(len(structure_of(model).layers), dtype=torch.float64)
     scores[list(without)] = torch.inf
     return scores
 
 
-_SCORES: dict[LayerScore, Callable[[nn.Module, Calibration, Sequence[int]], Tensor]] = {
+LAYER_SCORES: dict[str, Callable[[nn.Module, Calibration, Sequence[int]], Tensor]] = {
     "divergence": divergence_scores,
     "influence": influence_scores,
     "last": last_scores,
     "random": random_scores,
 }
 
+if TYPE_CHECKING:
+    LayerScore = str
+else:  # so that the command line lists the names and refuses others
+    LayerScore = Literal[tuple(LAYER_SCORES)]
 
-def choose_layers(
+
+def select_layers(
     model: nn.Module, calibration: Calibration, count: int, score: LayerScore
 ) -> tuple[list[int], list[Tensor]]:
-    """Choose the least important layer, then the next one given that it is gone, and so on.
+    """Select the least important layer, then the least important one without it, and so on.
 
     Args:
         model: a transformer of a known family.
         calibration: the examples.
-        count: how many layers to choose, fewer than there are.
-        score: by what.
+        count: how many layers to select, fewer than there are.
+        score: the criterion, a key of :data:`LAYER_SCORES`.
 
     Returns:
-        The layers in the order in which they were chosen, and the scores [L] before each choice.
+        The layers in the order of their selection, and the scores [L] before each selection.
     """
-    chosen: list[int] = []
-    rounds: list[Tensor] = []
+    selected: list[int] = []
+    scores: list[Tensor] = []
     for _ in range(count):
-        rounds.append(_SCORES[score](model, calibration, chosen))
-        chosen.append(int(rounds[-1].argmin()))
-    return chosen, rounds
+        scores.append(LAYER_SCORES[score](model, calibration, selected))
+        selected.append(int(scores[-1].argmin()))
+    return selected, scores

@@ -1,11 +1,10 @@
-"""The n:m pattern: at most n of every m consecutive weights along the input are kept.
+"""Magnitude pruning: masks that keep the largest weights, unstructured or in an n:m pattern.
 
-Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, arXiv:2104.08378, for 2:4.
-
-Magnitude pruning: keep the largest weights, to an exact sparsity.
-
-Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015,
-arXiv:1506.02626.
+Sources:
+    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015,
+    https://arxiv.org/abs/1506.02626; here to an exact sparsity, over all weights or per layer.
+    n:m: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021,
+    https://arxiv.org/abs/2104.08378, for 2:4; here for any n and m.
 """
 
 import re
@@ -22,7 +21,7 @@ from lightning_compress.pruning.kth_smallest import drop_smallest_, magnitude_ke
 
 @dataclass(frozen=True)
 class NM:
-    """Keep the ``n`` largest of every ``m`` consecutive weights along the input dimension."""
+    """The n:m pattern: of every ``m`` consecutive weights along the input ``n`` are kept."""
 
     n: int
     m: int
@@ -41,7 +40,7 @@ class NM:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros that the pattern implies."""
+        """Fraction of zeros that the pattern implies, in (0, 1)."""
         return 1 - self.n / self.m
 
     def __str__(self) -> str:
@@ -49,11 +48,11 @@ class NM:
 
     @torch.no_grad()
     def outside(self, weight: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
-        """Which weights are not among the n largest of their group.
+        """Which weights are not among the n largest of their group of m.
 
         Args:
             weight: any shape; the size of ``dim`` is a multiple of m.
-            mask: boolean, shaped like ``weight``; what is False ranks below everything else.
+            mask: boolean, shaped like ``weight``; False entries rank below all others.
             dim: the dimension along which m consecutive weights form a group.
 
         Returns:
@@ -72,7 +71,7 @@ class NM:
 
 
 def target_sparsity(sparsity: float | None, pattern: NM | None) -> float:
-    """The final fraction of zeros that the options ``sparsity`` and ``pattern`` ask for.
+    """The final fraction of zeros, in [0, 1), by the options ``sparsity`` and ``pattern``.
 
     Raises:
         InputError: neither is given, they contradict each other, or ``sparsity`` is not in [0, 1).
@@ -84,7 +83,7 @@ def target_sparsity(sparsity: float | None, pattern: NM | None) -> float:
         )
     if pattern is None:
         if sparsity is None:
-            raise InputError("sparsity: say what fraction of the weights to prune, such as 0.8")
+            raise InputError("sparsity: give the fraction of weights to prune, such as 0.8")
         return sparsity
     if sparsity is not None and abs(sparsity - pattern.sparsity) > 1e-3:
         raise InputError(
@@ -108,18 +107,17 @@ def magnitude_masks(
 ) -> dict[str, Tensor]:
     """Masks that keep the largest weights and prune ``round(sparsity * count)`` of them.
 
-    What ``masks`` has pruned stays pruned and counts, so the result is sparser than asked for
-    where they already are. Of equal magnitudes the earlier one is kept.
+    Weights that ``masks`` has pruned stay pruned and count, so the result is sparser than
+    ``sparsity`` where ``masks`` already is. Of equal magnitudes the earlier one is kept.
 
     Args:
         weights: floating point, any shapes, by name.
         sparsity: fraction of zeros to reach, in [0, 1].
-        masks: the masks so far, boolean, True is kept; a name that is missing is dense.
+        masks: the masks so far, boolean, True is kept; a weight without a mask is dense.
         scope: one threshold over all weights at once, or the same sparsity for each of them.
-        pattern: prune only outside the n largest of each group of m. From the sparsity of the
-            pattern on everything outside is pruned, so that the pattern holds exactly.
-        input_dims: the dimension of the inputs of each weight, for ``pattern``; the last one
-            where a name is missing.
+        pattern: prune only outside the n largest of each group of m. If ``sparsity`` is at least
+            that of the pattern, everything outside is pruned and the pattern holds exactly.
+        input_dims: the input dimension of each weight, for ``pattern``; default: the last one.
 
     Returns:
         Boolean masks by name, shaped like the weights; True is kept. ``masks`` is not changed.
@@ -145,7 +143,7 @@ def magnitude_masks(
             count = min(max(due - sum(pruned[name] for name in group), 0), count)
         drop_smallest_(candidates, {name: weights[name] for name in group}, count)
     if pattern is not None:
-        # The n largest were no candidates. To find them again takes less memory than to keep them.
+        # The n largest were no candidates. Finding them again takes less memory than keeping them.
         for name, weight in weights.items():
             before = _mask(weight, masks.get(name))
             outside = pattern.outside(weight, before, dims.get(name, -1))
@@ -154,7 +152,7 @@ def magnitude_masks(
 
 
 def _mask(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """A copy of a mask, where its weight is; everything is kept if there is none."""
+    """A copy of a mask on the device of the weight; all True without a mask."""
     if mask is None:
         return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     return mask.to(weight.device, copy=True)

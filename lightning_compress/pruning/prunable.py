@@ -1,4 +1,4 @@
-"""Which weights are pruned: by default the linear layers of the blocks, else names by pattern."""
+"""The weights that magnitude pruning prunes: those of the blocks' linear layers, or by pattern."""
 
 from fnmatch import fnmatchcase
 
@@ -10,14 +10,14 @@ from lightning_compress.models import structure_of
 _SHOWN = 20  # names listed in an error
 
 
-def weight_names(model: nn.Module, patterns: list[str] | None) -> list[str]:
+def prunable_weights(model: nn.Module, patterns: list[str] | None) -> list[str]:
     """Names of the parameters to prune, relative to ``model``.
 
     Args:
         model: any module; a Hugging Face transformer of a known family if ``patterns`` is None.
-        patterns: shell patterns on parameter names, such as ``*.attention.*.weight``. None takes
-            the weights of the linear layers of the blocks; embeddings, norms, biases and the
-            classifier stay out.
+        patterns: shell patterns on parameter names, such as ``*.attention.*.weight``. None selects
+            the weights of the linear layers of the blocks, without embeddings, norms, biases and
+            the classifier.
 
     Raises:
         InputError: a pattern matches nothing, or the model is of no known family.
@@ -37,11 +37,11 @@ def weight_names(model: nn.Module, patterns: list[str] | None) -> list[str]:
 
 
 def input_dims(model: nn.Module, names: list[str], multiple: int) -> dict[str, int]:
-    """The dimension of each weight along which its inputs lie, for n:m patterns.
+    """The input dimension of each weight, 0 or 1, for n:m patterns.
 
     Raises:
-        InputError: a weight belongs to no linear layer, or its number of inputs is not a
-            multiple of ``multiple``.
+        InputError: a weight belongs to no linear layer, or the number of inputs is no multiple of
+            ``multiple``.
     """
     from transformers.pytorch_utils import Conv1D
 

@@ -1,12 +1,19 @@
-"""Statistics of what units say, over the tokens of a calibration set.
+"""Reconstruction of a layer's output by the units that remain, before and after others are removed.
 
-What remains takes over for what goes: means go into the bias, weights are fitted anew.
+From the cheapest to the most accurate:
 
-Let a smaller model say, projection by projection, what the dense one says.
+* :func:`absorb_means_`: the mean output of the removed units goes into the bias of their output
+  projection.
+* :func:`least_squares_refit_`: the outgoing weights of the remaining units are fitted to the output
+  of all units, in closed form from the statistics of the projection's inputs.
+* :func:`reconstruct_projections_`: after the removal, the output projections are fitted one after
+  the other to those of the dense model, given the inputs in the smaller model.
 
-The mask tuning of Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
-https://arxiv.org/abs/2204.09656, fits one factor to each unit; here all outgoing weights are
-fitted, which costs the same passes over the examples.
+Sources: the mean in the bias is that of An et al., "Fluctuation-based Adaptive Structured Pruning
+for Large Language Models", 2024, https://arxiv.org/abs/2312.11983. The reconstruction is the mask
+tuning of Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
+https://arxiv.org/abs/2204.09656, which fits one factor per unit; here all outgoing weights are
+fitted, in as many passes over the examples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,31 +36,35 @@ from lightning_compress.models.structure import (
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Of the N inputs of a projection, over all tokens, in float64.
+    """Moments of the N inputs of a projection over all tokens, in float64.
 
-    ``second`` holds the mean products of two inputs: the diagonal of them [N], or all [N, N].
+    Args:
+        mean: [N].
+        second_moment: [N, N], the means of the products of all pairs of inputs; or [N], the
+            diagonal of that, the mean squares.
     """
 
     mean: Tensor
-    second: Tensor
+    second_moment: Tensor
 
     def variance(self) -> Tensor:
-        """[N], never negative."""
-        squares = self.second if self.second.dim() == 1 else self.second.diagonal()
+        """[N], at least 0."""
+        second = self.second_moment
+        squares = second if second.dim() == 1 else second.diagonal()
         return (squares - self.mean.square()).clamp(min=0)
 
 
 @torch.no_grad()
 def input_statistics(
-    model: nn.Module, units: Sequence[Units], calibration: Calibration, *, products: bool = False
+    model: nn.Module, units: Sequence[Units], calibration: Calibration, *, pairs: bool = False
 ) -> dict[str, InputStatistics]:
-    """Look at the inputs of the units' output projections; padding does not count.
+    """Collect the moments of the inputs of the units' output projections, without padding.
 
     Args:
         model: a transformer of a known family.
         units: heads, neurons or both.
         calibration: the examples.
-        products: keep the mean products of all pairs of inputs too.
+        pairs: whether ``second_moment`` is [N, N] instead of [N].
 
     Returns:
         By name of the projection (``Units.output``).
@@ -65,11 +76,11 @@ def input_statistics(
 
     def watch(name: str):  # type: ignore[no-untyped-def]  # a hook, for torch alone
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            said = inputs[0].reshape(*mask.shape, -1)[mask].double()
-            pairs = said.T @ said if products else said.square().sum(0)
-            counts[name] = counts.get(name, 0) + len(said)
-            first[name] = first.get(name, 0) + said.sum(0)
-            second[name] = second.get(name, 0) + pairs
+            values = inputs[0].reshape(*mask.shape, -1)[mask].double()
+            products = values.T @ values if pairs else values.square().sum(0)
+            counts[name] = counts.get(name, 0) + len(values)
+            first[name] = first.get(name, 0) + values.sum(0)
+            second[name] = second.get(name, 0) + products
 
         return hook
 
@@ -92,69 +103,71 @@ def input_statistics(
 
 
 @torch.no_grad()
-def fold_means_(model: nn.Module, units: Units, gone: Sequence[int], seen: InputStatistics) -> None:
-    """Add what units say on average to the bias of their projection, before they go.
+def absorb_means_(
+    model: nn.Module, units: Units, removed: Sequence[int], statistics: InputStatistics
+) -> None:
+    """Add the mean output of units to the bias of their projection, before they are removed.
 
     Does nothing where the projection has no bias.
 
     Args:
         model: a transformer of a known family.
         units: of one block.
-        gone: those that will be removed.
-        seen: the inputs of the projection.
+        removed: the units that will be removed.
+        statistics: of the inputs of the projection.
     """
     module = linear_at(model, units.output)
     if module.bias is None:
         return
-    columns = positions_of(gone, inputs_of(module), 1, units.count).to(seen.mean.device)
-    said = outputs_first(module)[:, columns].double() @ seen.mean[columns]
-    module.bias.add_(said)
+    columns = positions_of(removed, inputs_of(module), 1, units.count).to(statistics.mean.device)
+    mean_output = outputs_first(module)[:, columns].double() @ statistics.mean[columns]
+    module.bias.add_(mean_output)
 
 
 @torch.no_grad()
-def refit_(
+def least_squares_refit_(
     model: nn.Module,
     units: Units,
-    gone: Sequence[int],
-    seen: InputStatistics,
+    removed: Sequence[int],
+    statistics: InputStatistics,
     *,
     ridge: float = 1e-4,
 ) -> None:
-    """Fit the outgoing weights of the units that stay so that they say what all said, before.
+    """Fit the outgoing weights of the kept units to the output of all units, before the removal.
 
-    Least squares over the tokens seen, closed form: with the covariance C of the inputs and the
-    mean d of its diagonal, what goes is passed on to what stays by
-    ``W[:, gone] C[gone, kept] (C[kept, kept] + ridge·d·I)⁻¹``, and the bias keeps the mean output.
-    Without a bias C is the matrix of mean products. Needs several times as many tokens as inputs.
+    Least squares over the tokens in closed form. With the covariance C of the inputs and the mean
+    d of its diagonal, the weights of the kept units grow by
+    ``W[:, removed] C[removed, kept] (C[kept, kept] + ridge·d·I)⁻¹``, and the bias keeps the mean
+    output. Without a bias C is the second moment. Needs several times as many tokens as inputs.
 
     Args:
         model: a transformer of a known family.
         units: of one block.
-        gone: those that will be removed.
-        seen: the inputs of the projection, with the products of all pairs.
-        ridge: keeps the fit from following noise.
+        removed: the units that will be removed.
+        statistics: of the inputs of the projection, with all pairs.
+        ridge: regularization relative to the inputs' variance; a larger one fits less noise.
     """
     module = linear_at(model, units.output)
     weight = outputs_first(module).double()
-    kept = [unit for unit in range(units.count) if unit not in set(gone)]
+    kept = [unit for unit in range(units.count) if unit not in set(removed)]
     columns, lost = (
         positions_of(some, inputs_of(module), 1, units.count).to(weight.device)
-        for some in (kept, gone)
+        for some in (kept, removed)
     )
-    spread = seen.second
+    covariance = statistics.second_moment
     if module.bias is not None:
-        spread = spread - torch.outer(seen.mean, seen.mean)
-    inner = spread[columns][:, columns]
+        covariance = covariance - torch.outer(statistics.mean, statistics.mean)
+    inner = covariance[columns][:, columns]
     inner = inner + ridge * inner.diagonal().mean() * torch.eye(len(columns), device=inner.device)
-    passed_on = torch.linalg.solve(inner, spread[columns][:, lost] @ weight[:, lost].T).T
-    fitted = weight[:, columns] + passed_on
+    change = torch.linalg.solve(inner, covariance[columns][:, lost] @ weight[:, lost].T).T
+    fitted = weight[:, columns] + change
     if module.bias is not None:
-        module.bias.add_(weight @ seen.mean - fitted @ seen.mean[columns])
+        module.bias.add_(weight @ statistics.mean - fitted @ statistics.mean[columns])
     outputs_first(module)[:, columns] = fitted.to(module.weight.dtype)
 
 
 @torch.no_grad()
-def match_projections_(
+def reconstruct_projections_(
     model: nn.Module,
     dense: nn.Module,
     calibration: Calibration,
@@ -165,26 +178,26 @@ def match_projections_(
 ) -> None:
     """Fit the output projections of a smaller model to those of the dense one, first to last.
 
-    Each is the least-squares solution, given what reaches it in the smaller model once all before
-    it have been fitted, so that it makes up for their errors too. The fit is drawn towards the
-    weights that there were, by ``ridge`` times the mean square of an input.
+    Each fit is the least-squares solution given the inputs in the smaller model after all earlier
+    projections have been fitted, so it also compensates their errors. The solution is drawn to the
+    current weights by ``ridge`` times the mean square of an input.
 
     Args:
-        model: what became of ``dense`` after units were removed; its layers are all there.
-        dense: the model that it came from.
+        model: ``dense`` without some of its units; it has all of the layers.
+        dense: the model before the removal.
         calibration: of ``model``.
-        dense_logits: the same for ``dense``.
-        ridge: keeps the fit from following noise.
+        dense_logits: gives the logits of ``dense`` for a batch.
+        ridge: regularization relative to the inputs; a larger one fits less noise.
         on_progress: called after each projection.
     """
     with in_one_piece(model, dense):
         for both in zip(units_of(model, "heads"), units_of(model, "neurons"), strict=True):
             for units in both:
-                _match_(model, dense, units.output, calibration, dense_logits, ridge)
+                _reconstruct_(model, dense, units.output, calibration, dense_logits, ridge)
                 on_progress()
 
 
-def _match_(
+def _reconstruct_(
     model: nn.Module,
     dense: nn.Module,
     name: str,
@@ -194,16 +207,16 @@ def _match_(
 ) -> None:
     module = linear_at(model, name)
     products: Tensor | float = 0.0  # of inputs with inputs, a constant one among them
-    targets: Tensor | float = 0.0  # of outputs wanted with inputs
+    targets: Tensor | float = 0.0  # of wanted outputs with inputs
     for batch in calibration.batches:
         mask = token_mask(batch)
-        with _calls(module) as ours, _calls(linear_at(dense, name)) as theirs:
+        with _calls(module) as small, _calls(linear_at(dense, name)) as whole:
             calibration.logits(batch)
             dense_logits(batch)
-        # One call, but for layers that are one block.
-        for (reached, _), (_, wanted) in zip(ours, theirs, strict=True):
-            inputs = reached.reshape(*mask.shape, -1)[mask].double()
-            outputs = wanted.reshape(*mask.shape, -1)[mask].double()
+        # One call each, except for layers that share one block.
+        for (small_inputs, _), (_, dense_outputs) in zip(small, whole, strict=True):
+            inputs = small_inputs.reshape(*mask.shape, -1)[mask].double()
+            outputs = dense_outputs.reshape(*mask.shape, -1)[mask].double()
             if module.bias is not None:
                 inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
             products = products + inputs.T @ inputs
@@ -224,13 +237,13 @@ def _match_(
 @contextmanager
 def _calls(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Inputs and outputs of a module's calls."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor]] = []
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach(), output.detach()))
+        calls.append((inputs[0].detach(), output.detach()))
 
     handle = module.register_forward_hook(hook)
     try:
-        yield seen
+        yield calls
     finally:
         handle.remove()

@@ -1,6 +1,11 @@
-"""How sparsity grows over a run: dense warm-up, pruning, recovery with the masks fixed.
+"""When a run prunes: dense warm-up, pruning phase, recovery.
 
-When the rounds of a gradual removal are.
+:class:`PruningSchedule` gives the sparsity of a mask by optimizer step, :func:`pruning_steps` the
+optimizer steps after which parts of a model are removed. :class:`Phases` holds the lengths of the
+phases as the user gives them.
+
+Source of the cubic schedule: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of
+pruning for model compression", 2017, https://arxiv.org/abs/1710.01878.
 """
 
 import math
@@ -10,22 +15,22 @@ from typing import Literal
 from lightning_compress.errors import InputError
 
 Shape = Literal["one_shot", "linear", "cubic"]
-
-
 Unit = Literal["run", "epochs", "steps"]
 
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """Sparsity by step: 0 before ``begin``, ``sparsity`` from ``end`` on.
+    """Sparsity by optimizer step; step t is the state after t optimizer steps.
 
-    ``shape`` says how it grows between them: ``one_shot`` not at all (all at once at ``end``),
-    ``linear`` evenly, ``cubic`` fast while there is much to choose from and slowly at last:
-    s * (1 - (1 - progress)^3). The masks are updated at ``begin``, every ``interval`` steps, and
-    at ``end``. Step t is the state after t optimizer steps; the run has ``run`` of them.
-
-    Source of ``cubic``: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of
-    pruning for model compression", 2017, arXiv:1710.01878.
+    Args:
+        shape: how sparsity grows from ``begin`` to ``end``. ``one_shot``: all at once at ``end``;
+            ``linear``; ``cubic``: fast at first and slowly at last,
+            sparsity * (1 - (1 - progress)^3).
+        sparsity: fraction of zeros from ``end`` on, in [0, 1]; it is 0 before ``begin``.
+        begin: step of the first update of the masks.
+        end: step of the last update.
+        interval: steps between two updates.
+        run: optimizer steps of the whole run.
     """
 
     shape: Shape
@@ -36,7 +41,7 @@ class PruningSchedule:
     run: int
 
     def at(self, step: int) -> float:
-        """Sparsity that is due after ``step`` steps."""
+        """Sparsity after ``step`` steps."""
         if step >= self.end:
             return self.sparsity
         if step < self.begin or self.shape == "one_shot":
@@ -47,7 +52,7 @@ class PruningSchedule:
         return self.sparsity * (1 - (1 - progress) ** 3)
 
     def updates_at(self, step: int) -> bool:
-        """Whether the masks are updated after ``step`` steps; from ``end`` on always."""
+        """Whether the masks are updated after ``step`` steps; always from ``end`` on."""
         if not self.begin <= step < self.end:
             return step >= self.end
         return (step - self.begin) % self.interval == 0
@@ -55,19 +60,20 @@ class PruningSchedule:
 
 @dataclass(frozen=True)
 class Phases:
-    """The phases of a schedule as the user gives them, in units of the run, epochs or steps.
+    """Lengths of the phases of a run, as fractions of the run, epochs or optimizer steps.
 
     Args:
         shape: how sparsity grows, see :class:`PruningSchedule`.
-        warmup: length of the dense phase at the start; None is a tenth of the run.
-        recovery: length of the phase with fixed masks at the end; None is three tenths of the
-            run. ``one_shot`` has none: what is left after the pruning is the recovery.
-        interval: time between two updates of the masks; None is a fiftieth of the run.
-        unit: ``run``: fractions of the run; ``epochs``, also fractions of them; ``steps``:
+        warmup: length of the dense phase at the start; None: 0.1 of the run.
+        recovery: length of the phase at the end without pruning; None: 0.3 of the run. Must be
+            None with ``one_shot``, which recovers for the rest of the run.
+        interval: time between two updates of the masks; None: 0.02 of the run. Must be None with
+            ``one_shot``.
+        unit: ``run``: fractions of the run; ``epochs``, which may be fractions; ``steps``:
             optimizer steps.
 
     Raises:
-        InputError: a length is negative, not a whole number of steps, or has no meaning here.
+        InputError: a length is negative, no integer number of steps, or has no meaning here.
     """
 
     shape: Shape
@@ -89,13 +95,13 @@ class Phases:
                 raise InputError(f"{name}: {length} is not a length of time, in {self.unit}")
             if self.unit == "steps" and not float(length).is_integer():
                 raise InputError(
-                    f"{name}: {length} is not a whole number of steps; "
-                    "for fractions of the run say unit: run"
+                    f"{name}: {length} is not an integer number of steps; "
+                    "for fractions of the run set unit: run"
                 )
             if self.unit == "run" and length > 1:
                 raise InputError(
                     f"{name}: {length} is more than the whole run; "
-                    "for whole numbers say unit: epochs or unit: steps"
+                    "for numbers above 1 set unit: epochs or unit: steps"
                 )
             if self.shape == "one_shot" and name != "warmup":
                 raise InputError(
@@ -118,7 +124,7 @@ class Phases:
             )
         if self.unit == "epochs" and not 0 < steps_per_epoch < math.inf:
             raise InputError(
-                "unit: epochs needs training data that has a length; say unit: steps or unit: run"
+                "unit: epochs needs training data that has a length; set unit: steps or unit: run"
             )
         run = int(run_steps)
         scale = {"run": run, "epochs": steps_per_epoch, "steps": 1}[self.unit]
@@ -139,20 +145,21 @@ class Phases:
         return PruningSchedule(self.shape, sparsity, warmup, run - recovery, interval, run)
 
 
-def round_steps(begin: int, end: int, rounds: int) -> list[int]:
-    """Steps after which a part is removed: the first at ``begin``, the last at ``end``.
+def pruning_steps(begin: int, end: int, count: int) -> list[int]:
+    """Optimizer steps after which a part is removed, evenly spread from ``begin`` to ``end``.
 
     Args:
-        begin: end of the warm-up.
-        end: start of the recovery.
-        rounds: how many; one round is at ``begin``.
+        begin: end of the warm-up, the first of them.
+        end: start of the recovery, the last of them.
+        count: how many, at least 1; a single one is at ``begin``.
 
     Raises:
-        InputError: the rounds do not fit between the two.
+        InputError: there are fewer optimizer steps between the two.
     """
-    if rounds > 1 and end - begin < rounds - 1:
+    if count > 1 and end - begin < count - 1:
         raise InputError(
-            f"rounds: {rounds} rounds do not fit into the {max(0, end - begin)} steps between "
-            "warmup and recovery; shorten these, train longer, or take fewer rounds"
+            f"pruning_steps: {count} pruning steps do not fit into the {max(0, end - begin)} "
+            "optimizer steps between warmup and recovery; shorten these, train longer, or take "
+            "fewer pruning steps"
         )
-    return [begin + (end - begin) * k // max(1, rounds - 1) for k in range(rounds)]
+    return [begin + (end - begin) * k // max(1, count - 1) for k in range(count)]

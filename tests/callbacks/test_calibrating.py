@@ -130,7 +130,7 @@ def test_fine_tuning_and_pruning_among_unlabelled_texts(
             "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 32,
         }
     )  # fmt: skip
-    callback = HeadPruning(share=0.5, rounds=1, calibration_examples=40)
+    callback = HeadPruning(removed_fraction=0.5, pruning_steps=1, calibration_examples=40)
     trainer = quiet_trainer(max_epochs=2, callbacks=[callback])
     trainer.fit(module, mixed())
     assert torch.isfinite(trainer.callback_metrics["train_loss"])

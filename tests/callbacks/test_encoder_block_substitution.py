@@ -420,7 +420,7 @@ def test_pruning_may_share_the_run(first, toy_data, quiet_trainer, tmp_path):
     def fit(ckpt=None, seed=0):
         module = fine_tuning(seed)
         others = [
-            StructuredPruning(macs=0.7, rounds=2, calibration_examples=16),
+            StructuredPruning(removed_macs_fraction=0.7, pruning_steps=2, calibration_examples=16),
             IterativeMagnitudePruning(sparsity=0.6, scope="layer"),
         ]
         own = [substitution(groups=[[1], [2]], width=0.5, replacing=0.3)]
@@ -449,9 +449,13 @@ def test_pruning_may_share_the_run(first, toy_data, quiet_trainer, tmp_path):
 @pytest.mark.parametrize(
     "callback",
     [
-        lambda: HeadPruning(share=0.3, rounds=2, minimum=1, calibration_examples=16),
-        lambda: NeuronPruning(share=0.5, rounds=2, refit=True, calibration_examples=16),
-        lambda: LayerPruning(count=2, rounds=2, calibration_examples=16),
+        lambda: HeadPruning(
+            removed_fraction=0.3, pruning_steps=2, minimum=1, calibration_examples=16
+        ),
+        lambda: NeuronPruning(
+            removed_fraction=0.5, pruning_steps=2, refit=True, calibration_examples=16
+        ),
+        lambda: LayerPruning(removed_count=2, pruning_steps=2, calibration_examples=16),
         lambda: IterativeMagnitudePruning(sparsity=0.5),
         lambda: IterativeMagnitudePruning(pattern="2:4"),
         lambda: substitution(groups=[[3]], width=12),
@@ -568,7 +572,7 @@ if __name__ == "__main__":
     watch = Watch()
     trainer = two_processes(sys.argv[1], max_epochs=4, callbacks=[
         substitution(count=2, probability=0.2),
-        HeadPruning(count=1, rounds=1, warmup=0.7, recovery=0.1), watch,
+        HeadPruning(removed_count=1, pruning_steps=1, warmup=0.7, recovery=0.1), watch,
     ])
     trainer.fit(module, data)
     with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:

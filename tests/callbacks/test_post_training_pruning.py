@@ -35,7 +35,7 @@ def trained(toy_data, quiet_trainer, tmp_path):
 
     def fit(epochs=6, **options):
         best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val_accuracy", mode="max")
-        callbacks = [PostTrainingPruning(**{"macs": 0.5, **options}), best]
+        callbacks = [PostTrainingPruning(**{"removed_macs_fraction": 0.5, **options}), best]
         module = fine_tuning()
         trainer = quiet_trainer(max_epochs=epochs, enable_checkpointing=True, callbacks=callbacks)
         trainer.fit(module, toy_data)
@@ -73,7 +73,9 @@ def test_without_any_training_it_prunes_what_it_is_given(
     source = load_compressed(tmp_path / "dense")
     source.save_pretrained(tmp_path / "given")
     again = fine_tuning(config=None, pretrained=str(tmp_path / "given"))
-    trainer = quiet_trainer(max_epochs=0, callbacks=[PostTrainingPruning(macs=0.5)])
+    trainer = quiet_trainer(
+        max_epochs=0, callbacks=[PostTrainingPruning(removed_macs_fraction=0.5)]
+    )
     trainer.fit(again, toy_data)
     assert trainer.global_step == 0
     assert manifest_of(again.model) == manifest_of(module.model)
@@ -90,7 +92,7 @@ def test_its_checkpoint_gives_the_model_back_and_is_not_pruned_again(
     loaded = FineTuningModule.load_from_checkpoint(best.best_model_path, weights_only=True)
     assert manifest_of(loaded.model) == manifest_of(module.model)
     resumed = fine_tuning()
-    quiet_trainer(max_epochs=6, callbacks=[PostTrainingPruning(macs=0.5)]).fit(
+    quiet_trainer(max_epochs=6, callbacks=[PostTrainingPruning(removed_macs_fraction=0.5)]).fit(
         resumed, toy_data, ckpt_path=best.best_model_path, weights_only=True
     )
     assert manifest_of(resumed.model) == manifest_of(module.model)
@@ -107,7 +109,7 @@ def times(monkeypatch, **seconds):
 def test_a_share_of_the_measured_time_leaves(trained, monkeypatch, caplog):
     times(monkeypatch, heads=8e-5, neurons=1e-5)
     with caplog.at_level(logging.INFO):
-        _, module, _ = trained(epochs=1, latency=0.5, macs=None)
+        _, module, _ = trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
     left = 8 * sum(counts(module.model, "heads")) + sum(counts(module.model, "neurons"))
     assert 0.5 * (8 * 8 + 128) - 8 < left <= 0.5 * (8 * 8 + 128)
     assert "neurons remain" in caplog.text
@@ -115,20 +117,20 @@ def test_a_share_of_the_measured_time_leaves(trained, monkeypatch, caplog):
 
 def test_what_takes_no_time_stays(trained, monkeypatch):
     times(monkeypatch, heads=1e-5, neurons=0.0)
-    _, module, _ = trained(epochs=1, latency=0.5, macs=None)
+    _, module, _ = trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
     assert sum(counts(module.model, "heads")) == 4
     assert counts(module.model, "neurons") == [64, 64]
 
 
 def test_if_nothing_takes_time_that_can_be_measured_it_says_what_to_do(trained, monkeypatch):
     times(monkeypatch, heads=0.0, neurons=0.0)
-    with pytest.raises(InputError, match="Use macs"):
-        trained(epochs=1, latency=0.5, macs=None)
+    with pytest.raises(InputError, match="Use removed_macs_fraction"):
+        trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
 
 
 def test_the_real_clock_gives_a_smaller_model_or_says_why_not(trained):
     try:
-        _, module, _ = trained(epochs=1, latency=0.3, macs=None)
+        _, module, _ = trained(epochs=1, removed_latency_fraction=0.3, removed_macs_fraction=None)
     except InputError as error:
         if not re.search("latency|budget", str(error)):
             raise
@@ -139,7 +141,9 @@ def test_the_real_clock_gives_a_smaller_model_or_says_why_not(trained):
 
 def test_the_report_has_the_dense_model_beside_it(toy_data, quiet_trainer, tmp_path):
     bench = CompressionBenchmark(runtimes=["eager"], precisions=["fp32"], seconds=0.01)
-    trainer = quiet_trainer(max_epochs=1, callbacks=[PostTrainingPruning(macs=0.3), bench])
+    trainer = quiet_trainer(
+        max_epochs=1, callbacks=[PostTrainingPruning(removed_macs_fraction=0.3), bench]
+    )
     module = fine_tuning()
     trainer.fit(module, toy_data)
     trainer.test(module, toy_data, verbose=False)
@@ -169,7 +173,7 @@ if __name__ == "__main__":
     best = ModelCheckpoint(monitor="val_accuracy", mode="max")
     trainer = two_processes(
         sys.argv[1], max_epochs=3, enable_checkpointing=True,
-        callbacks=[PostTrainingPruning(macs=0.5), best],
+        callbacks=[PostTrainingPruning(removed_macs_fraction=0.5), best],
     )
     trainer.fit(module, data)
     torch.save(module.state_dict(), f"{sys.argv[1]}/rank{trainer.global_rank}.pt")

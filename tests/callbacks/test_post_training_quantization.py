@@ -92,7 +92,9 @@ def test_without_epochs_nothing_is_trained(trained):
 
 def test_pruned_first_it_is_quantized_too(trained, toy_data):
     trainer, module, _ = trained(
-        HeadPruning(count=2, rounds=1), PostTrainingPruning(macs=0.3), scheme="int8-dynamic"
+        HeadPruning(removed_count=2, pruning_steps=1),
+        PostTrainingPruning(removed_macs_fraction=0.3),
+        scheme="int8-dynamic",
     )
     techniques = [edit["technique"] for edit in manifest_of(module.model)]
     assert techniques[0] == "head_pruning"

@@ -29,11 +29,15 @@ from ..conftest import SaveEveryStep, assert_same
 from .conftest import CONFIG, Foreign, fit_and_report, state
 
 CALLBACKS = {
-    "heads": lambda: HeadPruning(share=0.5, rounds=3, calibration_examples=16),
-    "neurons": lambda: NeuronPruning(count=96, rounds=2, score="activation", refit=True),
-    "both": lambda: StructuredPruning(macs=0.5, rounds=3, score="taylor", warmup=0.2),
-    "random": lambda: StructuredPruning(macs=0.3, rounds=2, score="random"),
-    "layers": lambda: LayerPruning(count=2, rounds=2),
+    "heads": lambda: HeadPruning(removed_fraction=0.5, pruning_steps=3, calibration_examples=16),
+    "neurons": lambda: NeuronPruning(
+        removed_count=96, pruning_steps=2, score="activation", refit=True
+    ),
+    "both": lambda: StructuredPruning(
+        removed_macs_fraction=0.5, pruning_steps=3, score="taylor", warmup=0.2
+    ),
+    "random": lambda: StructuredPruning(removed_macs_fraction=0.3, pruning_steps=2, score="random"),
+    "layers": lambda: LayerPruning(removed_count=2, pruning_steps=2),
 }
 
 
@@ -50,8 +54,8 @@ def counts(model, kind):
 
 def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_trainer):
     module = fine_tuning()
-    heads = HeadPruning(share=0.5, rounds=3, minimum=1)
-    neurons = NeuronPruning(share=0.5, rounds=2)
+    heads = HeadPruning(removed_fraction=0.5, pruning_steps=3, minimum=1)
+    neurons = NeuronPruning(removed_fraction=0.5, pruning_steps=2)
     trainer = quiet_trainer(max_epochs=2, callbacks=[heads, neurons])
     trainer.fit(module, toy_data)
     assert heads.target_reached
@@ -70,7 +74,9 @@ def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_t
 
 def test_the_budget_of_multiplications_is_met_closely(toy_data, quiet_trainer):
     module = fine_tuning()
-    trainer = quiet_trainer(max_epochs=1, callbacks=[StructuredPruning(macs=0.5, rounds=2)])
+    trainer = quiet_trainer(
+        max_epochs=1, callbacks=[StructuredPruning(removed_macs_fraction=0.5, pruning_steps=2)]
+    )
     trainer.fit(module, toy_data)
     # The closed formula, for sentences of 8 tokens: a head has 8 columns, a neuron one.
     heads, neurons = (sum(counts(module.model, kind)) for kind in ("heads", "neurons"))
@@ -92,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(
 
     whole = fit()
     assert whole["manifest"]
-    for step in (8, 16, 24):  # between the rounds, which are at steps 3 to 22, and after the last
+    for step in (8, 16, 24):  # between the pruning steps, which are 3 to 22, and after the last
         assert_same(fit(tmp_path / f"step={step}.ckpt", seed=7), whole)
 
 
@@ -104,7 +110,7 @@ def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
         )  # fmt: skip
         save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
         module = fine_tuning(seed)
-        callbacks = [CALLBACKS["both"](), LayerPruning(count=1), save]
+        callbacks = [CALLBACKS["both"](), LayerPruning(removed_count=1), save]
         trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
         return trainer, state(trainer, module)
@@ -120,7 +126,7 @@ def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
     toy_data, quiet_trainer, tmp_path
 ):
     def fit(*callbacks, ckpt=None):
-        pruning = HeadPruning(share=0.5, rounds=3, recovery=0.4)
+        pruning = HeadPruning(removed_fraction=0.5, pruning_steps=3, recovery=0.4)
         trainer = quiet_trainer(
             max_epochs=4, enable_checkpointing=not ckpt, callbacks=[pruning, *callbacks]
         )
@@ -130,21 +136,21 @@ def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
 
     best = ModelCheckpoint(tmp_path, "{epoch}", monitor="score", mode="max", save_top_k=-1)
     trainer, module = fit(best)
-    assert best.best_model_path.endswith("epoch=2.ckpt")  # the first after the last round
+    assert best.best_model_path.endswith("epoch=2.ckpt")  # the first after the last pruning step
     assert sum(counts(module.net, "heads")) == 6
     whole = state(trainer, module)
     for epoch in (0, 1, 2):
         assert_same(state(*fit(ckpt=tmp_path / f"epoch={epoch}.ckpt")), whole)
     trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
     other = Foreign(num_hidden_layers=3)
-    tester = quiet_trainer(callbacks=[HeadPruning(share=0.5)])
+    tester = quiet_trainer(callbacks=[HeadPruning(removed_fraction=0.5)])
     tester.test(other, toy_data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
     assert counts(other.net, "heads") == counts(module.net, "heads")
 
 
 def test_a_checkpoint_alone_gives_the_small_model_back(toy_data, quiet_trainer, tmp_path):
     module = fine_tuning()
-    callbacks = [StructuredPruning(macs=0.4), LayerPruning(count=1)]
+    callbacks = [StructuredPruning(removed_macs_fraction=0.4), LayerPruning(removed_count=1)]
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
     trainer.fit(module, toy_data)
     trainer.save_checkpoint(tmp_path / "small.ckpt")
@@ -158,7 +164,7 @@ def test_a_checkpoint_alone_gives_the_small_model_back(toy_data, quiet_trainer, 
 def test_magnitude_pruning_and_structured_pruning_share_a_run(toy_data, quiet_trainer, tmp_path):
     def fit(ckpt=None):
         callbacks = [
-            NeuronPruning(share=0.5, rounds=2),
+            NeuronPruning(removed_fraction=0.5, pruning_steps=2),
             IterativeMagnitudePruning(sparsity=0.6),
             SaveEveryStep(tmp_path) if ckpt is None else L.Callback(),
         ]
@@ -186,7 +192,7 @@ def test_looking_at_examples_does_not_move_the_training_in_its_data(toy_data, qu
             self.ids.append(batch["example_id"].tolist())
 
     found = []
-    for callbacks in ([], [HeadPruning(share=0.5, rounds=4)]):
+    for callbacks in ([], [HeadPruning(removed_fraction=0.5, pruning_steps=4)]):
         seen = Seen()
         quiet_trainer(max_epochs=2, callbacks=[*callbacks, seen]).fit(fine_tuning(), toy_data)
         found.append(seen.ids)
@@ -198,7 +204,10 @@ def test_the_report_compares_with_the_dense_model_and_the_folder_loads(
 ):
     module = fine_tuning()
     _, small = fit_and_report(
-        module, StructuredPruning(macs=0.5, rounds=2), toy_data, quiet_trainer
+        module,
+        StructuredPruning(removed_macs_fraction=0.5, pruning_steps=2),
+        toy_data,
+        quiet_trainer,
     )
     assert small["techniques"] == ["structured_pruning"]
     loaded = load_compressed(tmp_path / "model")
@@ -208,7 +217,10 @@ def test_the_report_compares_with_the_dense_model_and_the_folder_loads(
 
 def test_tensorboard_shows_what_remains(toy_data, quiet_trainer, tmp_path):
     logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
-    callbacks = [StructuredPruning(macs=0.5, rounds=2), LayerPruning(count=1)]
+    callbacks = [
+        StructuredPruning(removed_macs_fraction=0.5, pruning_steps=2),
+        LayerPruning(removed_count=1),
+    ]
     quiet_trainer(max_epochs=2, callbacks=callbacks, logger=logger).fit(fine_tuning(), toy_data)
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
     assert len(events.Images("remaining heads")) == 3  # at the start and after each round
@@ -222,7 +234,10 @@ def test_tensorboard_shows_what_remains(toy_data, quiet_trainer, tmp_path):
 
 def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
     logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
-    callbacks = [StructuredPruning(macs=0.5, rounds=2), LayerPruning(count=1)]
+    callbacks = [
+        StructuredPruning(removed_macs_fraction=0.5, pruning_steps=2),
+        LayerPruning(removed_count=1),
+    ]
     bench = CompressionBenchmark(precisions=["fp32"])
     trainer = quiet_trainer(max_epochs=2, callbacks=[*callbacks, bench], logger=logger)
     trainer.fit(fine_tuning(), toy_data)
@@ -242,8 +257,9 @@ from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPrunin
 if __name__ == "__main__":
     data, module = ToyData(), Foreign(num_hidden_layers=3)
     callbacks = [
-        HeadPruning(share=0.5, rounds=2), NeuronPruning(share=0.5, rounds=3),
-        LayerPruning(count=1), SameEverywhere(),
+        HeadPruning(removed_fraction=0.5, pruning_steps=2),
+        NeuronPruning(removed_fraction=0.5, pruning_steps=3),
+        LayerPruning(removed_count=1), SameEverywhere(),
     ]
     trainer = two_processes(sys.argv[1], max_epochs=3, callbacks=callbacks)
     trainer.fit(module, data)
@@ -263,7 +279,7 @@ def test_two_processes_remove_the_same_and_stay_the_same(run_script, tmp_path):
     assert sum(neurons) <= 96
 
 
-def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_trainer):
+def test_pruning_steps_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_trainer):
     class Sizes(L.Callback):
         def __init__(self):
             self.found = []
@@ -272,7 +288,7 @@ def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_t
             self.found.append(sum(counts(pl_module.model, "neurons")))
 
     sizes = Sizes()
-    pruning = NeuronPruning(count=96, rounds=3, warmup=4, recovery=8, unit="steps")
+    pruning = NeuronPruning(removed_count=96, pruning_steps=3, warmup=4, recovery=8, unit="steps")
     quiet_trainer(max_epochs=2, callbacks=[pruning, sizes]).fit(fine_tuning(), toy_data)
     assert sizes.found == [192] * 3 + [160] * 2 + [128] * 2 + [96] * 9
 
@@ -280,20 +296,41 @@ def test_rounds_are_evenly_spread_between_warm_up_and_recovery(toy_data, quiet_t
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: HeadPruning(), "by one of share and count, not by none"),
-        (lambda: HeadPruning(share=0.5, count=3), "by one of share and count, not by both"),
-        (lambda: HeadPruning(share=1.0), "share is a fraction between 0 and 1"),
-        (lambda: NeuronPruning(count=0), "count must be at least 1"),
-        (lambda: StructuredPruning(macs=math.nan), "macs is a fraction between 0 and 1"),
-        (lambda: HeadPruning(share=0.5, rounds=0), "rounds must be at least 1"),
-        (lambda: HeadPruning(share=0.5, calibration_examples=0), "calibration_examples"),
-        (lambda: HeadPruning(share=0.5, warmup=-1), "warmup: -1"),
-        (lambda: HeadPruning(share=0.5, minimum=0), "minimum"),
-        (lambda: NeuronPruning(share=0.5, multiple=0), "multiple"),
-        (lambda: LayerPruning(count=0), "count must be at least 1"),
-        (lambda: PostTrainingPruning(), "by one of macs and latency, not by none"),
-        (lambda: PostTrainingPruning(latency=2), "latency is a fraction between 0 and 1"),
-        (lambda: PostTrainingPruning(macs=0.5, minimum_heads=0), "minimum must be at least 1"),
+        (lambda: HeadPruning(), "exactly one of removed_fraction and removed_count, not none"),
+        (
+            lambda: HeadPruning(removed_fraction=0.5, removed_count=3),
+            "exactly one of removed_fraction and removed_count, not both",
+        ),
+        (
+            lambda: HeadPruning(removed_fraction=1.0),
+            "removed_fraction is a fraction between 0 and 1",
+        ),
+        (lambda: NeuronPruning(removed_count=0), "removed_count must be at least 1"),
+        (
+            lambda: StructuredPruning(removed_macs_fraction=math.nan),
+            "removed_macs_fraction is a fraction between 0 and 1",
+        ),
+        (
+            lambda: HeadPruning(removed_fraction=0.5, pruning_steps=0),
+            "pruning_steps must be at least 1",
+        ),
+        (lambda: HeadPruning(removed_fraction=0.5, calibration_examples=0), "calibration_examples"),
+        (lambda: HeadPruning(removed_fraction=0.5, warmup=-1), "warmup: -1"),
+        (lambda: HeadPruning(removed_fraction=0.5, minimum=0), "minimum"),
+        (lambda: NeuronPruning(removed_fraction=0.5, multiple=0), "multiple"),
+        (lambda: LayerPruning(removed_count=0), "removed_count must be at least 1"),
+        (
+            lambda: PostTrainingPruning(),
+            "exactly one of removed_macs_fraction and removed_latency_fraction, not none",
+        ),
+        (
+            lambda: PostTrainingPruning(removed_latency_fraction=2),
+            "removed_latency_fraction is a fraction between 0 and 1",
+        ),
+        (
+            lambda: PostTrainingPruning(removed_macs_fraction=0.5, minimum_heads=0),
+            "minimum must be at least 1",
+        ),
     ],
 )
 def test_options_out_of_range_are_named(build, message):
@@ -304,12 +341,18 @@ def test_options_out_of_range_are_named(build, message):
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
-        ([HeadPruning(share=0.9, minimum=1)], "budget cannot be met.*lower the minimum"),
-        ([HeadPruning(count=13)], "budget cannot be met"),
-        ([PostTrainingPruning(macs=0.99)], "budget cannot be met"),
-        ([LayerPruning(count=3)], "count: the model has 3 layers"),
-        ([HeadPruning(share=0.5, rounds=30)], "rounds: 30 rounds do not fit"),
-        ([HeadPruning(share=0.5, warmup=0.8, recovery=0.5)], "does not fit into the run"),
+        ([HeadPruning(removed_fraction=0.9, minimum=1)], "budget cannot be met.*lower the minimum"),
+        ([HeadPruning(removed_count=13)], "budget cannot be met"),
+        ([PostTrainingPruning(removed_macs_fraction=0.99)], "budget cannot be met"),
+        ([LayerPruning(removed_count=3)], "removed_count: the model has 3 layers"),
+        (
+            [HeadPruning(removed_fraction=0.5, pruning_steps=30)],
+            "pruning_steps: 30 pruning steps do not fit",
+        ),
+        (
+            [HeadPruning(removed_fraction=0.5, warmup=0.8, recovery=0.5)],
+            "does not fit into the run",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before_training(callbacks, message, toy_data, quiet_trainer):
@@ -322,27 +365,27 @@ def test_what_cannot_be_done_is_said_before_training(callbacks, message, toy_dat
 
 
 def test_the_same_callback_twice_is_refused(toy_data, quiet_trainer):
-    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(share=0.5)])
-    trainer.callbacks.append(HeadPruning(count=1))
+    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(removed_fraction=0.5)])
+    trainer.callbacks.append(HeadPruning(removed_count=1))
     with pytest.raises(InputError, match="HeadPruning is given twice"):
         trainer.fit(fine_tuning(), toy_data)
 
 
 def test_a_module_without_a_known_transformer_is_refused(plain_module, loader, quiet_trainer):
-    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(share=0.5)])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(removed_fraction=0.5)])
     with pytest.raises(InputError, match="holds no Hugging Face model"):
         trainer.fit(plain_module(), loader())
 
 
 def test_layers_that_are_one_block_are_refused(toy_data, quiet_trainer):
     module = fine_tuning(model_type="albert", embedding_size=16)
-    trainer = quiet_trainer(max_epochs=1, callbacks=[LayerPruning(count=1)])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[LayerPruning(removed_count=1)])
     with pytest.raises(InputError, match="one block, used again and again"):
         trainer.fit(module, toy_data)
 
 
 def test_a_run_that_ends_too_soon_says_so(toy_data, quiet_trainer):
-    trainer = quiet_trainer(max_epochs=2, callbacks=[HeadPruning(share=0.5), Stop()])
+    trainer = quiet_trainer(max_epochs=2, callbacks=[HeadPruning(removed_fraction=0.5), Stop()])
     with pytest.warns(UserWarning, match=r"of 5 rounds of HeadPruning were done"):
         trainer.fit(fine_tuning(), toy_data)
 

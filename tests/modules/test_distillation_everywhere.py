@@ -49,7 +49,9 @@ def test_a_pruned_model_is_taught_by_what_it_was(
         return student(seed, pretrained=str(school / "teacher"), teacher="dense", teacher_cache=use)
 
     def fit(module, *callbacks, ckpt=None, **options):
-        pruning = StructuredPruning(macs=0.5, rounds=2, warmup=0.2, recovery=0.4)
+        pruning = StructuredPruning(
+            removed_macs_fraction=0.5, pruning_steps=2, warmup=0.2, recovery=0.4
+        )
         trainer = quiet_trainer(max_epochs=2, callbacks=[pruning, *callbacks], **options)
         trainer.fit(module, datamodule=texts(), ckpt_path=ckpt, weights_only=True)
         return trainer
@@ -100,8 +102,8 @@ def test_a_pruned_model_is_taught_by_what_it_was(
     ("callback", "losses"),
     [
         (lambda: IterativeMagnitudePruning(sparsity=0.6), Losses()),
-        (lambda: LayerPruning(count=2, rounds=2), UNIFORM),
-        (lambda: HeadPruning(share=0.5, rounds=2),
+        (lambda: LayerPruning(removed_count=2, pruning_steps=2), UNIFORM),
+        (lambda: HeadPruning(removed_fraction=0.5, pruning_steps=2),
          Losses(relations=Relations(layers="uniform"), embeddings=Embeddings())),
     ],
     ids=["magnitude", "layers", "heads"],

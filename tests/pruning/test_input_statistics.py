@@ -44,7 +44,7 @@ def test_statistics_are_those_of_all_inputs_without_padding(tiny_model, family):
     model = tiny_model(family).double()
     calibration = looking(model, [batch(lengths) for lengths in LENGTHS])
     squares = input_statistics(model, all_units(model), calibration)
-    products = input_statistics(model, all_units(model), calibration, products=True)
+    products = input_statistics(model, all_units(model), calibration, pairs=True)
     assert squares.keys() == products.keys() == {one.output for one in all_units(model)}
     for name in squares:
         said = inputs_alone(model, name)
@@ -54,10 +54,10 @@ def test_statistics_are_those_of_all_inputs_without_padding(tiny_model, family):
         pairs = torch.stack([torch.outer(token, token) for token in said]).mean(0)
         expected = [
             (squares[name].mean, said.mean(0)),
-            (squares[name].second, (said**2).mean(0)),
+            (squares[name].second_moment, (said**2).mean(0)),
             (squares[name].variance(), variance),
             (products[name].mean, said.mean(0)),
-            (products[name].second, pairs),
+            (products[name].second_moment, pairs),
             (products[name].variance(), variance),
         ]
         for found, wanted in expected:
@@ -72,13 +72,15 @@ def test_feed_forward_layers_that_read_in_pieces_are_seen_whole(tiny_model, fami
     for size in (0, 3):
         model = tiny_model(family, chunk_size_feed_forward=size)
         calibration = looking(model, [batch(lengths) for lengths in LENGTHS])
-        found.append(input_statistics(model, all_units(model), calibration, products=True))
+        found.append(input_statistics(model, all_units(model), calibration, pairs=True))
         sizes = {getattr(module, "chunk_size_feed_forward", size) for module in model.modules()}
         assert sizes == {size}
     whole, pieces = found
     for name in whole:
         assert torch.allclose(whole[name].mean, pieces[name].mean, rtol=1e-5, atol=1e-9)
-        assert torch.allclose(whole[name].second, pieces[name].second, rtol=1e-5, atol=1e-9)
+        assert torch.allclose(
+            whole[name].second_moment, pieces[name].second_moment, rtol=1e-5, atol=1e-9
+        )
 
 
 def test_a_model_in_low_precision_is_summed_up_in_float64(tiny_bert):
@@ -101,10 +103,10 @@ def test_without_a_mask_every_token_counts(tiny_bert):
     units = units_of(tiny_bert, "heads")
     bare = looking(tiny_bert, [{"input_ids": full["input_ids"]}])
     assert bare.tokens() == 9
-    found = input_statistics(tiny_bert, units, bare, products=True)
-    expected = input_statistics(tiny_bert, units, looking(tiny_bert, [full]), products=True)
+    found = input_statistics(tiny_bert, units, bare, pairs=True)
+    expected = input_statistics(tiny_bert, units, looking(tiny_bert, [full]), pairs=True)
     for name in expected:
-        assert torch.allclose(found[name].second, expected[name].second, rtol=1e-5)
+        assert torch.allclose(found[name].second_moment, expected[name].second_moment, rtol=1e-5)
 
 
 def test_the_variance_of_a_constant_is_never_below_zero(tiny_bert):
@@ -116,7 +118,7 @@ def test_the_variance_of_a_constant_is_never_below_zero(tiny_bert):
         model.get_submodule(name).bias.copy_(torch.linspace(0.1, 3, 64))
     calibration = looking(model, [batch(lengths) for lengths in LENGTHS])
     seen = input_statistics(model, [units], calibration)[units.output]
-    assert (seen.second < seen.mean**2).any()  # by rounding
+    assert (seen.second_moment < seen.mean**2).any()  # by rounding
     variance = seen.variance()
     assert (variance >= 0).all()
     assert variance.max() < 1e-12

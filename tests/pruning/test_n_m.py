@@ -56,7 +56,7 @@ def test_a_sparsity_outside_0_to_1_is_refused(sparsity):
 
 
 def test_no_target_and_a_contradiction_are_refused():
-    with pytest.raises(InputError, match="what fraction"):
+    with pytest.raises(InputError, match="give the fraction"):
         target_sparsity(None, None)
     with pytest.raises(InputError, match=r"0\.8 contradicts pattern: 2:4, which means 0\.5"):
         target_sparsity(0.8, NM(2, 4))

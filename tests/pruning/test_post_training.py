@@ -10,8 +10,8 @@ from lightning_compress.models import manifest_of, remove_heads_, remove_neurons
 from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.models.structure import linear_at, outputs_first
 from lightning_compress.pruning.post_training import prune_post_training_
-from lightning_compress.pruning.reconstruction import match_projections_
-from lightning_compress.pruning.selection import Limits, rearranged
+from lightning_compress.pruning.reconstruction import reconstruct_projections_
+from lightning_compress.pruning.selection import LayerMinimum, rearrange
 
 FAMILIES = ["bert", "distilbert", "albert", "gpt2", "llama"]
 
@@ -25,7 +25,7 @@ def test_units_that_make_up_for_each_other_go_together():
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(50, 6, generator=generator, dtype=torch.float64)
     gradients[:, 4] = -gradients[:, 1] * 1.01
-    assert rearranged(gradients, [0, 2]) == [1, 4]
+    assert rearrange(gradients, [0, 2]) == [1, 4]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,7 +33,7 @@ def test_no_single_swap_helps_and_few_choices_are_better(seed):
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.randn(20, 8, generator=generator) + torch.randn(8, generator=generator)
     start = gradients.square().mean(0).argsort()[:4].tolist()
-    found = rearranged(gradients, start)
+    found = rearrange(gradients, start)
     least = loss_without(gradients, found)
     assert len(found) == 4
     assert least <= loss_without(gradients, start) * (1 + 1e-6)
@@ -44,8 +44,8 @@ def test_no_single_swap_helps_and_few_choices_are_better(seed):
 
 def test_nothing_and_everything_stay_as_they_are():
     gradients = torch.randn(5, 3)
-    assert rearranged(gradients, []) == []
-    assert rearranged(gradients, [0, 1, 2]) == [0, 1, 2]
+    assert rearrange(gradients, []) == []
+    assert rearrange(gradients, [0, 1, 2]) == [0, 1, 2]
 
 
 def seen(model, padded=True):
@@ -89,7 +89,7 @@ def test_the_first_projection_is_the_least_squares_fit(tiny_model, family):
     name = units_of(model, "heads")[0].output
     inputs, _ = collected(model, seen(model), name)
     _, wanted = collected(dense, seen(dense), name)
-    match_projections_(model, dense, seen(model), lambda b: dense(**b).logits, ridge=1e-12)
+    reconstruct_projections_(model, dense, seen(model), lambda b: dense(**b).logits, ridge=1e-12)
     module = linear_at(model, name)
     if module.bias is not None:
         inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
@@ -115,7 +115,7 @@ def test_matching_brings_the_outputs_closer_to_the_dense_ones(tiny_model, family
         return float((said - whole).square().mean())
 
     before, steps = distance(), []
-    match_projections_(
+    reconstruct_projections_(
         model, dense, calibration, lambda b: dense(**b).logits, on_progress=lambda: steps.append(1)
     )
     assert distance() < 0.7 * before
@@ -124,7 +124,7 @@ def test_matching_brings_the_outputs_closer_to_the_dense_ones(tiny_model, family
 
 def test_a_model_from_which_nothing_left_is_not_changed(tiny_bert):
     model = copy.deepcopy(tiny_bert)
-    match_projections_(model, tiny_bert, seen(model), lambda b: tiny_bert(**b).logits)
+    reconstruct_projections_(model, tiny_bert, seen(model), lambda b: tiny_bert(**b).logits)
     for one, other in zip(model.parameters(), tiny_bert.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -139,7 +139,7 @@ def test_feed_forward_layers_that_read_in_pieces_are_pruned_alike(tiny_model, fa
             model, seen(model), lambda model, batch: model(**batch).logits,
             {one.output: 8.0 if one.kind == "heads" else 1.0 for one in units},
             0.5 * len(units_of(model, "heads")) * (4 * 8 + 64),
-            {"heads": Limits(), "neurons": Limits(8, 8)},
+            {"heads": LayerMinimum(), "neurons": LayerMinimum(8, 8)},
         )  # fmt: skip
     whole, pieces = models
     assert manifest_of(whole) == manifest_of(pieces) != []

@@ -88,7 +88,7 @@ def test_epochs_without_a_length_are_refused():
         (("cubic", math.nan, None, None, "run"), "warmup: nan"),
         (("cubic", None, None, 0, "run"), "interval: 0"),
         (("cubic", None, 300, None, "run"), "recovery: 300 is more than the whole run"),
-        (("cubic", 0.1, None, None, "steps"), "warmup: 0.1 is not a whole number of steps"),
+        (("cubic", 0.1, None, None, "steps"), "warmup: 0.1 is not an integer number of steps"),
         (("one_shot", 0.1, 0.3, None, "run"), "recovery: has no meaning with schedule: one_shot"),
         (("one_shot", 0.1, None, 0.3, "run"), "interval: has no meaning"),
     ],

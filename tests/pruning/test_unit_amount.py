@@ -4,7 +4,7 @@ from torch import nn
 
 from lightning_compress.evaluation.footprint import count_macs
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
-from lightning_compress.pruning.selection import Amount, total_cost
+from lightning_compress.pruning.selection import total_cost, unit_macs
 from lightning_compress.substitution.edit import substitute_layers_
 
 TOKENS = 8
@@ -18,7 +18,7 @@ def test_what_units_cost_is_what_torch_counts_less_without_them(tiny_model, fami
     model = tiny_model(family)
     substitute_layers_(model, [[1]], width=16)
     units = [*units_of(model, "heads"), *units_of(model, "neurons")]
-    costs = Amount(macs=0.5).costs(model, units, TOKENS)
+    costs = unit_macs(model, units, TOKENS)
     for one in units:
         before = count_macs(model, BATCH)
         REMOVE[one.kind](model, {one.layer: [0]})
@@ -27,7 +27,7 @@ def test_what_units_cost_is_what_torch_counts_less_without_them(tiny_model, fami
 
 def test_together_they_are_the_multiplications_of_the_blocks(tiny_bert):
     units = [*units_of(tiny_bert, "heads"), *units_of(tiny_bert, "neurons")]
-    found = total_cost(units, Amount(macs=0.5).costs(tiny_bert, units, TOKENS))
+    found = total_cost(units, unit_macs(tiny_bert, units, TOKENS))
     whole = count_macs(tiny_bert, BATCH)
     tiny_bert.bert.encoder.layer = nn.ModuleList()
     assert found == whole - count_macs(tiny_bert, BATCH) > 0

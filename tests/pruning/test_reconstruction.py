@@ -6,7 +6,11 @@ import torch
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import output_dim
-from lightning_compress.pruning.reconstruction import fold_means_, input_statistics, refit_
+from lightning_compress.pruning.reconstruction import (
+    absorb_means_,
+    input_statistics,
+    least_squares_refit_,
+)
 
 FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
@@ -67,7 +71,7 @@ def compensated(model, kind, layer, how):
     """A smaller model, and the columns of its projection in the larger one."""
     smaller = copy.deepcopy(model)
     units = units_of(smaller, kind)[layer]
-    seen = input_statistics(smaller, [units], looking(smaller), products=True)[units.output]
+    seen = input_statistics(smaller, [units], looking(smaller), pairs=True)[units.output]
     if how is not None:
         how(smaller, units, GONE[kind], seen)
     REMOVE[kind](smaller, {layer: GONE[kind]})
@@ -77,8 +81,8 @@ def compensated(model, kind, layer, how):
     return smaller, units.output, columns
 
 
-def refit_exactly_(model, units, gone, seen):
-    refit_(model, units, gone, seen, ridge=0)
+def refit_without_ridge_(model, units, gone, seen):
+    least_squares_refit_(model, units, gone, seen, ridge=0)
 
 
 @BOTH
@@ -87,7 +91,7 @@ def test_folded_means_keep_the_mean_output(lively_model, family, kind):
     model = lively_model(family)
     for layer in range(len(units_of(model, kind))):
         bare, name, columns = compensated(model, kind, layer, None)
-        folded, _, _ = compensated(model, kind, layer, fold_means_)
+        folded, _, _ = compensated(model, kind, layer, absorb_means_)
         inputs, outputs = passed(model, name)
         with torch.no_grad():
             before = bare.get_submodule(name)(inputs[:, columns]).mean(0)
@@ -107,7 +111,7 @@ def test_folded_means_keep_the_mean_output(lively_model, family, kind):
 def test_refitted_weights_are_the_least_squares_solution(lively_model, family, kind):
     model = lively_model(family)
     for layer in range(len(units_of(model, kind))):
-        smaller, name, columns = compensated(model, kind, layer, refit_exactly_)
+        smaller, name, columns = compensated(model, kind, layer, refit_without_ridge_)
         inputs, outputs = passed(model, name)
         design = inputs[:, columns]
         if family != "llama":
@@ -127,7 +131,7 @@ def test_refitting_loses_no_more_than_folding_and_that_no_more_than_nothing(
 ):
     model = lively_model(family)
     losses = []
-    for how in (refit_exactly_, refit_, fold_means_, None):
+    for how in (refit_without_ridge_, least_squares_refit_, absorb_means_, None):
         smaller, name, columns = compensated(model, kind, 0, how)
         inputs, outputs = passed(model, name)
         with torch.no_grad():
@@ -167,9 +171,9 @@ def test_nothing_is_lost_with_a_unit_that_repeats_another(lively_model, family, 
         for unit in GONE[kind]:
             copy_unit_(model, units, 2, unit, scale)
     smaller = copy.deepcopy(model)
-    seen = input_statistics(smaller, all_units, looking(smaller), products=True)
+    seen = input_statistics(smaller, all_units, looking(smaller), pairs=True)
     for units in all_units:
-        refit_exactly_(smaller, units, GONE[kind], seen[units.output])
+        refit_without_ridge_(smaller, units, GONE[kind], seen[units.output])
     bare = copy.deepcopy(model)
     for edited in (smaller, bare):
         REMOVE[kind](edited, {units.layer: GONE[kind] for units in all_units})
@@ -182,7 +186,7 @@ def test_nothing_is_lost_with_a_unit_that_repeats_another(lively_model, family, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compensation_keeps_the_precision_of_the_model(lively_model, dtype):
-    for how in (fold_means_, refit_):
+    for how in (absorb_means_, least_squares_refit_):
         reference, name, _ = compensated(lively_model("bert"), "neurons", 0, how)
         smaller, _, _ = compensated(lively_model("bert").to(dtype), "neurons", 0, how)
         for attribute in ("weight", "bias"):
@@ -197,10 +201,10 @@ def test_compensation_keeps_the_precision_of_the_model(lively_model, dtype):
 def test_nothing_gone_changes_nothing(lively_model, kind):
     model = lively_model("bert")
     units = units_of(model, kind)[0]
-    seen = input_statistics(model, [units], looking(model), products=True)[units.output]
+    seen = input_statistics(model, [units], looking(model), pairs=True)[units.output]
     before = copy.deepcopy(model.get_submodule(units.output))
-    fold_means_(model, units, [], seen)
-    refit_exactly_(model, units, [], seen)
+    absorb_means_(model, units, [], seen)
+    refit_without_ridge_(model, units, [], seen)
     after = model.get_submodule(units.output)
     assert torch.allclose(after.weight, before.weight, atol=1e-8)
     assert torch.allclose(after.bias, before.bias, atol=1e-8)

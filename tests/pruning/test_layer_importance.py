@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.pruning.layer_importance import (
-    choose_layers,
     divergence_scores,
     influence_scores,
+    select_layers,
 )
 
 # ALBERT's layers are one block and cannot go one by one.
@@ -204,7 +204,7 @@ def test_layers_are_scored_again_after_each_choice(deep_model, score):
     differs = 0
     for seed in (1, 7):
         model = deep_model("bert", layers=6, seed=seed)
-        chosen, rounds = choose_layers(model, looking(model), 3, score)
+        chosen, rounds = select_layers(model, looking(model), 3, score)
         assert chosen == greedy(model, score, 3)
         for number, scores in enumerate(rounds):
             assert torch.equal(scores, SCORES[score](model, looking(model), chosen[:number]))
@@ -215,10 +215,10 @@ def test_layers_are_scored_again_after_each_choice(deep_model, score):
 
 def test_the_last_layers_go_from_the_end(deep_model):
     model = deep_model("bert", layers=6)
-    chosen, rounds = choose_layers(model, looking(model), 3, "last")
+    chosen, rounds = select_layers(model, looking(model), 3, "last")
     assert chosen == [5, 4, 3]
     assert [scores.isinf().sum() for scores in rounds] == [0, 1, 2]
-    assert choose_layers(model, looking(model), 0, "last") == ([], [])
+    assert select_layers(model, looking(model), 0, "last") == ([], [])
 
 
 def test_random_layers_follow_torch_s_seed(deep_model):
@@ -226,7 +226,7 @@ def test_random_layers_follow_torch_s_seed(deep_model):
     found = []
     for seed in [*range(8), *range(8)]:
         torch.manual_seed(seed)
-        chosen, _ = choose_layers(model, looking(model), 5, "random")
+        chosen, _ = select_layers(model, looking(model), 5, "random")
         assert len(set(chosen)) == 5
         found.append(chosen)
     assert found[:8] == found[8:]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, StepLR
 
-from lightning_compress.pruning.rewinding import (
+from lightning_compress.callbacks.rewinding import (
     extra_steps,
     rewind_schedule_,
     rewind_weights_,

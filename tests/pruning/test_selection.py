@@ -6,9 +6,9 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.selection import Limits, choose_units
+from lightning_compress.pruning.selection import LayerMinimum, select_units
 
-FREE: dict[UnitKind, Limits] = {"heads": Limits(), "neurons": Limits()}
+FREE: dict[UnitKind, LayerMinimum] = {"heads": LayerMinimum(), "neurons": LayerMinimum()}
 
 
 def units_with(heads=(), neurons=()):
@@ -50,7 +50,7 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
         for unit in range(one.count)
     }
     for stay in (3, 5, 8, 11, 12):
-        gone = choose_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay, FREE)
+        gone = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay, FREE)
         # Every layer keeps one, and that is all that keeps the smallest from going.
         whole = [set(combination) for combination in combinations(everything, 12 - stay)]
         allowed = [
@@ -62,7 +62,7 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
         assert flat(gone) == best
         # A budget that lies between two numbers of units is met, not missed by one.
         if stay < 12:
-            more = choose_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay + 1, FREE)
+            more = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay + 1, FREE)
             assert flat(more) == best
 
 
@@ -77,7 +77,10 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
     if equal:  # the worst case for an order
         scores = {name: torch.full_like(values, 0.1) for name, values in scores.items()}
     costs: dict[UnitKind, float] = {"heads": 7.3, "neurons": 1.1}
-    limits: dict[UnitKind, Limits] = {"heads": Limits(2, 2), "neurons": Limits(minimum, multiple)}
+    limits: dict[UnitKind, LayerMinimum] = {
+        "heads": LayerMinimum(2, 2),
+        "neurons": LayerMinimum(minimum, multiple),
+    }
     least = {}
     for one in units:
         limit = limits[one.kind]
@@ -91,9 +94,9 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
     budget = share * total
     if sum(costs[one.kind] * least[one.output] for one in units) > budget:
         with pytest.raises(InputError, match="budget cannot be met"):
-            choose_units(units, scores, priced(units, costs), budget, limits)
+            select_units(units, scores, priced(units, costs), budget, limits)
         return
-    gone = choose_units(units, scores, priced(units, costs), budget, limits)
+    gone = select_units(units, scores, priced(units, costs), budget, limits)
     assert spent(units, gone, costs) <= budget * (1 + 1e-8)
     last_chunks = []
     for one in units:
@@ -125,14 +128,14 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
 def test_a_layer_is_brought_to_a_multiple_by_the_first_that_go():
     units = units_with(neurons=[172, 172])
     scores = random_scores(units)
-    limits: dict[UnitKind, Limits] = {"neurons": Limits(8, 8)}
+    limits: dict[UnitKind, LayerMinimum] = {"neurons": LayerMinimum(8, 8)}
     sizes = set()
     for budget in range(16, 345):
-        gone = choose_units(units, scores, priced(units, {"neurons": 1}), budget, limits)["neurons"]
+        gone = select_units(units, scores, priced(units, {"neurons": 1}), budget, limits)["neurons"]
         sizes |= {172 - len(chosen) for chosen in gone.values()}
     assert sizes == set(range(8, 169, 8))
     with pytest.raises(InputError, match="budget cannot be met"):
-        choose_units(units, scores, priced(units, {"neurons": 1}), 15, limits)
+        select_units(units, scores, priced(units, {"neurons": 1}), 15, limits)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -151,12 +154,12 @@ def test_heads_and_neurons_trade_by_what_a_saved_cost_loses(seed):
     left = total = 2 * (4 * 10 + 16 * 1.5)
     for number, (_, kind, _, _) in enumerate(order, 1):
         left -= costs[kind]
-        gone = choose_units(units, scores, priced(units, costs), left, FREE)
+        gone = select_units(units, scores, priced(units, costs), left, FREE)
         assert flat(gone) == {tuple(unit) for _, *unit in order[:number]}
     kinds = [kind for kind, _, _ in (entry[1:] for entry in order[:20])]
     assert len(set(kinds)) == 2
     # Ten times dearer heads go first, at the same scores.
-    gone = choose_units(
+    gone = select_units(
         units, scores, priced(units, {"heads": 1e6, "neurons": 1e-3}), 4e6 + 1, FREE
     )
     assert {kind for kind, _, _ in flat(gone)} == {"heads"}
@@ -169,25 +172,32 @@ def test_cheaper_units_of_a_narrow_layer_go_later():
     scores = {one.output: torch.ones(8) for one in units}
     costs = {"neurons.0": 1.0, "neurons.1": 4.0}
     for budget, wide, narrow in ((36, 1, 0), (12, 7, 0), (10, 7, 2), (5, 7, 7)):
-        gone = choose_units(units, scores, costs, budget, {"neurons": Limits()})["neurons"]
+        gone = select_units(units, scores, costs, budget, {"neurons": LayerMinimum()})["neurons"]
         assert (len(gone.get(1, [])), len(gone.get(0, []))) == (wide, narrow)
 
 
 def test_an_impossible_budget_is_refused_with_both_shares():
     units = units_with(heads=[4, 4], neurons=[64, 64])
     costs: dict[UnitKind, float] = {"heads": 16, "neurons": 1}
-    limits: dict[UnitKind, Limits] = {"heads": Limits(2), "neurons": Limits(16, 8)}
+    limits: dict[UnitKind, LayerMinimum] = {
+        "heads": LayerMinimum(2),
+        "neurons": LayerMinimum(16, 8),
+    }
     with pytest.raises(InputError, match=r"costs 37\.5% .* more than the 20\.0% asked for"):
-        choose_units(units, random_scores(units), priced(units, costs), 0.2 * 256, limits)
-    gone = choose_units(units, random_scores(units), priced(units, costs), 0.375 * 256, limits)
+        select_units(units, random_scores(units), priced(units, costs), 0.2 * 256, limits)
+    gone = select_units(units, random_scores(units), priced(units, costs), 0.375 * 256, limits)
     assert len(flat(gone)) == 4 + 96
 
 
 @pytest.mark.parametrize("budget", [8.0, 8.0 - 1e-12, 100.0])
 def test_within_the_budget_nothing_goes(budget):
     units = units_with(heads=[4, 4])
-    gone = choose_units(
-        units, random_scores(units), priced(units, {"heads": 1.0}), budget, {"heads": Limits()}
+    gone = select_units(
+        units,
+        random_scores(units),
+        priced(units, {"heads": 1.0}),
+        budget,
+        {"heads": LayerMinimum()},
     )
     assert gone == {"heads": {}}
 
@@ -195,7 +205,7 @@ def test_within_the_budget_nothing_goes(budget):
 @pytest.mark.parametrize(("numbers", "name"), [((0, 1), "minimum"), ((1, 0), "multiple")])
 def test_limits_below_one_are_refused(numbers, name):
     with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
-        Limits(*numbers)
+        LayerMinimum(*numbers)
 
 
 def test_scores_that_are_not_finite_are_refused():
@@ -203,4 +213,4 @@ def test_scores_that_are_not_finite_are_refused():
     scores = random_scores(units)
     scores["heads.1"][2] = torch.nan
     with pytest.raises(InputError, match=r"scores of heads in layer 1 are not finite"):
-        choose_units(units, scores, priced(units, {"heads": 1.0}), 6, FREE)
+        select_units(units, scores, priced(units, {"heads": 1.0}), 6, FREE)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.pruning.prunable import input_dims, weight_names
+from lightning_compress.pruning.prunable import input_dims, prunable_weights
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "gpt2"])
@@ -14,12 +14,12 @@ def test_the_default_is_every_matrix_of_the_blocks_and_nothing_else(tiny_model, 
         for name, weight in model.named_parameters()
         if weight.dim() == 2 and (".layer." in name or ".h." in name)
     }
-    assert set(weight_names(model, None)) == inside
+    assert set(prunable_weights(model, None)) == inside
     assert len(inside) == (8 if family == "gpt2" else 12)
 
 
 def test_patterns_name_parameters_in_the_order_of_the_model(tiny_bert):
-    names = weight_names(tiny_bert, ["*.output.dense.weight", "classifier.*"])
+    names = prunable_weights(tiny_bert, ["*.output.dense.weight", "classifier.*"])
     wanted = [n for n, _ in tiny_bert.named_parameters() if "output.dense.weight" in n]
     assert names == [*wanted, "classifier.weight", "classifier.bias"]
 
@@ -27,7 +27,7 @@ def test_patterns_name_parameters_in_the_order_of_the_model(tiny_bert):
 @pytest.mark.parametrize("patterns", [["*.weight", "*.quary.weight"], []])
 def test_a_pattern_that_matches_nothing_is_refused_with_what_there_is(tiny_bert, patterns):
     with pytest.raises(InputError, match="matches no parameter") as error:
-        weight_names(tiny_bert, patterns)
+        prunable_weights(tiny_bert, patterns)
     assert "bert.embeddings.word_embeddings.weight" in str(error.value)
     assert "more" in str(error.value)
     assert "'*.weight'" not in str(error.value)
@@ -35,13 +35,13 @@ def test_a_pattern_that_matches_nothing_is_refused_with_what_there_is(tiny_bert,
 
 def test_without_patterns_the_model_must_be_of_a_known_family():
     with pytest.raises(InputError, match="known are"):
-        weight_names(nn.Linear(2, 2), None)
+        prunable_weights(nn.Linear(2, 2), None)
 
 
 def test_inputs_of_conv1d_come_first_and_those_of_linear_last(tiny_model):
     for family, dim in (("gpt2", 0), ("bert", 1)):
         model = tiny_model(family)
-        names = weight_names(model, None)
+        names = prunable_weights(model, None)
         dims = input_dims(model, names, 4)
         assert dims == dict.fromkeys(names, dim)
         for name in names:
@@ -52,7 +52,7 @@ def test_inputs_of_conv1d_come_first_and_those_of_linear_last(tiny_model):
 
 def test_inputs_that_cannot_be_grouped_are_refused(tiny_bert):
     with pytest.raises(InputError, match="32 inputs, which is not a multiple of 5"):
-        input_dims(tiny_bert, weight_names(tiny_bert, None), 5)
+        input_dims(tiny_bert, prunable_weights(tiny_bert, None), 5)
     for name in ("bert.embeddings.word_embeddings.weight", "classifier.bias"):
         with pytest.raises(InputError, match=f"{name} is no weight of a linear layer"):
             input_dims(tiny_bert, [name], 4)
