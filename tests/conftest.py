@@ -16,42 +16,15 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertTokenizer,
-    PreTrainedModel,
-)
+from transformers import BertTokenizer, PreTrainedModel
 
-TINY = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "intermediate_size": 64, "max_position_embeddings": 64},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
-                   "max_position_embeddings": 64},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 64,
-             "bos_token_id": 1, "eos_token_id": 1},
-}  # fmt: skip
-TINY["roberta"] = {**TINY["bert"], "max_position_embeddings": 66}
-TINY["electra"] = {**TINY["bert"], "embedding_size": 16}
-TINY["albert"] = {**TINY["bert"], "embedding_size": 16}
-TINY["llama"] = {**TINY["bert"], "num_attention_heads": 8, "num_key_value_heads": 4}
+from . import families
 
 
 @pytest.fixture
 def tiny_model() -> Callable[..., PreTrainedModel]:
-    """A random two-layer classifier of a family, in eval mode, the same every time."""
-
-    def build(family: str, **changes: object) -> PreTrainedModel:
-        config = AutoConfig.for_model(
-            family, **{"vocab_size": 100, "pad_token_id": 0, **TINY[family], **changes}
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-        model.eval()
-        return model
-
-    return build
+    """Builds the tiny classifier of a family, see :func:`tests.families.tiny_model`."""
+    return families.tiny_model
 
 
 @pytest.fixture

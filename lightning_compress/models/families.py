@@ -1,12 +1,8 @@
 """The model families: names of modules and attributes, nothing else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
-
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 UnitKind = Literal["heads", "neurons"]
 
@@ -34,7 +30,8 @@ class Family:
     ``width`` together. ``shared``: the layers of the model are one block, used again and again.
     ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
     stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
-    sees only those before it.
+    sees only those before it. ``substitutable``: compact blocks can replace layers.
+    ``positions_after_padding``: the first position is the padding index plus one.
     """
 
     blocks: str
@@ -47,6 +44,8 @@ class Family:
     inner: str = "intermediate_size"
     norm_first: bool = False
     causal: bool = False
+    substitutable: bool = False
+    positions_after_padding: bool = False
 
 
 _BERT = Family(
@@ -59,12 +58,13 @@ _BERT = Family(
     attention="attention.self",
     head_size="attention_head_size",
     counts={"num_attention_heads": "heads", "all_head_size": "width"},
+    substitutable=True,
 )
 
 
 FAMILIES = {
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": replace(_BERT, positions_after_padding=True),
     "electra": _BERT,
     "distilbert": Family(
         blocks="transformer.layer.*",
@@ -77,6 +77,7 @@ FAMILIES = {
         head_size="attention_head_size",
         counts={"n_heads": "heads"},
         inner="hidden_dim",
+        substitutable=True,
     ),
     "albert": Family(
         blocks="encoder.albert_layer_groups.*.albert_layers.*",
@@ -100,6 +101,7 @@ FAMILIES = {
         inner="n_inner",
         norm_first=True,
         causal=True,
+        substitutable=True,
     ),
     # A head is a key-value head here, with all the query heads that share it.
     "llama": Family(

@@ -1,20 +1,17 @@
-"""What of a batch a model takes.
-
-One way to run a Hugging Face model for a measurement.
-"""
+"""Running a Hugging Face model: its inputs, its longest sequence, eval mode, logits, device."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
+
+from lightning_compress.models.families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import torch
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,8 +28,10 @@ def most_tokens(config: "PreTrainedConfig") -> int | None:
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return None
-    # RoBERTa's positions start after the padding index.
-    return positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
+    family = FAMILIES.get(config.model_type)
+    if family is None or not family.positions_after_padding:
+        return positions
+    return positions - int(config.pad_token_id) - 1
 
 
 @contextmanager

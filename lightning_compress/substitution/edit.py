@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-SUBSTITUTABLE = ("bert", "distilbert", "electra", "gpt2", "roberta")
-
-
 def substitute_layers_(
     model: nn.Module,
     groups: Sequence[Sequence[int]],
@@ -43,7 +40,7 @@ def substitute_layers_(
     whose code gave every text of a batch what the first one should have had.
 
     Args:
-        model: a transformer of a family in ``SUBSTITUTABLE``.
+        model: a transformer of a family that is ``substitutable``.
         groups: layers, counted from 0, that follow one another; any number of such groups.
         width: of the narrow layers.
         depth: how many narrow layers a compact block has.
@@ -171,10 +168,10 @@ def _heads_for(model: nn.Module, width: int, heads: int | None) -> int:
 
 def _check_groups(model: nn.Module, groups: Sequence[Sequence[int]]) -> None:
     structure, what = structure_of(model), type(model).__name__
-    if structure.family not in SUBSTITUTABLE:
+    if not FAMILIES[structure.family].substitutable:
         raise InputError(
             f"the layers of {what} cannot be made narrow; those of these families can: "
-            + ", ".join(SUBSTITUTABLE)
+            + ", ".join(sorted(name for name, entry in FAMILIES.items() if entry.substitutable))
         )
     config: Any = model.config
     for field in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):

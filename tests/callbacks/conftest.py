@@ -14,11 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from lightning_compress.callbacks import CompressionBenchmark
 from lightning_compress.models import manifest_of
 
+from ..families import tiny_options
+
 BATCHES = 8
-CONFIG: dict[str, Any] = {
-    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4,
-    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
-}  # fmt: skip
+CONFIG = tiny_options("bert", num_hidden_layers=4, max_position_embeddings=16)
 
 
 class PlainModule(L.LightningModule):

@@ -13,11 +13,11 @@ from lightning_compress.models import manifest_of, units_of
 from lightning_compress.modules import FineTuningModule
 from lightning_compress.saving import load_compressed
 
-CONFIG = {
-    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
-    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-}  # fmt: skip
+from ..families import tiny_options
+
+CONFIG = tiny_options(
+    "bert", max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+)
 
 
 def fine_tuning(**options):

@@ -9,9 +9,9 @@ from lightning_compress.models import manifest_of, remove_heads_, structure_of
 from lightning_compress.models.layers import skipped
 from lightning_compress.saving import load_compressed, save_compressed
 
+from ..families import STACKED
+
 # ALBERT's layers are one block.
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]
-LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 KEPT = [
     (2, 2, [0]),
     (3, 2, [0, 2]),
@@ -32,7 +32,7 @@ KEPT = [
 @pytest.fixture
 def deep(lively):
     def build(family, layers, **changes):
-        return lively(family, **{LAYERS.get(family, "num_hidden_layers"): layers}, **changes)
+        return lively(family, num_hidden_layers=layers, **changes)
 
     return build
 
@@ -67,7 +67,7 @@ def test_layers_stay_evenly_spread_with_the_weights_of_the_teacher(deep, count, 
     assert alike({name: own[name] for name in outside}, {name: its[name] for name in outside})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKED)
 def test_it_is_the_teacher_without_the_other_layers(deep, texts, family):
     teacher = deep(family, 5)
     before = logits(teacher, texts())

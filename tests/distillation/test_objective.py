@@ -30,7 +30,6 @@ from lightning_compress.types import IGNORED, ProblemType
 # Family, and whether it is a language model.
 MODELS = [("bert", False), ("albert", False), ("gpt2", True), ("llama", True), ("gpt2", False)]
 CLASSES: ProblemType = "single_label_classification"
-DEEP = {"gpt2": "n_layer"}
 
 
 def everything(family, layers="uniform"):
@@ -130,7 +129,7 @@ def test_padding_and_the_order_of_a_batch_change_nothing(lively, texts, family, 
 @pytest.mark.parametrize(("family", "tokens"), [("bert", False), ("gpt2", True)])
 def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens, layers):
     student = lively(family, tokens=tokens)
-    deep = {DEEP.get(family, "num_hidden_layers"): 4}
+    deep = {"num_hidden_layers": 4}
     teacher = lively(family, seed=3, tokens=tokens, **deep)
     pairs = {"uniform": [(0, 1), (1, 3)], "last": [(1, 3)]}.get(str(layers), [(0, 2), (1, 0)])
     objective = made(everything(family, layers), student, teacher, tokens)
@@ -254,7 +253,7 @@ def test_the_student_learns_through_a_projection(lively, texts):
 
 @pytest.mark.parametrize(("family", "tokens"), [("bert", False), ("gpt2", True)])
 def test_maps_follow_a_student_that_loses_layers(lively, texts, family, tokens):
-    deep = {DEEP.get(family, "num_hidden_layers"): 4}
+    deep = {"num_hidden_layers": 4}
     teacher = lively(family, tokens=tokens, **deep)
     student = copy.deepcopy(teacher)
     objective = made(everything(family), student, teacher, tokens)
@@ -359,7 +358,7 @@ def test_only_what_the_terms_look_at_is_wanted(lively):
         ),
         (
             Losses(relations=Relations(heads=32)),
-            ("gpt2", {"n_embd": 16}),
+            ("gpt2", {"hidden_size": 16}),
             ("gpt2", {}),
             r"losses\.relations\.heads: 32 heads do not divide a width of 16",
         ),

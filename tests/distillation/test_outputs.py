@@ -5,15 +5,16 @@ from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, obse
 from lightning_compress.models import remove_heads_, structure_of, units_of
 from lightning_compress.models.layers import remove_layers_
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
-ALL = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
+from ..families import ALL
+
+EVERYTHING = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
 
 
 def hooks_of(model):
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
     model = lively(family)
     inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
@@ -21,17 +22,17 @@ def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
         plain = model(**inputs).logits
         model(**inputs, output_hidden_states=True)  # transformers puts hooks of its own, for good
         before = hooks_of(model)
-        for wanted in (ALL, Wanted()):
+        for wanted in (EVERYTHING, Wanted()):
             said = observe(model, texts(), wanted).logits
             assert isinstance(said, torch.Tensor)
             assert torch.equal(said, plain)
     assert hooks_of(model) == before
     with pytest.raises(RuntimeError):  # the ids are no numbers of tokens
-        observe(model, {**texts(), "input_ids": texts()["input_ids"].double()}, ALL)
+        observe(model, {**texts(), "input_ids": texts()["input_ids"].double()}, EVERYTHING)
     assert hooks_of(model) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
     model = lively(family)
     said: list[torch.Tensor] = []
@@ -74,11 +75,11 @@ def test_without_a_mask_all_are_tokens(lively):
 
 
 @pytest.mark.parametrize("gone", [[], [1, 3]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, family, gone):
     model = lively(family)
     remove_heads_(model, {0: gone})
-    found = observe(model, texts(), ALL).attention[0]
+    found = observe(model, texts(), EVERYTHING).attention[0]
     left = 4 - len(gone)
     # Eight query heads of 4 share four key-value heads in this Llama; four heads of 8 elsewhere.
     size, queries = (4, 2 * left) if family == "llama" else (8, left)
@@ -90,7 +91,7 @@ def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, famil
 
 def test_depth_is_that_of_now(lively):
     assert depth_of(lively("albert", num_hidden_layers=5)) == 5
-    model = lively("gpt2", n_layer=3)
+    model = lively("gpt2", num_hidden_layers=3)
     assert depth_of(model) == 3
     remove_layers_(model, [1])
     assert depth_of(model) == 2

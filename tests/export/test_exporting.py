@@ -31,12 +31,15 @@ from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.quantization.modules import fill_
 from lightning_compress.substitution.edit import substitute_layers_
 
+from ..families import SUBSTITUTABLE
+
 
 def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-FAMILIES = ["bert", "gpt2", *slow("roberta", "distilbert", "electra")]
+FAST = ["bert", "gpt2"]
+FAMILIES = [*FAST, *slow(*(family for family in SUBSTITUTABLE if family not in FAST))]
 
 
 def all_at_once(model):
@@ -58,8 +61,7 @@ def test_onnx_says_the_same_of_a_model_that_has_seen_every_edit(
     family, tiny_model, batches, said, tmp_path
 ):
     torch.manual_seed(0)
-    layers = {"distilbert": "n_layers", "gpt2": "n_layer"}.get(family, "num_hidden_layers")
-    model = tiny_model(family, **{layers: 4})
+    model = tiny_model(family, num_hidden_layers=4)
     all_at_once(model)
     quantize_(
         model, "int8-static", calibration=batches[:1], keep=["score"] if family == "gpt2" else []
@@ -188,7 +190,7 @@ def test_executorch(family, precision, tiny_model, batches, tmp_path):
 def test_executorch_of_a_model_that_has_seen_every_edit(family, tiny_model, batches, tmp_path):
     pytest.importorskip("executorch")
     torch.manual_seed(0)
-    model = tiny_model(family, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 4})
+    model = tiny_model(family, num_hidden_layers=4)
     all_at_once(model)
     options = ExportOptions(max_batch_size=4)
     found = export_model(model, tmp_path, "executorch", examples=batches, options=options)

@@ -16,9 +16,8 @@ from lightning_compress.saving import (
     save_compressed,
 )
 
+from ..families import ALL
 from .conftest import IDS
-
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
 
 
 def smaller(model):
@@ -38,10 +37,10 @@ def logits(model):
 def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
     tiny_model, assert_same_elsewhere
 ):
-    assert_same_elsewhere({family: smaller(tiny_model(family)) for family in FAMILIES})
+    assert_same_elsewhere({family: smaller(tiny_model(family)) for family in ALL})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_bytes_and_parameters_fall_and_the_manifest_tells_the_edits(tiny_model, family, tmp_path):
     dense = tiny_model(family)
     model = smaller(tiny_model(family))
@@ -79,7 +78,7 @@ def test_a_loaded_model_can_be_made_smaller_still_with_masks(tiny_bert, tmp_path
     assert [edit["edit"] for edit in manifest_of(again)].count("remove_heads") == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_any_model_takes_the_shapes_of_a_checkpoint_larger_or_smaller(tiny_model, family):
     dense, small = tiny_model(family), smaller(tiny_model(family))
     for source, target in ((small, tiny_model(family)), (dense, smaller(tiny_model(family)))):

@@ -38,11 +38,10 @@ from lightning_compress.substitution.edit import (
     substitute_layers_,
 )
 
+from ..families import SUBSTITUTABLE
 from .conftest import IDS
 
-FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
-MODELS = [*FAMILIES, "gpt2-lm"]
-DEPTH = {"distilbert": "n_layers", "gpt2": "n_layer"}
+MODELS = [*SUBSTITUTABLE, "gpt2-lm"]
 GROUPS = [[1], [3, 4]]
 
 
@@ -62,7 +61,7 @@ def deep(tiny_model):
 
     def build(name="bert", layers=6, **changes):
         family = name.removesuffix("-lm")
-        model = tiny_model(family, **{DEPTH.get(family, "num_hidden_layers"): layers}, **changes)
+        model = tiny_model(family, num_hidden_layers=layers, **changes)
         if name.endswith("-lm"):
             config = AutoConfig.for_model(**model.config.to_dict())
             with torch.random.fork_rng():
@@ -197,7 +196,7 @@ def test_generation_with_and_without_the_cache_agree(deep, depth):
     assert torch.equal(generate(use_cache=True), generate(use_cache=False))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_it_is_down_narrow_layers_up_and_the_input_beside_them(substituted, family):
     model = substituted(family)
     name = structure_of(model).layers[1]

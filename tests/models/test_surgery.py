@@ -18,8 +18,8 @@ from lightning_compress.models.layers import remove_layers_
 from lightning_compress.models.masks import masks_of
 from lightning_compress.models.structure import output_dim
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
-LAYERED = [family for family in FAMILIES if family != "albert"]
+from ..families import ALL, STACKED
+
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 GONE = {"heads": {0: [1, 3], 1: [0]}, "neurons": {0: [0, 5, 63], 1: list(range(1, 64, 2))}}
 
@@ -56,7 +56,7 @@ def for_family(family, kind):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_removed_unit_is_a_silenced_one(tiny_model, family, kind, dtype, tolerance):
     model = tiny_model(family).to(dtype)
     silenced = tiny_model(family).to(dtype)
@@ -72,7 +72,7 @@ def test_a_removed_unit_is_a_silenced_one(tiny_model, family, kind, dtype, toler
         assert units.count == (4 if kind == "heads" else 64) - gone
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_smaller_model_treats_examples_alone_and_ignores_padding(tiny_model, family):
     model = tiny_model(family)
     for kind in ("heads", "neurons"):
@@ -85,7 +85,7 @@ def test_a_smaller_model_treats_examples_alone_and_ignores_padding(tiny_model, f
     assert torch.allclose(logits(model, **longer), together, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_eager_sdpa_and_compiled_attention_agree(tiny_model, family):
     model = tiny_model(family)
     remove_heads_(model, for_family(family, "heads"))
@@ -107,7 +107,7 @@ def test_a_compiled_smaller_model_says_the_same(tiny_model, family):
     assert torch.allclose(logits(torch.compile(model)), said, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", LAYERED)
+@pytest.mark.parametrize("family", STACKED)
 def test_a_removed_layer_is_a_skipped_one(tiny_model, family):
     model, skipped = tiny_model(family), tiny_model(family)
 

@@ -13,11 +13,9 @@ from lightning_compress.saving import save_compressed
 from lightning_compress.tasks.loss import task_loss
 
 from ..conftest import assert_same
+from ..families import tiny_options
 
-CONFIG = {
-    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 16,
-}  # fmt: skip
+CONFIG = tiny_options("bert", num_attention_heads=2, max_position_embeddings=16)
 
 LOAD = """
 import sys, torch
@@ -131,8 +129,7 @@ def test_language_models_train(task, quiet_trainer, toy_data):
         row["labels"] = row["input_ids"]
     toy_data.num_labels = toy_data.problem_type = None
     family = {"causal-lm": "gpt2", "masked-lm": "bert"}[task]
-    config = {"model_type": family, "vocab_size": 100}
-    config |= {"n_embd": 32, "n_layer": 1, "n_head": 2} if family == "gpt2" else CONFIG
+    config = tiny_options(family, num_attention_heads=2)
     module = FineTuningModule(config=config, task=task, learning_rate=1e-3)
     trainer = quiet_trainer(max_epochs=1)
     fit(module, toy_data, trainer)

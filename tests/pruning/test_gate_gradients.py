@@ -8,7 +8,8 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import output_dim
 from lightning_compress.pruning.gate_gradients import gate_gradients
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL
+
 EPSILON = 1e-4
 
 
@@ -70,7 +71,7 @@ def slope(model, batch, units, unit):
     return (found[0] - found[1]) / (2 * EPSILON)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_gradients_are_those_of_each_example_s_own_loss(tiny_model, family):
     model = lively(tiny_model(family))
     units, calibration = all_units(model), looking(model)

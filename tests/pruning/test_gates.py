@@ -4,7 +4,8 @@ import torch
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.pruning.gate_gradients import gated
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL
+
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 GONE = {"heads": {0: [1, 3], 1: [0]}, "neurons": {0: [0, 5, 63], 1: list(range(1, 64, 2))}}
 
@@ -31,7 +32,7 @@ def hooks_of(model):
 
 @pytest.mark.parametrize("alike", ["shared", "by example"])
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_gate_of_zero_removes_the_unit(tiny_model, family, kind, alike):
     model, smaller = tiny_model(family).double(), tiny_model(family).double()
     gates = {}
@@ -47,7 +48,7 @@ def test_a_gate_of_zero_removes_the_unit(tiny_model, family, kind, alike):
     assert torch.equal(logits(model), dense)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_example_has_gates_of_its_own(tiny_model, family):
     model = tiny_model(family).double()
     generator = torch.Generator().manual_seed(2)
@@ -68,7 +69,7 @@ def test_every_example_has_gates_of_its_own(tiny_model, family):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_gates_of_one_change_nothing_in_any_precision(tiny_model, family, dtype):
     model = tiny_model(family).to(dtype)
     dense = logits(model)

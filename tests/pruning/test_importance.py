@@ -9,7 +9,8 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.structure import macs_per_pair, macs_per_token, output_dim
 from lightning_compress.pruning.importance import UNIT_SCORES
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL
+
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 LENGTHS = [4, 9, 6, 7, 3, 9, 5]
 
@@ -69,7 +70,7 @@ def columns_of(weight, model, units, unit):
 
 
 @pytest.mark.parametrize(("score", "power"), [("taylor", 1), ("fisher", 2)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_gradient_scores_are_means_over_single_examples(lively_model, family, score, power):
     model = lively_model(family)
     found = UNIT_SCORES[score](model, all_units(model), looking(model))
@@ -90,7 +91,7 @@ def test_gradient_scores_are_means_over_single_examples(lively_model, family, sc
         assert torch.allclose(found[name], scores, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_activation_is_the_variance_without_padding_times_the_squared_weights(lively_model, family):
     model = lively_model(family)
     found = UNIT_SCORES["activation"](model, all_units(model), looking(model))
@@ -113,7 +114,7 @@ def test_activation_is_the_variance_without_padding_times_the_squared_weights(li
             assert float(found[one.output][unit]) == pytest.approx(score, rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_magnitude_is_what_leaves_the_model_with_the_unit(lively_model, family):
     model = lively_model(family)
     found = UNIT_SCORES["magnitude"](model, all_units(model), looking(model))
@@ -158,7 +159,7 @@ def test_magnitude_takes_the_rows_of_query_key_and_value(lively_model):
 
 
 @pytest.mark.parametrize("score", ["magnitude", "taylor", "fisher", "activation"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_scores_do_not_depend_on_how_examples_are_batched(lively_model, family, score):
     model = lively_model(family)
     found = [
@@ -191,7 +192,7 @@ def test_random_scores_follow_torch_s_seed_and_the_cost_of_a_unit(tiny_bert):
 
 
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_the_cost_of_a_unit_is_what_the_model_saves_without_it(tiny_model, family, kind):
     model = tiny_model(family)
     model.set_attn_implementation("eager")

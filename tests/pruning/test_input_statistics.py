@@ -5,7 +5,8 @@ from lightning_compress.models import units_of
 from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.pruning.reconstruction import input_statistics
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL
+
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
 
 
@@ -39,7 +40,7 @@ def inputs_alone(model, name):
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_statistics_are_those_of_all_inputs_without_padding(tiny_model, family):
     model = tiny_model(family).double()
     calibration = looking(model, [batch(lengths) for lengths in LENGTHS])

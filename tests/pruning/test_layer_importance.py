@@ -15,9 +15,8 @@ from lightning_compress.pruning.layer_importance import (
     select_layers,
 )
 
-# ALBERT's layers are one block and cannot go one by one.
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"]
-LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
+from ..families import STACKED
+
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
 SCORES = {"divergence": divergence_scores, "influence": influence_scores}
 
@@ -35,7 +34,7 @@ def lively(model, seed=2):
 @pytest.fixture
 def deep_model(tiny_model):
     def build(family, layers=4, seed=2, **changes):
-        model = tiny_model(family, **{LAYERS.get(family, "num_hidden_layers"): layers}, **changes)
+        model = tiny_model(family, num_hidden_layers=layers, **changes)
         return lively(model, seed)
 
     return build
@@ -114,7 +113,7 @@ def slow_influence(model):
 
 
 @pytest.mark.parametrize("layers", [[0], [3], [1, 2], [0, 1, 3]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKED)
 def test_a_skipped_layer_is_a_removed_one(deep_model, family, layers):
     model = deep_model(family)
     dense = logits(model)
@@ -141,7 +140,7 @@ def test_layers_are_back_even_if_something_went_wrong(deep_model):
 
 
 @pytest.mark.parametrize("gone", [[], [2]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKED)
 def test_divergence_is_what_the_predictions_lose(deep_model, family, gone):
     model = deep_model(family)
     scores = divergence_scores(model, looking(model), gone)
@@ -171,7 +170,7 @@ def test_divergence_of_a_single_number_is_its_squared_difference(deep_model, fam
 
 
 @pytest.mark.parametrize("gone", [[], [2], [3, 0]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STACKED)
 def test_influence_is_how_far_hidden_states_turn(deep_model, family, gone):
     model = deep_model(family)
     scores = influence_scores(model, looking(model), gone)

@@ -13,7 +13,7 @@ from lightning_compress.pruning.post_training import prune_post_training_
 from lightning_compress.pruning.reconstruction import reconstruct_projections_
 from lightning_compress.pruning.selection import LayerMinimum, rearrange
 
-FAMILIES = ["bert", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL, STACKED
 
 
 def loss_without(gradients, gone):
@@ -81,9 +81,10 @@ def collected(model, calibration, name):
     return [torch.cat(part) for part in zip(*rows, strict=True)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_the_first_projection_is_the_least_squares_fit(tiny_model, family):
-    dense = tiny_model(family).double()
+    # From narrower embeddings the inputs would have too small a rank for one single fit.
+    dense = tiny_model(family, embedding_size=32).double()
     model = copy.deepcopy(dense)
     remove_heads_(model, {0: [1]})
     name = units_of(model, "heads")[0].output
@@ -98,7 +99,7 @@ def test_the_first_projection_is_the_least_squares_fit(tiny_model, family):
     assert torch.allclose(weight.T, best[: weight.shape[1]], atol=1e-5)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])
+@pytest.mark.parametrize("family", STACKED)
 def test_matching_brings_the_outputs_closer_to_the_dense_ones(tiny_model, family):
     dense = tiny_model(family)
     for weight in dense.parameters():  # livelier than fresh weights, where little depends on any

@@ -12,11 +12,12 @@ from lightning_compress.pruning.reconstruction import (
     least_squares_refit_,
 )
 
-FAMILIES = ["bert", "roberta", "electra", "distilbert", "albert", "gpt2", "llama"]
+from ..families import ALL
+
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 GONE = {"heads": [1, 3], "neurons": [0, 5, 6, 7, 31, 63]}
 BOTH = pytest.mark.parametrize("kind", ["heads", "neurons"])
-ALL = pytest.mark.parametrize("family", FAMILIES)
+EACH = pytest.mark.parametrize("family", ALL)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def refit_without_ridge_(model, units, gone, seen):
 
 
 @BOTH
-@ALL
+@EACH
 def test_folded_means_keep_the_mean_output(lively_model, family, kind):
     model = lively_model(family)
     for layer in range(len(units_of(model, kind))):
@@ -107,7 +108,7 @@ def test_folded_means_keep_the_mean_output(lively_model, family, kind):
 
 
 @BOTH
-@ALL
+@EACH
 def test_refitted_weights_are_the_least_squares_solution(lively_model, family, kind):
     model = lively_model(family)
     for layer in range(len(units_of(model, kind))):
@@ -125,7 +126,7 @@ def test_refitted_weights_are_the_least_squares_solution(lively_model, family, k
 
 
 @BOTH
-@ALL
+@EACH
 def test_refitting_loses_no_more_than_folding_and_that_no_more_than_nothing(
     lively_model, family, kind
 ):
@@ -161,7 +162,7 @@ def copy_unit_(model, units, source, target, scale):
 
 
 @BOTH
-@ALL
+@EACH
 def test_nothing_is_lost_with_a_unit_that_repeats_another(lively_model, family, kind):
     model = lively_model(family)
     # An activation function stands behind neurons, except for what Llama's gates let through.

@@ -5,7 +5,6 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.quantization import SCHEMES
 
-FAMILIES = ["bert", "distilbert", "roberta", "electra", "albert", "gpt2", "llama"]
 WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
 
 

@@ -20,7 +20,8 @@ from lightning_compress.models.structure import output_dim
 from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
 from lightning_compress.substitution.edit import substitute_layers_
 
-from .conftest import FAMILIES, WHOLE
+from ..families import ALL
+from .conftest import WHOLE
 
 # How far the logits of tiny random models may move, in parts of their standard deviation.
 FAR = {
@@ -50,7 +51,7 @@ def said(model, calibration):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_family_says_nearly_the_same(spread_out, looking, family, scheme):
     model = spread_out(family)
     calibration = looking(model)
@@ -71,7 +72,7 @@ def test_every_family_says_nearly_the_same(spread_out, looking, family, scheme):
 
 
 @pytest.mark.parametrize("scheme", WHOLE)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_nothing_is_left_out_in_silence(tiny_model, looking, family, scheme):
     model = tiny_model(family)
     linear = {

@@ -28,7 +28,8 @@ from lightning_compress.quantization.fake_quantized import (
 )
 from lightning_compress.quantization.qat import prepare_
 
-from .conftest import FAMILIES, WHOLE
+from ..families import ALL
+from .conftest import WHOLE
 
 GROUPS = Options(group=8)
 
@@ -53,7 +54,7 @@ def trained_(model, calibration, steps=3, learning_rate=1e-2):
 
 
 @pytest.mark.parametrize("scheme", WHOLE)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_trained_and_converted_it_says_the_same_to_the_last_bit(
     tiny_model, looking, family, scheme
 ):

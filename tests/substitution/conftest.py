@@ -13,7 +13,6 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.switch import Choice
 from lightning_compress.substitution.edit import choices_of, stage_substitution_
 
-LAYERS = {"distilbert": "n_layers", "gpt2": "n_layer"}
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
 
 
@@ -33,8 +32,7 @@ def deep(tiny_model) -> Callable[..., PreTrainedModel]:
     """Builds a model of a family with so many layers, in float64."""
 
     def build(family: str = "bert", layers: int = 5, **changes: Any) -> PreTrainedModel:
-        depth = {LAYERS.get(family, "num_hidden_layers"): layers}
-        model: PreTrainedModel = lively_(tiny_model(family, **depth, **changes))
+        model: PreTrainedModel = lively_(tiny_model(family, num_hidden_layers=layers, **changes))
         return model.double()
 
     return build

@@ -8,7 +8,7 @@ from lightning_compress.substitution.block_distillation import matching_error
 from lightning_compress.substitution.captured import dense_outputs, passages
 from lightning_compress.substitution.initialization import start_
 
-FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
+from ..families import SUBSTITUTABLE
 
 
 def seen(it, group=0):
@@ -29,7 +29,7 @@ def principal(found, width):
 
 
 @pytest.mark.parametrize("start", ["components", "least_squares", "sliced"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_what_goes_down_are_the_principal_components(scene, family, start):
     it = scene(family)
     found = seen(it)
@@ -62,7 +62,7 @@ def features(block, passage):
 
 
 @pytest.mark.parametrize("start", ["least_squares", "sliced"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_what_goes_up_is_the_ridge_solution(scene, family, start):
     it = scene(family)
     found, block = seen(it, 1), it.choices[1].new
@@ -80,7 +80,7 @@ def test_what_goes_up_is_the_ridge_solution(scene, family, start):
     np.testing.assert_allclose(block.up.bias.detach().numpy(), bias, atol=1e-8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_no_start_is_worse_than_to_skip_the_layers(scene, family):
     errors = {}
     for start in ("zero", "components", "least_squares", "sliced"):
@@ -141,14 +141,11 @@ def linear(layer, name):
     return weight.detach(), module.bias.detach()
 
 
-FULL = {"bert": "intermediate_size", "distilbert": "hidden_dim", "gpt2": "n_inner"}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_in_a_whole_basis_the_narrow_layer_computes_what_the_old_one_does(scene, family):
     it = scene(
         family, options={"width": 32, "heads": 4, "depth": 1},
-        **{FULL.get(family, "intermediate_size"): 128},
+        **{ENTRIES[family].inner: 128},
     )  # fmt: skip
     found = seen(it)
     start_(it.choices[0], found, "sliced", family)

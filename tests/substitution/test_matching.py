@@ -7,7 +7,7 @@ from lightning_compress.substitution.block_distillation import match_, matching_
 from lightning_compress.substitution.captured import dense_outputs, passages, through
 from lightning_compress.substitution.initialization import start_
 
-FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
+from ..families import SUBSTITUTABLE
 
 
 def seen(it, group=0):
@@ -28,7 +28,7 @@ def test_the_error_is_a_share_of_the_variance_over_tokens(scene):
     assert matching_error(block, found) == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 @pytest.mark.parametrize("start", ["zero", "sliced"])
 def test_matching_lowers_the_error_and_touches_nothing_else(scene, family, start):
     it = scene(family, dtype=torch.float32)

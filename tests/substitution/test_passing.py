@@ -4,7 +4,7 @@ import torch
 from lightning_compress.models import structure_of
 from lightning_compress.substitution.captured import dense_outputs, passages, through
 
-FAMILIES = ["bert", "roberta", "distilbert", "electra", "gpt2"]
+from ..families import SUBSTITUTABLE
 
 
 def by_hand(model, name, batch):
@@ -23,7 +23,7 @@ def by_hand(model, name, batch):
     return before, after
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_targets_are_what_the_dense_model_says(scene, family):
     it = scene(family)
     found = dense_outputs(it.choices, it.calibration)
@@ -33,7 +33,7 @@ def test_targets_are_what_the_dense_model_says(scene, family):
             assert torch.equal(target, by_hand(it.dense, names[last], batch)[1])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_inputs_have_passed_the_compact_blocks_before(scene, family):
     it = scene(family)
     for choice in it.choices:
@@ -60,7 +60,7 @@ def test_inputs_have_passed_the_compact_blocks_before(scene, family):
     assert not torch.allclose(found[0].hidden, dense, atol=1e-2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUBSTITUTABLE)
 def test_a_passage_goes_through_the_layers_as_often_as_one_likes(scene, family):
     it = scene(family)
     targets = dense_outputs(it.choices, it.calibration)
