@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
+from lightning_compress.models.hooks import Call, after_calls
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import (
@@ -125,15 +126,8 @@ def skipped(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
         layers: counted from 0.
     """
     blocks = structure_of(model).layers
-    hooks = [
-        model.get_submodule(blocks[layer]).register_forward_hook(_pass_on, with_kwargs=True)
-        for layer in layers
-    ]
-    try:
+    with after_calls((model.get_submodule(blocks[layer]), _pass_on) for layer in layers):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def hidden_in(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
@@ -142,11 +136,8 @@ def hidden_in(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
     return hidden
 
 
-def _pass_on(
-    module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
-) -> Any:
-    hidden = hidden_in(inputs, keywords)
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+def _pass_on(call: Call) -> Any:
+    return (call.hidden, *call.output[1:]) if isinstance(call.output, tuple) else call.hidden
 
 
 def remove_layers_(
