@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Batch, Calibration
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import device_of, model_inputs
 from lightning_compress.tasks.loss import labelled_rows, task_loss
 from lightning_compress.tasks.task import problem_type_of, task_of
-from lightning_compress.types import ProblemType
+from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

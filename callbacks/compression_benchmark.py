@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.examples import Batch, Example, distinct, examples_of
+from lightning_compress.evaluation.examples import Example, distinct, examples_of
 from lightning_compress.evaluation.report.rendering import show_report
 from lightning_compress.evaluation.report.report import Report, write_report
 from lightning_compress.evaluation.report.row import Variant
@@ -24,6 +24,7 @@ from lightning_compress.quantization.precisions import Precision
 from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.tasks.metrics import primary_metric
 from lightning_compress.tasks.task import problem_type_of, task_of
+from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .run import keeps_dense, run_folder

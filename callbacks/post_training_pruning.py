@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.unit_latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
-from lightning_compress.models.calibration import Batch, Calibration
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.progress import progress_bar
@@ -21,6 +21,7 @@ from lightning_compress.pruning.selection import (
     total_cost,
     unit_macs,
 )
+from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .figures import log_remaining

@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
-from lightning_compress.models.calibration import Batch
 from lightning_compress.progress import progress_bar
 from lightning_compress.quantization import (
     Observer,
@@ -19,6 +18,7 @@ from lightning_compress.quantization import (
     quantize_,
     sensitivities,
 )
+from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .figures import log_quantization, said_of

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
-from lightning_compress.models.calibration import Batch
 from lightning_compress.models.forward import evaluating
 from lightning_compress.quantization import (
     Observer,
@@ -21,6 +20,7 @@ from lightning_compress.quantization import (
     prepare_,
 )
 from lightning_compress.quantization.fake_quantized import convert_, is_prepared, stretches_of
+from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .figures import log_quantization, said_of

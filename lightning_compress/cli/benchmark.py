@@ -51,11 +51,12 @@ def _measure(
     output: Path,
 ) -> None:
     from lightning_compress.evaluation.benchmark import benchmark
-    from lightning_compress.evaluation.examples import Batch, examples_of
+    from lightning_compress.evaluation.examples import examples_of
     from lightning_compress.evaluation.report.rendering import show_report
     from lightning_compress.evaluation.report.report import write_report
     from lightning_compress.evaluation.report.row import Variant
     from lightning_compress.models import manifest_of
+    from lightning_compress.types import Batch
 
     measured = load_saved(model, task)
     own: Variant = "compressed" if baseline is not None or manifest_of(measured) else "dense"

@@ -13,7 +13,7 @@ from lightning_compress.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lightning_compress.evaluation.examples import Batch
+    from lightning_compress.types import Batch
 
 
 def model_and_data_parser(command: str, description: str) -> ArgumentParser:

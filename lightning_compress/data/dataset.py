@@ -8,14 +8,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_compress.data.sampler import BatchRequest, padded_length
 from lightning_compress.errors import InputError
-
-Batch = dict[str, Tensor]
-
+from lightning_compress.types import Batch
 
 Padding = Literal["longest", "max_length"]
 

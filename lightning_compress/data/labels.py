@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORED, ProblemType
+from lightning_compress.types import IGNORE_INDEX, ProblemType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,7 @@ class LabelScheme:
     def unknown(self, rows: int) -> NDArray[Any]:
         """Targets of so many rows without labels, of ``encode``'s type: all -100, or all NaN."""
         if self.problem_type == "single_label_classification":
-            return np.full(rows, IGNORED, dtype=np.int64)
+            return np.full(rows, IGNORE_INDEX, dtype=np.int64)
         shape = (rows,) if self.problem_type == "regression" else (rows, self.num_labels)
         return np.full(shape, np.nan, dtype=np.float32)
 

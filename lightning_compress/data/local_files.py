@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,10 +107,9 @@ def _reading(file: Path, form: FileFormat) -> Iterator[None]:
     except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
         if "Empty CSV file" in str(error):
             raise InputError(f"{file} is empty: data.path needs a file with rows in it") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(
-            f"{file} cannot be read as {form}: {reason}. Mend the file, or set data.format if it "
-            "is of another format"
+            f"{file} cannot be read as {form}: {first_line(error)}. Mend the file, "
+            "or set data.format if it is of another format"
         ) from error
 
 

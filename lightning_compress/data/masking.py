@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_compress.data.dataset import Batch
 from lightning_compress.data.sampler import BatchRequest
-from lightning_compress.types import IGNORED
+from lightning_compress.types import IGNORE_INDEX, Batch
 
 
 class MaskedTokens:
@@ -58,7 +57,7 @@ class MaskedTokens:
         first = np.where(maskable, choice, 2.0).argmin(axis=1)
         rows = np.flatnonzero(maskable.any(axis=1))
         chosen[rows, first[rows]] = True
-        batch["labels"] = torch.from_numpy(np.where(chosen, ids, IGNORED))
+        batch["labels"] = torch.from_numpy(np.where(chosen, ids, IGNORE_INDEX))
         ids[chosen & (fate < 0.8)] = self.mask_token_id
         changed = chosen & (fate >= 0.8) & (fate < 0.9)
         ids[changed] = self.ordinary[(other[changed] * len(self.ordinary)).astype(np.int64)]
@@ -81,4 +80,4 @@ def next_tokens(batch: Batch, request: BatchRequest) -> None:
     They stand at the places of their own tokens; the loss shifts them, once.
     """
     padding = batch["attention_mask"] == 0
-    batch["labels"] = batch["input_ids"].masked_fill(padding, IGNORED)
+    batch["labels"] = batch["input_ids"].masked_fill(padding, IGNORE_INDEX)

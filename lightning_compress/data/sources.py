@@ -16,7 +16,7 @@ from lightning_compress.data.local_files import (
     read_rows,
 )
 from lightning_compress.data.splits import SplitName
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -185,7 +185,7 @@ def _from_hub(path: str, config: str | None, cache_dir: Path) -> Mapping[str, An
         configured = f" with data.config {config}" if config else ""
         raise InputError(
             f"data.path: {path}{configured} is neither a local file or folder nor a dataset that "
-            f"could be loaded from the Hub ({str(error).splitlines()[0]}). Check the name and the "
+            f"could be loaded from the Hub ({first_line(error)}). Check the name and the "
             "network, or download the files and give their folder"
         ) from error
     return loaded

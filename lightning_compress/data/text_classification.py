@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.checking import check_columns
 from lightning_compress.data.datamodule import TextDataModule
-from lightning_compress.data.dataset import AddTargets, Batch, Sequences
+from lightning_compress.data.dataset import AddTargets, Sequences
 from lightning_compress.data.labels import LabelScheme, label_scheme
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
 from lightning_compress.data.tokenization import Encoding
 from lightning_compress.errors import InputError
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     import pyarrow as pa

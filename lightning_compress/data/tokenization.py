@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_compress.data.sources import Source
 from lightning_compress.data.token_store import EncodedText, TokenStore, cached_tokens
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,10 +46,10 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = (str(error).splitlines() or [repr(error)])[0]
         raise InputError(
             f"data.tokenizer: {name} is neither a folder with a tokenizer nor one that could be "
-            f"loaded from the Hub ({reason}). Check the name and the network, or give a folder"
+            f"loaded from the Hub ({first_line(error)}). Check the name and the "
+            "network, or give a folder"
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         # What transformers makes of a folder with a model's configuration alone.

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from lightning_compress.distillation.outputs import Outputs, TopK, Wanted, observe
 from lightning_compress.distillation.teacher_cache import Chunk, TeacherStore, cached_store
 from lightning_compress.errors import InputError
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-Batch = Mapping[str, Tensor]
 
 
 Teacher = Callable[[Batch, Wanted], Outputs]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_compress.evaluation.compatibility import check_examples
-from lightning_compress.evaluation.examples import Batch, Example, Workload, workload_of
+from lightning_compress.evaluation.examples import Example, Workload, workload_of
 from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.latency import (
     REST,
@@ -31,6 +31,7 @@ from lightning_compress.models.forward import evaluating
 from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.quantization.precisions import own_precision
 from lightning_compress.tasks.metrics import primary_metric
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

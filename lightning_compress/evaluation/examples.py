@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORED
-
-Batch = dict[str, Tensor]
-
+from lightning_compress.types import IGNORE_INDEX, Batch
 
 T = TypeVar("T")
 
@@ -123,7 +120,9 @@ def collated(examples: Sequence[Example], *, pad_token_id: int, longest: int) ->
     labels = [example.labels for example in examples if example.labels is not None]
     if len(labels) == len(examples):
         per_token = labels[0].dim() == 1 and not labels[0].is_floating_point()
-        batch["labels"] = _stacked(labels, width, IGNORED) if per_token else torch.stack(labels)
+        batch["labels"] = (
+            _stacked(labels, width, IGNORE_INDEX) if per_token else torch.stack(labels)
+        )
     return batch
 
 

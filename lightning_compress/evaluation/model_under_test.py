@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.host import precision_caveat
 from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
@@ -11,7 +10,7 @@ from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT
 from lightning_compress.tasks.metrics import metrics_for
 from lightning_compress.tasks.task import Task, problem_type_of, task_of
-from lightning_compress.types import ProblemType
+from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

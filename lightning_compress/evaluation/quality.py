@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel
 from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets
 from lightning_compress.tasks.task import Task
-from lightning_compress.types import ProblemType
+from lightning_compress.types import Batch, ProblemType
 
 
 def evaluate(

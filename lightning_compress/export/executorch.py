@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
-from lightning_compress.models.calibration import Batch
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization.modules import float_embedding
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.atomic import whole_folder
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.export.formats import (
     FORMATS,
     ExportOptions,
@@ -28,8 +28,8 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     tolerance,
 )
-from lightning_compress.models.calibration import Batch
 from lightning_compress.quantization.precisions import own_precision
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +101,7 @@ def export_model(
         except InputError:
             raise
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError) as error:
-            raise InputError(f"{format} has no form for this model: {_first(error)}") from error
+            raise InputError(f"{format} has no form for this model: {first_line(error)}") from error
         require_within_tolerance(agreement, options.precision)
         source.config.save_pretrained(unfinished)
         if tokenizer is not None:
@@ -217,8 +217,3 @@ def verdict(agreement: Agreement, precision: str) -> str:
         f"{words}. It would have been refused with a difference of more than {largest:g}, or that "
         f"much of the largest logit, or with less than {equal:.1%} of the predictions equal."
     )
-
-
-def _first(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

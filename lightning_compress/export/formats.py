@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from lightning_compress.export import aotinductor, executorch, onnx, openvino, tensorrt
 from lightning_compress.export.program import Program
 from lightning_compress.export.tracing import input_names
-from lightning_compress.models.calibration import Batch
 from lightning_compress.quantization.precisions import PRECISIONS, in_precision
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

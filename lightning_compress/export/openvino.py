@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import write_onnx
 from lightning_compress.export.tracing import named_inputs
-from lightning_compress.models.calibration import Batch
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

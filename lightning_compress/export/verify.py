@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_compress.errors import InputError
 from lightning_compress.export.program import Program
-from lightning_compress.models.calibration import Batch, token_mask
+from lightning_compress.models.calibration import token_mask
+from lightning_compress.types import Batch
 
 LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
 """Between logits of a size of one; in proportion where they are larger."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Batch = dict[str, Tensor]
+from lightning_compress.types import Batch
 
 
 @dataclass(frozen=True)

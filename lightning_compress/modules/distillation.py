@@ -16,7 +16,7 @@ from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
-from lightning_compress.modules.fine_tuning import Batch, FineTuningModule
+from lightning_compress.modules.fine_tuning import FineTuningModule
 from lightning_compress.modules.teacher_inputs import CacheUse, own_inputs, remembering
 from lightning_compress.modules.teacher_setup import (
     check_inputs,
@@ -28,7 +28,7 @@ from lightning_compress.modules.teacher_setup import (
 from lightning_compress.tasks.loss import task_loss
 from lightning_compress.tasks.metrics import primary_metric
 from lightning_compress.tasks.task import next_token_labels
-from lightning_compress.types import IGNORED
+from lightning_compress.types import IGNORE_INDEX, Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -239,7 +239,7 @@ class DistillationModule(FineTuningModule):
         if self.task == "sequence-classification":
             return None
         labels = batch["labels"]
-        return (next_token_labels(labels) if self.task == "causal-lm" else labels) != IGNORED
+        return (next_token_labels(labels) if self.task == "causal-lm" else labels) != IGNORE_INDEX
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one validation batch, also against the teacher."""

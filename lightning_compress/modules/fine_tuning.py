@@ -21,11 +21,10 @@ from lightning_compress.saving import compression_state, restore_compression_
 from lightning_compress.tasks.loss import task_loss
 from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
 from lightning_compress.tasks.task import ProblemType, Task, problem_type_of
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Batch = dict[str, Tensor]
 
 
 class NonFiniteLossError(RuntimeError):

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch import nn
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
 from lightning_compress.saving import MANIFEST, load_compressed, quiet_transformers
 from lightning_compress.tasks.task import Task, task_of
@@ -88,7 +88,7 @@ def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
         config = transformers.AutoConfig.for_model(model_type, **fields)
         model: PreTrainedModel = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"model.config does not work: {_first_line(error)}") from error
+        raise InputError(f"model.config does not work: {first_line(error)}") from error
     return model
 
 
@@ -115,7 +115,7 @@ def _from_pretrained(
         raise InputError(
             f"{option}: {name!r} cannot be loaded, neither as a folder (is the path right, "
             "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     _say_what_is_new(model, name, sorted(found["missing_keys"]))
     return model
@@ -165,7 +165,3 @@ def _say_what_is_new(model: "PreTrainedModel", name: str, missing: list[str]) ->
         )
     elif missing:
         rank_zero_info(f"The head on {name} is new and untrained.")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

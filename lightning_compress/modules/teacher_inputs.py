@@ -18,7 +18,6 @@ from lightning_compress.data.tokenization import load_tokenizer, tokenizer_finge
 from lightning_compress.distillation.annealing import Ramped
 from lightning_compress.distillation.outputs import Wanted
 from lightning_compress.distillation.teacher import (
-    Batch,
     LiveTeacher,
     Teacher,
     Tokenwise,
@@ -28,6 +27,7 @@ from lightning_compress.distillation.teacher import (
 from lightning_compress.errors import InputError
 from lightning_compress.modules.teacher_setup import DENSE
 from lightning_compress.progress import progress_bar
+from lightning_compress.types import Batch
 
 CacheUse = Literal["auto", "always", "never"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_compress.distillation.teacher import freeze_
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import edits_in
 from lightning_compress.tasks.task import Task, problem_type_of
@@ -25,10 +25,11 @@ import lightning as L
 from torch import Tensor
 
 from lightning_compress.distillation.outputs import Wanted
-from lightning_compress.distillation.teacher import Batch, LiveTeacher
+from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.tasks.baseline import chance_of
 from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
 from lightning_compress.tasks.task import task_of
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -107,9 +108,9 @@ def _from_checkpoint(path: Path) -> "PreTrainedModel":
         module = FineTuningModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         return module.model
     except (OSError, EOFError, LookupError, RuntimeError, TypeError, UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model.teacher: {path} cannot be read as a checkpoint of FineTuningModule: {reason}"
+            f"model.teacher: {path} cannot be read as a checkpoint of FineTuningModule: "
+            f"{first_line(error)}"
         ) from error
 
 

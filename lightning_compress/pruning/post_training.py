@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.calibration import Batch, Calibration
+from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.removal import remove_heads_, remove_neurons_
 from lightning_compress.models.structure import Units, units_of
@@ -25,6 +25,7 @@ from lightning_compress.pruning.reconstruction import (
     reconstruct_projections_,
 )
 from lightning_compress.pruning.selection import LayerMinimum, rearrange, select_units
+from lightning_compress.types import Batch
 
 TECHNIQUE = "post_training_pruning"
 

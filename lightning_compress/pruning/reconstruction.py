@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.calibration import Batch, Calibration, in_one_piece, token_mask
+from lightning_compress.models.calibration import Calibration, in_one_piece, token_mask
 from lightning_compress.models.structure import (
     Units,
     inputs_of,
@@ -32,6 +32,7 @@ from lightning_compress.models.structure import (
     positions_of,
     units_of,
 )
+from lightning_compress.types import Batch
 
 
 @dataclass(frozen=True)

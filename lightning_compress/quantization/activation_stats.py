@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Batch, in_one_piece, token_mask
+from lightning_compress.models.calibration import in_one_piece, token_mask
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.modeling_quantized import INPUTS, SMALLEST_STEP, round_by
 from lightning_compress.quantization.schemes import Observer
+from lightning_compress.types import Batch
 
 CALIBRATION_EXAMPLES = 512
 """Enough to find steps on; with more they hardly change."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import nn
 
-from lightning_compress.models.calibration import Batch
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, manifest_of
 from lightning_compress.quantization.quantize import quantize_
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Batch
 from lightning_compress.models.manifest import (
     PREPARATION_EDIT,
     QUANTIZATION_EDIT,
@@ -18,6 +17,7 @@ from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.quantization.fake_quantized import round_
 from lightning_compress.quantization.quantize import check_quantization, quantized_parts
 from lightning_compress.quantization.schemes import Options, scheme_named
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

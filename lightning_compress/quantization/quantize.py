@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.calibration import Batch
 from lightning_compress.models.manifest import (
     QUANTIZATION_EDIT,
     manifest_of,
@@ -35,6 +34,7 @@ from lightning_compress.quantization.schemes import (
     needs_examples,
     scheme_named,
 )
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

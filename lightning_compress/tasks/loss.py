@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_compress.tasks.task import Task, next_token_labels
-from lightning_compress.types import IGNORED, ProblemType
+from lightning_compress.types import IGNORE_INDEX, ProblemType
 
 
 def task_loss(
@@ -29,9 +29,9 @@ def task_loss(
     if task != "sequence-classification":
         targets = next_token_labels(labels) if task == "causal-lm" else labels
         total = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
-        return total / torch.clamp((targets != IGNORED).sum(), min=1)
+        return total / torch.clamp((targets != IGNORE_INDEX).sum(), min=1)
     labelled = labelled_rows(problem_type, labels)
     if not labelled.all():
         logits, labels = logits[labelled], labels[labelled]
@@ -53,5 +53,5 @@ def labelled_rows(problem_type: ProblemType | None, labels: Tensor) -> Tensor:
             regression and multi-label.
     """
     of_numbers = problem_type in ("regression", "multi_label_classification")
-    missing = labels.isnan() if of_numbers else labels == IGNORED
+    missing = labels.isnan() if of_numbers else labels == IGNORE_INDEX
     return ~(missing.all(-1) if missing.dim() > 1 else missing)

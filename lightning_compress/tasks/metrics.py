@@ -20,7 +20,7 @@ from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanC
 
 from lightning_compress.errors import InputError
 from lightning_compress.tasks.task import Task, next_token_labels
-from lightning_compress.types import IGNORED, ProblemType
+from lightning_compress.types import IGNORE_INDEX, ProblemType
 
 
 class Perplexity(Metric):
@@ -45,9 +45,9 @@ class Perplexity(Metric):
         """Add a batch: logits [B, S, V] and the tokens [B, S] they should predict, -100 ignored."""
         for row, target in zip(logits, targets, strict=True):
             self.total += functional.cross_entropy(
-                row.float(), target, ignore_index=IGNORED, reduction="sum"
+                row.float(), target, ignore_index=IGNORE_INDEX, reduction="sum"
             )
-        self.count += (targets != IGNORED).sum()
+        self.count += (targets != IGNORE_INDEX).sum()
 
     def compute(self) -> Tensor:
         """Return the perplexity over all batches; nan when there was nothing to predict."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORED, ProblemType
+from lightning_compress.types import IGNORE_INDEX, ProblemType
 
 __all__ = ["ProblemType", "Task", "next_token_labels", "problem_type_of", "task_of"]
 
@@ -56,4 +56,4 @@ def next_token_labels(labels: Tensor) -> Tensor:
 
     The last position has no next token and is ignored; shapes stay, so the logits need no copy.
     """
-    return functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+    return functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]

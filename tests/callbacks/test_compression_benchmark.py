@@ -23,8 +23,7 @@ from lightning_compress.callbacks.tensorboard import log_layout
 from lightning_compress.errors import InputError
 from lightning_compress.models import set_masks_
 from lightning_compress.saving import save_compressed
-
-Batch = dict[str, Tensor]
+from lightning_compress.types import Batch
 
 
 class Theirs(L.LightningModule):

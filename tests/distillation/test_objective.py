@@ -25,7 +25,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 from lightning_compress.models.layers import remove_layers_
 from lightning_compress.tasks.task import next_token_labels
-from lightning_compress.types import IGNORED, ProblemType
+from lightning_compress.types import IGNORE_INDEX, ProblemType
 
 # Family, and whether it is a language model.
 MODELS = [("bert", False), ("albert", False), ("gpt2", True), ("llama", True), ("gpt2", False)]
@@ -49,8 +49,8 @@ def made(losses, student, teacher, tokens=False, kind=CLASSES):
 
 
 def asked_in(batch):
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
-    return next_token_labels(labels) != IGNORED
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
+    return next_token_labels(labels) != IGNORE_INDEX
 
 
 def terms_of(objective, student, teacher, batch, progress=0.0):

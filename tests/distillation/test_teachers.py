@@ -20,7 +20,7 @@ from lightning_compress.distillation.teacher import (
 )
 from lightning_compress.errors import InputError
 from lightning_compress.tasks.task import next_token_labels
-from lightning_compress.types import IGNORED
+from lightning_compress.types import IGNORE_INDEX
 
 IDS = np.arange(30, 34)
 # Rows and length of batches that differ from those the cache was written from.
@@ -103,14 +103,14 @@ def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
     cached = remembered(live, texts, tmp_path / "x", its, Tokenwise(100, [2.0]) if tokens else None)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
         terms = [
             objective(
                 observe(student, batch, own),
                 one(batch, its),
                 depth=2,
                 progress=0.0,
-                asked=next_token_labels(labels) != IGNORED if tokens else None,
+                asked=next_token_labels(labels) != IGNORE_INDEX if tokens else None,
             )
             for one in (live, cached)
         ]

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation import benchmark as protocol
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.examples import Batch, Example, examples_of
+from lightning_compress.evaluation.examples import Example, examples_of
 from lightning_compress.evaluation.report.report import Report, write_report
 from lightning_compress.evaluation.report.row import MASKS_ONLY
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
@@ -24,6 +24,7 @@ from lightning_compress.evaluation.runtimes.runtime import PreparedModel
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import set_masks_
 from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.types import Batch
 
 QUICK = BenchmarkSettings(
     runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001, batch_sizes=[4]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.runtimes.eager import TorchModel, torch_devices
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
@@ -20,6 +19,7 @@ from lightning_compress.evaluation.runtimes.subprocess_worker import (
     WorkerSide,
 )
 from lightning_compress.quantization.precisions import in_precision
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.errors import InputError
-from lightning_compress.evaluation.examples import Batch
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.latency import seconds_of
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
 from lightning_compress.quantization.precisions import in_precision, own_precision
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +90,7 @@ class EagerRuntime:
             for batch in warmup_batches:
                 prepared(prepared.load(batch))
         except (InputError, RuntimeError, TypeError) as error:
-            raise UnavailableError(f"does not run in {precision}: {_first_line(error)}") from error
+            raise UnavailableError(f"does not run in {precision}: {first_line(error)}") from error
         return prepared
 
     def _copy(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
@@ -112,7 +112,3 @@ def torch_devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return devices
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

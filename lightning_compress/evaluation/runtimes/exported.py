@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
@@ -28,6 +27,7 @@ from lightning_compress.export.formats import (
 )
 from lightning_compress.export.tracing import input_names
 from lightning_compress.saving import load_compressed, save_compressed
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_compress.evaluation.examples import Batch
+from lightning_compress.errors import first_line
 from lightning_compress.evaluation.latency import seconds_of
 from lightning_compress.export.program import Program
+from lightning_compress.types import Batch
 
 _PATIENCE = 5.0  # seconds
 
@@ -121,8 +122,7 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
     try:
         return True, call(*arguments)
     except Exception as error:  # noqa: BLE001  # whatever it was, it is sent
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return False, lines[0] if lines else type(error).__name__
+        return False, first_line(error)
 
 
 class WorkerSide(ABC):

@@ -7,13 +7,13 @@ own, and one more line here.
 from collections.abc import Sequence
 from typing import Literal
 
-from lightning_compress.evaluation.examples import Batch
 from lightning_compress.evaluation.runtimes.compiled import CompileRuntime
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
 from lightning_compress.evaluation.runtimes.exported import ExportedRuntime, TensorRtRuntime
 from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.export.formats import FORMATS, FormatName, missing_packages
 from lightning_compress.export.tensorrt import missing_part
+from lightning_compress.types import Batch
 
 RuntimeName = Literal["eager", "compile", "onnxruntime", "openvino", "executorch", "tensorrt"]
 
