@@ -17,7 +17,6 @@ from lightning_compress.evaluation.runtimes.table import EXPORTED, RuntimeName
 from lightning_compress.export.formats import FORMATS
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.quantization.precisions import PRECISIONS
-from lightning_compress.substitution.edit import SUBSTITUTABLE
 from lightning_compress.tasks.task import Task
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +49,7 @@ def families() -> str:
             f"`{name}`",
             "yes",
             "no: shared weights" if family.shared else "yes",
-            "yes" if name in SUBSTITUTABLE else "no",
+            "yes" if family.substitutable else "no",
         ]
         for name, family in sorted(FAMILIES.items())
     ]
