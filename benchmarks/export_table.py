@@ -112,7 +112,7 @@ def main():
                 try:
                     found = export_model(
                         model, Path(scratch) / "out", format, examples=examples,
-                        options=ExportOptions(own_precision(model) or "fp32", calibration=seen),
+                        options=ExportOptions(own_precision(model) or "fp32", seen),
                     )  # fmt: skip
                 except InputError as error:
                     print(f"| {name} | {kind} | {format} | refused: {error} | | | |", flush=True)

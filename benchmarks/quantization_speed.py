@@ -23,8 +23,9 @@ from transformers import BertConfig, BertForSequenceClassification
 from lightning_compress import quantize_, remove_heads_, remove_neurons_
 from lightning_compress.evaluation.footprint import saved_size
 from lightning_compress.evaluation.latency import interleaved_times
+from lightning_compress.export.format import ExportOptions
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
-from lightning_compress.export.openvino import OpenVinoProgram, write_openvino
+from lightning_compress.export.openvino import OpenVinoFormat, OpenVinoProgram
 
 BATCH, TOKENS, HEADS, NEURONS = 8, 128, 12, 3072
 WHOLE = ("int8-dynamic", "int8-static")
@@ -96,14 +97,18 @@ def of_runtimes(model, batch, scratch, label):
         )
         add(
             f"openvino {scheme}",
-            lambda folder, one=one: write_openvino(one, folder),
+            lambda folder, one=one, scheme=scheme: OpenVinoFormat().write(
+                one, folder, ExportOptions(scheme)
+            ),
             lambda folder, scheme=scheme: OpenVinoProgram(
                 folder, precision=scheme, threads=threads
             ),
         )
     add(
         "openvino int8-static by NNCF",
-        lambda folder: write_openvino(model, folder, nncf_on=[batch]),
+        lambda folder: OpenVinoFormat().write(
+            model, folder, ExportOptions("int8-static", [batch], nncf=True)
+        ),
         lambda folder: OpenVinoProgram(folder, precision="int8-static", threads=threads),
     )
     return ways

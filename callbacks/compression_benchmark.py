@@ -152,7 +152,7 @@ class CompressionBenchmark(L.Callback):
             run_name="/".join(folder.absolute().parts[-2:]),
             task_name=getattr(data, "task_name", None) or type(data or model).__name__,
             started=self._started,
-            calibration=self._seen,
+            calibration_batches=self._seen,
             on_update=lambda report: write_report(report, folder),
             progress=trainer.progress_bar_callback is not None,
         )

@@ -73,7 +73,7 @@ def _measure(
         settings,
         run_name=Path(model).name,
         task_name=data.task_name,
-        calibration=calibration,
+        calibration_batches=calibration,
         on_update=lambda report: write_report(report, output),
         progress=True,
     )

@@ -65,8 +65,9 @@ def _parser() -> ArgumentParser:
 def _export(ready: Any) -> None:
     from lightning_compress.evaluation.compatibility import check_examples
     from lightning_compress.evaluation.examples import examples_of, sampled_batches
-    from lightning_compress.export.export import check_export, export_model, verdict
-    from lightning_compress.export.formats import ExportOptions
+    from lightning_compress.export.export import check_export, export_model
+    from lightning_compress.export.format import ExportOptions
+    from lightning_compress.export.verify import verdict
     from lightning_compress.quantization.precisions import own_precision
 
     if ready.examples < 1:
@@ -81,7 +82,7 @@ def _export(ready: Any) -> None:
     check_export(model, output, ready.format, options, overwrite=ready.overwrite)
     if options.precision == "int8-static":
         seen = calibration_of(data, model, _BATCH_SIZE)
-        options = dataclasses.replace(options, calibration=seen)
+        options = dataclasses.replace(options, calibration_batches=seen)
     data.setup("test")
     examples = sampled_batches(
         data.test_dataloader(),

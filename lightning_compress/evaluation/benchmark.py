@@ -23,9 +23,14 @@ from lightning_compress.evaluation.quality import evaluate
 from lightning_compress.evaluation.report.methodology import methodology
 from lightning_compress.evaluation.report.report import Report, Run, TaskFacts, token_lengths
 from lightning_compress.evaluation.report.row import Row, Variant
-from lightning_compress.evaluation.runtimes.runtime import PreparedModel, Runtime, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import (
+    PreparedModel,
+    Runtime,
+    RuntimeOptions,
+    UnavailableError,
+)
 from lightning_compress.evaluation.runtimes.subprocess_worker import WorkerError
-from lightning_compress.evaluation.runtimes.table import runtimes_named
+from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
 from lightning_compress.models.forward import evaluating
 from lightning_compress.progress import Advance, progress_bar
@@ -45,7 +50,7 @@ def benchmark(
     run_name: str,
     task_name: str,
     split: str = "test",
-    calibration: Sequence[Batch] = (),
+    calibration_batches: Sequence[Batch] = (),
     started: datetime | None = None,
     on_update: Callable[[Report], None] = lambda report: None,
     progress: bool = False,
@@ -62,7 +67,7 @@ def benchmark(
         run_name: goes into the report.
         task_name: goes into the report.
         split: goes into the report.
-        calibration: batches of training examples, for precisions that need some.
+        calibration_batches: batches of training examples, for precisions that need calibration.
         started: when the run started; None for now.
         on_update: called with the report so far whenever rows have been added or filled in, so
             that they can be written: what is finished survives an interruption.
@@ -84,13 +89,9 @@ def benchmark(
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
     )
-    devices, threads = settings.devices_here(), settings.thread_counts()
-    runtimes = runtimes_named(
-        settings.runtimes_here(),
-        calibration,
-        max_batch_size=settings.batch_size,
-        timeout_s=settings.timeout_s,
-    )
+    devices, threads = settings.device_names(), settings.thread_counts()
+    options = RuntimeOptions(calibration_batches, settings.batch_size, settings.timeout_s)
+    runtimes = [RUNTIMES[name](options) for name in settings.runtime_names()]
     rows = sum(
         len(_plan(runtimes, device, settings, model))
         for device in devices
@@ -106,7 +107,7 @@ def benchmark(
             run=Run(run_name, _timestamp(started), host_facts(), versions()),
             task=_task_facts(subjects[0], task_name, split, examples),
             throughput_batch_size=settings.batch_size,
-            protocol=methodology(settings, work),
+            protocol=methodology(settings, work, runtimes),
         )
         measurement = _Measurement(subjects, runtimes, work, settings, report, on_update, advance)
         for device in devices:
@@ -181,7 +182,7 @@ class _Measurement:
         ready = []
         for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
             for subject in [one for one, plan in plans if (runtime, precision) in plan]:
-                row = subject.row(runtime.name, device, precision)
+                row = subject.row(runtime, device, precision)
                 self.report.rows.append(row)
                 one = self._ready(row, runtime, subject, opened)
                 if one is not None and self._untimed(one):

@@ -93,7 +93,7 @@ WEIGHTS_ONLY = (
 UNFUSED = "eager: each step of rounding is a pass over memory of its own; compile fuses them"
 
 
-def precision_caveat(precision: str, runtime: str, device: str) -> str | None:
+def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
     """Why a precision is not faster in a runtime and on a device; None if nothing is known."""
     if precision == "bf16":
         return bf16_caveat(device)
@@ -102,7 +102,7 @@ def precision_caveat(precision: str, runtime: str, device: str) -> str | None:
     if precision.endswith("-weight"):
         return WEIGHTS_ONLY
     if precision.startswith("int8"):
-        return UNFUSED if runtime == "eager" else _int8_caveat(device)
+        return _int8_caveat(device) if fused else UNFUSED
     return None
 
 

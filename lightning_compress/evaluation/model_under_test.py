@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.host import precision_caveat
 from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
+from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT
 from lightning_compress.tasks.metrics import metrics_for
@@ -31,14 +32,14 @@ class ModelUnderTest:
     nonzero_parameters: int
     macs: int
 
-    def row(self, runtime: str, device: str, precision: str) -> Row:
+    def row(self, runtime: Runtime, device: str, precision: str) -> Row:
         """A row of the report with nothing measured yet."""
-        caveat = precision_caveat(precision, runtime, device)
+        caveat = precision_caveat(precision, device, fused=runtime.fused)
         metrics = metrics_for(self.task, self.problem_type, self.num_labels)
         return Row(
             model=self.label,
             techniques=self.techniques,
-            runtime=runtime,
+            runtime=runtime.name,
             device=device,
             precision=precision,
             metrics={str(name): None for name in metrics},

@@ -1,4 +1,4 @@
-"""The choices of a benchmark."""
+"""The settings of a benchmark."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,31 +9,32 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
-from lightning_compress.evaluation.runtimes.table import RuntimeName, runtimes_here
+from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
 from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What is measured and for how long.
+    """What is measured, and for how long.
 
     Args:
-        runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
-            ``openvino`` and ``executorch`` what it is exported to; ``tensorrt`` says what to do.
-            None for all whose packages are installed.
-        precisions: what the models are cast or quantized to; None for fp32 and, on devices that
-            have instructions for it, bf16. A quantized model is measured as it is.
-        devices: such as ``cpu`` or ``cuda:0``; None for every device there is.
-        batch_sizes: of the batches for throughput; the largest is that of the batches for quality
-            and of the speedup.
-        latency_examples: how many real examples are timed alone.
-        seconds: how long each row is timed for latency, and again for throughput.
-        threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
-            with the first, rates with each.
-        timeout_s: seconds that compiling or exporting a model, and each run there, may take.
+        runtimes: ``eager`` and ``compile`` run the model in PyTorch; ``onnxruntime``, ``openvino``,
+            ``executorch``, ``tensorrt`` and ``aotinductor`` run its export. None: all whose
+            packages are installed.
+        precisions: precisions that models are cast or quantized to. None: fp32, and bf16 on
+            devices with bf16 instructions. A quantized model is measured in its own precision.
+        devices: such as ``cpu`` or ``cuda:0``. None: every device of this machine.
+        batch_sizes: batch sizes for throughput, each at least 1. The largest is also the batch size
+            for quality, peak memory and speedup.
+        latency_examples: number of real examples that latency is measured on, at least 1.
+        seconds: time spent on each row and batch size, in seconds.
+        threads: numbers of CPU threads, 0 for torch's current setting. Rates are measured with
+            each, everything else with the first.
+        timeout_s: seconds that compiling or exporting a model, and each run in another process,
+            may take.
 
     Raises:
-        InputError: a choice is out of range, or the machine has no such device.
+        InputError: a setting is out of range, or the machine has no such device.
     """
 
     runtimes: Sequence[RuntimeName] | None = ("eager", "compile")
@@ -50,11 +51,10 @@ class BenchmarkSettings:
             value = getattr(self, name)
             if value is not None and len(value) == 0:
                 raise InputError(f"{name} is empty: name at least one")
-        for precision in self.precisions or ():
-            if precision not in PRECISIONS:
-                raise InputError(
-                    f"precisions: there is no {precision!r}; there are {', '.join(PRECISIONS)}"
-                )
+        for name, known in (("runtimes", RUNTIMES), ("precisions", PRECISIONS)):
+            for value in getattr(self, name) or ():
+                if value not in known:
+                    raise InputError(f"{name}: there is no {value!r}; there are {', '.join(known)}")
         if self.latency_examples < 1:
             raise InputError(f"latency_examples must be at least 1, not {self.latency_examples}")
         for name, least in (("batch_sizes", 1), ("threads", 0)):
@@ -63,25 +63,26 @@ class BenchmarkSettings:
         for name in ("seconds", "timeout_s"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")
-        there = torch_devices()
         for device in self.devices or ():
-            if device not in there:
-                raise InputError(f"devices: there is no {device} here, only {', '.join(there)}")
+            if device not in torch_devices():
+                raise InputError(
+                    f"devices: there is no {device} here, only {', '.join(torch_devices())}"
+                )
 
     @property
     def batch_size(self) -> int:
-        """Of the batches for quality and for the speedup."""
+        """Batch size for quality, peak memory and speedup."""
         return max(self.batch_sizes)
 
     def thread_counts(self) -> list[int]:
-        """The numbers of threads to measure with on the CPU, each once, as torch is set now."""
+        """The numbers of CPU threads to measure with, each once; 0 is torch's current setting."""
         return list(dict.fromkeys(count or torch.get_num_threads() for count in self.threads))
 
-    def runtimes_here(self) -> Sequence[RuntimeName]:
+    def runtime_names(self) -> Sequence[str]:
         """The runtimes to measure."""
-        return runtimes_here() if self.runtimes is None else self.runtimes
+        return available_runtimes() if self.runtimes is None else self.runtimes
 
-    def devices_here(self) -> Sequence[str]:
+    def device_names(self) -> Sequence[str]:
         """The devices to measure on."""
         return torch_devices() if self.devices is None else self.devices
 
@@ -94,7 +95,7 @@ class BenchmarkSettings:
 
 @contextmanager
 def fixed_threads(count: int) -> Iterator[None]:
-    """Let torch compute with ``count`` threads on the CPU meanwhile."""
+    """Set torch's number of CPU threads, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,7 +1,8 @@
-"""Where to: other runtimes and their file formats."""
+"""Export to other runtimes: file formats, how they are written, and whether they match PyTorch."""
 
 from lightning_compress.export.export import export_model
-from lightning_compress.export.formats import FORMATS, ExportOptions, FormatName
+from lightning_compress.export.format import ExportOptions, Format
+from lightning_compress.export.formats import FORMATS, FormatName
 from lightning_compress.export.verify import Agreement
 
-__all__ = ["FORMATS", "Agreement", "ExportOptions", "FormatName", "export_model"]
+__all__ = ["FORMATS", "Agreement", "ExportOptions", "Format", "FormatName", "export_model"]

@@ -1,4 +1,8 @@
-"""ExecuTorch's form for phones and boards, computed by XNNPACK."""
+"""ExecuTorch programs for phones and embedded boards, executed by XNNPACK.
+
+Source: "ExecuTorch", https://docs.pytorch.org/executorch; XNNPACK,
+https://github.com/google/XNNPACK.
+"""
 
 import copy
 import os
@@ -11,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization.modules import float_embedding
-from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,44 +33,48 @@ print(method.execute([tokens[name] for name in {names}])[0])
 """
 
 
-def write_executorch(
-    model: "PreTrainedModel",
-    folder: Path,
-    *,
-    precision: str,
-    calibration: Sequence[Batch],
-    max_batch_size: int,
-) -> None:
-    """Write a model as ``model.pte``, for batches of so many examples at most, of any length.
+class ExecuTorchFormat(Format):
+    """``model.pte``, for batches of at most ``max_batch_size`` examples of any length.
 
-    Of a quantized model XNNPACK keeps the weights, whose steps it finds again, and rounds the
-    inputs of linear layers its own way: in steps of a whole batch's, found on it
-    (``int8-dynamic``) or on the calibration examples (``int8-static``).
-
-    Args:
-        model: in eval mode on the CPU.
-        folder: where to.
-        precision: ``fp32``, ``int8-dynamic`` or ``int8-static``.
-        calibration: batches of training examples, for ``int8-static``.
-        max_batch_size: for which memory is planned.
+    Of a quantized model XNNPACK keeps the weights, whose scales it computes again, and quantizes
+    the inputs of linear layers its own way: with one scale for a whole batch, dynamic
+    (``int8-dynamic``) or from the calibration batches (``int8-static``).
     """
-    with _quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
 
-        floats = _plain(model)
-        # As one operator ExecuTorch 1.5 takes its batch for fixed.
-        slices = {torch.ops.aten.split.Tensor: _in_slices}
-        program = program_of(floats, max_batch_size=max_batch_size).run_decompositions(slices)
-        if precision != "fp32":
-            program = _rounded(floats, program, precision, calibration, max_batch_size)
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-        (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+    name = runtime = "executorch"
+    packages = ("executorch", "torchao")
+    extra = "executorch"
+    precisions = ("fp32", "int8-dynamic", "int8-static")
+    recalibrates = True
+
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
+        """Lower the model to XNNPACK."""
+        with _quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            floats = _plain(model)
+            # As one operator ExecuTorch 1.5 takes its batch size for fixed.
+            slices = {torch.ops.aten.split.Tensor: _in_slices}
+            program = program_of(floats, max_batch_size=options.max_batch_size)
+            program = program.run_decompositions(slices)
+            if options.precision != "fp32":
+                program = _quantized(floats, program, options)
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            (folder / FILE).write_bytes(lowered.to_executorch().buffer)
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        """Load the program."""
+        return ExecuTorchProgram(folder, names, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
+        """Python code."""
+        return USAGE.format(names=input_names(model)), "python"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Its packages warn of how they are written themselves."""
+    """Silence deprecation warnings that ExecuTorch's packages raise about their own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -74,7 +82,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _mute() -> Iterator[None]:
-    """Its runtime tells the standard error stream itself what it finds out about the CPU."""
+    """Silence file descriptor 2: the C++ runtime prints what it detects about the CPU."""
     before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     os.close(nothing)
@@ -120,14 +128,10 @@ def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
     return made
 
 
-def _rounded(
-    model: "PreTrainedModel",
-    program: torch.export.ExportedProgram,
-    precision: str,
-    calibration: Sequence[Batch],
-    max_batch_size: int,
+def _quantized(
+    model: "PreTrainedModel", program: torch.export.ExportedProgram, options: ExportOptions
 ) -> torch.export.ExportedProgram:
-    """The program with its linear layers in int8, as PT2E makes it."""
+    """The program with int8 linear layers, by torchao's PT2E quantization."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -135,30 +139,32 @@ def _rounded(
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     class LinearLayersOnly(XNNPACKQuantizer):  # type: ignore[misc]  # its package is optional
-        """Its own makes every constant a floating-point one, positions among them."""
+        """Without the step that makes every constant floating-point, position ids included."""
 
         def transform_for_annotation(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             return model
 
-    dynamic = precision == "int8-dynamic"
+    dynamic = options.precision == "int8-dynamic"
     scheme = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     quantizer = LinearLayersOnly()
     quantizer.set_module_type(nn.Linear, scheme)
     observed = prepare_pt2e(program.module(), quantizer)
     names = input_names(model)
-    # With steps of each batch's own any example will do: only the weights are looked at.
-    for batch in calibration or [{"input_ids": torch.zeros(1, 1, dtype=torch.long)}]:
+    # Dynamic scales need no calibration: any batch initializes the observers of the weights.
+    for batch in options.calibration_batches or [
+        {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
+    ]:
         observed(*named_inputs(names, batch))
-    return traced_again(convert_pt2e(observed), model, max_batch_size=max_batch_size)
+    return traced_again(convert_pt2e(observed), model, max_batch_size=options.max_batch_size)
 
 
 class ExecuTorchProgram:
     """A program run by ExecuTorch's runtime for Python.
 
     Args:
-        folder: where ``model.pte`` lies.
-        names: of its inputs, in order.
-        threads: to compute with.
+        folder: the folder of ``model.pte``.
+        names: names of its inputs, in order.
+        threads: number of CPU threads.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], *, threads: int) -> None:
@@ -172,10 +178,10 @@ class ExecuTorchProgram:
         self._names = names
 
     def load(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        """Tensors in order."""
+        """Return the inputs in order, each [B, S]."""
         return named_inputs(self._names, batch)
 
     def __call__(self, loaded: list[Tensor]) -> Tensor:
-        """Run the method."""
+        """Run the program: logits."""
         found: Tensor = self._method.execute(loaded)[0]
         return found

@@ -1,7 +1,10 @@
-"""ONNX, and ONNX Runtime, which runs it."""
+"""ONNX, run by ONNX Runtime.
+
+Source: "Open Neural Network Exchange", https://onnx.ai/onnx.
+"""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.onnx_layers import OPSET, Reader, in_onnx_forms
 from lightning_compress.export.tracing import input_names, named_inputs, program_of
+from lightning_compress.quantization.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,15 +29,39 @@ print(session.run(["logits"], {i.name: tokens[i.name] for i in session.get_input
 """
 
 
+class OnnxFormat(Format):
+    """``model.onnx``, for batches of any size and length, run by ONNX Runtime on the CPU."""
+
+    name = "onnx"
+    runtime = "onnxruntime"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    extra = "onnx"
+    precisions = tuple(one for one in PRECISIONS if one != "bf16")
+
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
+        """Write the model; see :func:`write_onnx`."""
+        write_onnx(model, folder)
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        """Open a session."""
+        return OnnxProgram(folder, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
+        """Python code."""
+        return USAGE, "python"
+
+
 def write_onnx(model: "PreTrainedModel", folder: Path, *, reader: Reader = "onnxruntime") -> None:
     """Write a model as ``model.onnx``, for batches of any size and length.
 
-    The file passes ONNX's checker, shapes inferred. Weights beyond two gigabytes lie beside it.
+    The file passes ONNX's checker with shape inference. Weights above two gigabytes are written
+    to files beside it.
 
     Args:
-        model: in eval mode on the CPU; quantized ones keep their weights and steps.
-        folder: where to.
-        reader: what will run the file, in which quantized layers take its form.
+        model: in eval mode on the CPU; quantized layers keep their integer weights and scales.
+        folder: an existing folder.
+        reader: the runtime that will read the file; it decides which operators represent
+            quantized layers.
     """
     import onnx
 
@@ -52,7 +81,7 @@ def write_onnx(model: "PreTrainedModel", folder: Path, *, reader: Reader = "onnx
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter tells of operators of packages that are not there and not needed."""
+    """Silence the exporter's warnings about operators of optional packages."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -66,8 +95,8 @@ class OnnxProgram:
     """A session of ONNX Runtime.
 
     Args:
-        folder: where ``model.onnx`` lies.
-        threads: to compute with.
+        folder: the folder of ``model.onnx``.
+        threads: number of CPU threads.
     """
 
     def __init__(self, folder: Path, *, threads: int) -> None:
@@ -75,19 +104,19 @@ class OnnxProgram:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Its idle threads would take their time from whatever is measured next.
+        # Idle threads that spin would slow down whatever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 3  # errors; warnings speak of its own optimizations
+        options.log_severity_level = 3  # errors; its warnings are about its own optimizations
         self._session = onnxruntime.InferenceSession(
             folder / FILE, options, providers=["CPUExecutionProvider"]
         )
         self._names = [one.name for one in self._session.get_inputs()]
 
     def load(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Arrays by name."""
+        """Return the inputs as arrays by name, each [B, S]."""
         given = named_inputs(self._names, batch)
         return {n: value.numpy() for n, value in zip(self._names, given, strict=True)}
 
     def __call__(self, loaded: dict[str, Any]) -> Tensor:
-        """Run the session."""
+        """Run the session: logits in float32."""
         return torch.from_numpy(self._session.run(["logits"], loaded)[0]).float()

@@ -1,5 +1,9 @@
-"""OpenVINO's form, made from the ONNX one."""
+"""OpenVINO's intermediate representation, converted from ONNX, run by OpenVINO on the CPU.
 
+Source: "OpenVINO", https://docs.openvino.ai; NNCF, https://github.com/openvinotoolkit/nncf.
+"""
+
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_compress.errors import InputError
+from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import write_onnx
 from lightning_compress.export.tracing import named_inputs
+from lightning_compress.quantization.precisions import PRECISIONS
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILE = "openvino_model.xml"
-_GROUP = "128"  # inputs of a token that share a step; of the sizes that there are the fastest
+_GROUP_SIZE = "128"  # activations of a token that share a scale; the fastest of the sizes offered
 USAGE = """import openvino
 from transformers import AutoTokenizer
 tokens = AutoTokenizer.from_pretrained(".")(["A fine film."], return_tensors="np")
@@ -26,33 +33,53 @@ print(model({{i.any_name: tokens[i.any_name] for i in model.inputs}})["logits"])
 """
 
 
-def write_openvino(
-    model: "PreTrainedModel",
-    folder: Path,
-    *,
-    half: bool = False,
-    nncf_on: Sequence[Batch] = (),
-) -> None:
-    """Write a model as ``openvino_model.xml`` and ``.bin``, for batches of any size and length.
+class OpenVinoFormat(Format):
+    """``openvino_model.xml`` and ``.bin``, for batches of any size and length."""
 
-    Args:
-        model: in eval mode on the CPU; quantized ones keep their weights and steps.
-        folder: where to.
-        half: whether weights are stored in fp16.
-        nncf_on: batches of examples, to let NNCF quantize to int8 on them.
-    """
-    import openvino
+    name = runtime = "openvino"
+    packages = ("onnx", "onnxscript", "openvino")
+    extra = "openvino"
+    precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
+    own_options = ("nncf",)
 
-    with tempfile.TemporaryDirectory() as between:
-        write_onnx(model, Path(between), reader="openvino")
-        made = openvino.convert_model(Path(between) / ONNX_FILE)
-        if nncf_on:
-            made = _by_nncf(made, nncf_on)
-        openvino.save_model(made, folder / FILE, compress_to_fp16=half)
+    def check(self, options: ExportOptions) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: also if NNCF is to quantize to another precision than ``int8-static``.
+        """
+        super().check(options)
+        if options.nncf and options.precision != "int8-static":
+            raise InputError("nncf quantizes to --precision int8-static only")
+
+    def source_precision(self, options: ExportOptions) -> str:
+        """fp32 where OpenVINO casts, or NNCF quantizes."""
+        converted = options.precision in ("bf16", "fp16") or options.nncf
+        return "fp32" if converted else options.precision
+
+    def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
+        """Convert the model; for fp16 its weights are stored in fp16."""
+        import openvino
+
+        with tempfile.TemporaryDirectory() as between:
+            write_onnx(model, Path(between), reader="openvino")
+            made = openvino.convert_model(Path(between) / ONNX_FILE)
+            if options.nncf:
+                made = _quantized_by_nncf(made, options.calibration_batches)
+            openvino.save_model(made, folder / FILE, compress_to_fp16=options.precision == "fp16")
+
+    def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
+        """Compile the model for the CPU."""
+        return OpenVinoProgram(folder, precision=precision, threads=threads)
+
+    def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
+        """Python code."""
+        inference = json.dumps(inference_options(options.precision))
+        return USAGE.format(options=inference), "python"
 
 
-def _by_nncf(model: Any, batches: Sequence[Batch]) -> Any:
-    """The model in int8 as NNCF makes it, https://github.com/openvinotoolkit/nncf."""
+def _quantized_by_nncf(model: Any, batches: Sequence[Batch]) -> Any:
+    """The model in int8, calibrated on the batches."""
     import nncf
 
     names = [one.any_name for one in model.inputs]
@@ -62,14 +89,14 @@ def _by_nncf(model: Any, batches: Sequence[Batch]) -> Any:
 
 
 def inference_options(precision: str) -> dict[str, str]:
-    """What keeps OpenVINO to a precision.
+    """Settings that keep OpenVINO to a precision.
 
-    By itself it computes in bf16 where the CPU has it, and rounds what meets weights of eight bits,
-    asked or not.
+    By default it computes in bf16 where the CPU supports it, and quantizes the activations of
+    layers with int8 weights.
     """
     return {
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(precision, "f32"),
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if precision == "int8-dynamic" else "0",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP_SIZE if precision == "int8-dynamic" else "0",
     }
 
 
@@ -81,9 +108,9 @@ class OpenVinoProgram:
     """A model compiled by OpenVINO for the CPU.
 
     Args:
-        folder: where ``openvino_model.xml`` lies.
-        precision: to compute in.
-        threads: to compute with.
+        folder: the folder of ``openvino_model.xml``.
+        precision: precision to compute in.
+        threads: number of CPU threads.
     """
 
     def __init__(self, folder: Path, *, precision: str, threads: int) -> None:
@@ -98,9 +125,9 @@ class OpenVinoProgram:
         self._names = [one.any_name for one in self._compiled.inputs]
 
     def load(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Arrays by name."""
+        """Return the inputs as arrays by name, each [B, S]."""
         return dict(zip(self._names, _arrays(self._names, batch), strict=True))
 
     def __call__(self, loaded: dict[str, Any]) -> Tensor:
-        """Run the compiled model."""
+        """Run the compiled model: logits in float32."""
         return torch.from_numpy(self._compiled(loaded)["logits"]).float()

@@ -1,4 +1,4 @@
-"""A model as exporters take it: tensors in, in a fixed order, logits out."""
+"""Trace a model for export: tensors in a fixed order in, logits out."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from lightning_compress.models.forward import most_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_BATCH, _LENGTH = 2, 16  # of what is traced; neither may be one, which would be taken for fixed
+_BATCH, _LENGTH = 2, 16  # shape traced with; torch.export specializes dimensions of size 1
 
 
 class Traced(nn.Module):
-    """A model that takes its inputs by position and gives logits only.
+    """A model that takes its inputs by position and returns logits only.
 
     Args:
         model: a transformer in eval mode.
-        names: of its inputs, in order.
+        names: names of its inputs, in order.
     """
 
     def __init__(self, model: "PreTrainedModel", names: Sequence[str]) -> None:
@@ -30,14 +30,14 @@ class Traced(nn.Module):
         self.options = {"use_cache": False} if takes_cache else {}
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Whole numbers, each [B, S], to logits [B, C] or [B, S, V]."""
+        """Return the logits [B, C] or [B, S, V] of integer inputs [B, S]."""
         given = dict(zip(self.names, inputs, strict=True))
         found: Tensor = self.model(**given, **self.options).logits
         return found
 
 
 def input_names(model: "PreTrainedModel") -> list[str]:
-    """What an exported model takes: token types only where there are several."""
+    """The inputs of an exported model; token types only if the model has several."""
     known = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in known and getattr(model.config, "type_vocab_size", 0) > 1:
@@ -46,7 +46,10 @@ def input_names(model: "PreTrainedModel") -> list[str]:
 
 
 def named_inputs(names: Sequence[str], batch: Mapping[str, Tensor]) -> list[Tensor]:
-    """Those inputs of a batch, [B, S] int64; a mask of ones and token types of zeros if missing."""
+    """The named inputs of a batch, each [B, S] int64.
+
+    A missing attention mask is all ones, missing token types are zeros.
+    """
     ids = batch["input_ids"]
     usual = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     return [(usual | dict(batch))[name] for name in names]
@@ -55,9 +58,9 @@ def named_inputs(names: Sequence[str], batch: Mapping[str, Tensor]) -> list[Tens
 def program_of(
     model: "PreTrainedModel", *, max_batch_size: int | None = None
 ) -> torch.export.ExportedProgram:
-    """Trace a model for batches of any size, or of so many examples at most, and of any length.
+    """Trace a model for batches of any length and any size, or at most ``max_batch_size``.
 
-    Its inputs are those of :func:`input_names`.
+    The inputs of the program are those of :func:`input_names`.
     """
     given, shape = _traced_with(model, max_batch_size)
     with torch.no_grad():
@@ -69,7 +72,7 @@ def program_of(
 def traced_again(
     module: nn.Module, model: "PreTrainedModel", *, max_batch_size: int | None = None
 ) -> torch.export.ExportedProgram:
-    """Trace what was made of the graph of :func:`program_of`, as the model was traced."""
+    """Trace a module derived from the graph of :func:`program_of`, with the same dynamic shapes."""
     given, shape = _traced_with(model, max_batch_size)
     with torch.no_grad():
         return torch.export.export(module, given, dynamic_shapes=(shape,) * len(given))
@@ -78,7 +81,7 @@ def traced_again(
 def _traced_with(
     model: "PreTrainedModel", max_batch_size: int | None
 ) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
-    """Inputs, and which of their dimensions may change."""
+    """Example inputs, and their dynamic dimensions."""
     ids = torch.zeros(_BATCH, _LENGTH, dtype=torch.long)
     shape = {
         0: torch.export.Dim("batch", max=max_batch_size),

@@ -1,4 +1,4 @@
-"""Whether an exported model says what the model in PyTorch says."""
+"""Compare an exported model with the model in PyTorch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,28 +6,32 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.export.program import Program
+from lightning_compress.export.format import Program
 from lightning_compress.models.calibration import token_mask
 from lightning_compress.types import Batch
 
 LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
-"""Between logits of a size of one; in proportion where they are larger."""
+"""Largest allowed difference of logits, relative to the largest logit where that exceeds 1."""
 
 
 EQUAL_PREDICTIONS = {"fp32": 0.999, "fp16": 0.99}
+"""Smallest allowed fraction of equal predictions."""
 
 
-# A number that lies between two steps may be rounded to either.
-_LARGEST_IF_ROUNDED, _EQUAL_IF_ROUNDED = 0.1, 0.97
+# Quantized: a value halfway between two levels may be rounded either way.
+_LARGEST_DIFFERENCE_QUANTIZED, _EQUAL_PREDICTIONS_QUANTIZED = 0.1, 0.97
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two programs agree.
+    """How closely two programs match.
 
-    ``largest_difference`` is between logits, ``largest_logit`` their largest magnitude;
-    ``equal_predictions`` is the share of examples, in a language model of tokens, with the same
-    largest logit; None where there is one logit only.
+    Attributes:
+        examples: number of examples compared.
+        largest_difference: largest absolute difference between logits; infinite for NaN.
+        largest_logit: largest magnitude of the reference's logits.
+        equal_predictions: fraction of examples (tokens, for a language model) with the same largest
+            logit; None for models with one output.
     """
 
     examples: int
@@ -44,47 +48,62 @@ def agreement_of(
     """Compare an exported model with its reference on batches of real examples.
 
     Args:
-        program: what was exported.
-        reference: gives the logits in PyTorch of a batch.
-        batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S].
+        program: the exported model.
+        reference: the model in PyTorch: a batch to logits [B, C] or [B, S, V].
+        batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S]; padding is not compared.
     """
     largest = size = 0.0
     equal, predictions = 0, 0
     for batch in batches:
-        found, wanted = program(program.load(batch)), reference(batch).float()
-        if wanted.dim() == 3:  # what is said at padding is of no matter
+        found, expected = program(program.load(batch)), reference(batch).float()
+        if expected.dim() == 3:
             mask = token_mask(batch)
-            found, wanted = found[mask], wanted[mask]
-        difference = float((found - wanted).abs().max())
+            found, expected = found[mask], expected[mask]
+        difference = float((found - expected).abs().max())
         largest = max(largest, difference if difference == difference else float("inf"))
-        size = max(size, float(wanted.abs().max()))
-        equal += int((found.argmax(-1) == wanted.argmax(-1)).sum())
-        predictions += len(wanted)
-    share = equal / predictions if wanted.shape[-1] > 1 else None
-    return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, share)
+        size = max(size, float(expected.abs().max()))
+        equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        predictions += len(expected)
+    fraction = equal / predictions if expected.shape[-1] > 1 else None
+    return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, fraction)
 
 
 def tolerance(precision: str) -> tuple[float, float]:
-    """The largest difference, between logits of a size of one, and the share of equal ones."""
+    """Largest allowed difference of logits, and smallest allowed fraction of equal predictions."""
     return (
-        LARGEST_DIFFERENCE.get(precision, _LARGEST_IF_ROUNDED),
-        EQUAL_PREDICTIONS.get(precision, _EQUAL_IF_ROUNDED),
+        LARGEST_DIFFERENCE.get(precision, _LARGEST_DIFFERENCE_QUANTIZED),
+        EQUAL_PREDICTIONS.get(precision, _EQUAL_PREDICTIONS_QUANTIZED),
     )
 
 
 def require_within_tolerance(agreement: Agreement, precision: str) -> None:
-    """See that an exported model agrees with its reference as far as its precision lets it.
+    """Check that an exported model matches its reference within the precision's tolerance.
 
     Raises:
-        InputError: it does not; the message gives the figures and the bound.
+        InputError: it does not; the message gives the differences and the tolerance.
     """
     largest, equal = tolerance(precision)
     allowed = largest * max(1.0, agreement.largest_logit)
     found = agreement.equal_predictions
     if agreement.largest_difference > allowed or (found is not None and found < equal):
         raise InputError(
-            f"the exported model does not say what PyTorch says on {agreement.examples} examples: "
+            f"the exported model's outputs differ from PyTorch's on {agreement.examples} examples: "
             f"logits differ by up to {agreement.largest_difference:.2g} (at most {allowed:.2g})"
             + ("" if found is None else f", {found:.2%} of the predictions are equal")
             + f" (at least {equal:.1%}): nothing was written"
         )
+
+
+def verdict(agreement: Agreement, precision: str) -> str:
+    """The result of the comparison as two sentences."""
+    largest, equal = tolerance(precision)
+    words = (
+        f"On {agreement.examples} examples the logits differ from PyTorch's by at most "
+        f"{agreement.largest_difference:.2g} (the largest is {agreement.largest_logit:.3g})"
+    )
+    if agreement.equal_predictions is not None:
+        words += f", and {agreement.equal_predictions:.2%} of the predictions are equal"
+    return (
+        f"{words}. Tolerance: a difference of {largest:g}, relative to the largest logit where "
+        f"that exceeds 1, and {equal:.1%} of the predictions equal."
+    )

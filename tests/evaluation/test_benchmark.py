@@ -14,13 +14,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation import benchmark as protocol
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, examples_of
 from lightning_compress.evaluation.report.report import Report, write_report
 from lightning_compress.evaluation.report.row import MASKS_ONLY
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
-from lightning_compress.evaluation.runtimes.runtime import PreparedModel
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, RuntimeOptions
+from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import set_masks_
 from lightning_compress.tasks.task import next_token_labels
@@ -235,7 +235,7 @@ def test_what_cannot_be_sent_to_another_process_is_a_row_with_the_reason(
         runtimes=["compile"], precisions=["fp32"], devices=["cpu"], seconds=0.001
     )
     (row,) = measured({"dense": tiny_bert}, examples, settings).rows
-    assert "a process of its own cannot be sent the model: " in (row.failure or "")
+    assert "the model cannot be sent to another process: " in (row.failure or "")
     assert "pickle" in (row.failure or "")
 
 
@@ -243,7 +243,7 @@ class Interrupted(EagerRuntime):
     """Somebody presses Ctrl-C while the second model is prepared."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(RuntimeOptions())
         self.prepared = 0
 
     def prepare(
@@ -262,7 +262,7 @@ def test_finished_rows_survive_an_interruption(
     tmp_path: Path,
 ) -> None:
     runtime = Interrupted()
-    monkeypatch.setattr(protocol, "runtimes_named", lambda names, calibration, **_: [runtime])
+    monkeypatch.setitem(RUNTIMES, "eager", lambda options: runtime)
     tiny_bert.train()
     models = {"dense": tiny_bert, "compressed": pruned(tiny_bert)}
 

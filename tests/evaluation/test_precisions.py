@@ -16,12 +16,12 @@ def test_what_is_against_a_precision_is_said(monkeypatch):
             "get_capabilities",
             lambda has=has: dict.fromkeys(["avx512_bf16", "avx512_fp16", "avx512_vnni"], has),
         )
-        assert (precision_caveat("bf16", "eager", "cpu") is None) == has
-        assert (precision_caveat("fp16", "eager", "cpu") is None) == has
-        assert (precision_caveat("int8-dynamic", "compile", "cpu") is None) == has
-        assert precision_caveat("fp32", "eager", "cpu") is None
-        assert precision_caveat("int8-static", "eager", "cpu") == UNFUSED
-        assert precision_caveat("int4-weight", "compile", "cpu") == WEIGHTS_ONLY
+        assert (precision_caveat("bf16", "cpu", fused=False) is None) == has
+        assert (precision_caveat("fp16", "cpu", fused=False) is None) == has
+        assert (precision_caveat("int8-dynamic", "cpu", fused=True) is None) == has
+        assert precision_caveat("fp32", "cpu", fused=False) is None
+        assert precision_caveat("int8-static", "cpu", fused=False) == UNFUSED
+        assert precision_caveat("int4-weight", "cpu", fused=True) == WEIGHTS_ONLY
 
 
 def test_a_precision_that_is_not_there_is_refused():

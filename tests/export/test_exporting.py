@@ -89,7 +89,7 @@ def test_onnx_says_the_same_of_a_model_that_has_seen_every_edit(
     ["int8-dynamic", *slow("fp32", "fp16", "int8-weight", "int4-weight", "int8-static")],
 )
 def test_onnx_in_every_precision(precision, tiny_bert, batches, tmp_path):
-    options = ExportOptions(precision=precision, calibration=batches)
+    options = ExportOptions(precision=precision, calibration_batches=batches)
     found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, options=options)
     assert found.examples == 8
     assert found.largest_difference < (1e-3 if precision == "fp16" else 1e-5)
@@ -156,7 +156,7 @@ def test_onnx_and_openvino_of_plain_families(family, tiny_model, batches, tmp_pa
     "precision", ["int8-static", *slow("int8-dynamic", "fp32", "bf16", "fp16", "int8-weight")]
 )
 def test_openvino(precision, tiny_bert, batches, tmp_path):
-    options = ExportOptions(precision=precision, calibration=batches)
+    options = ExportOptions(precision=precision, calibration_batches=batches)
     found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, options=options)
     bound = {"fp32": 1e-5, "int8-static": 1e-3, "int8-weight": 1e-5}.get(precision, 2e-2)
     assert found.largest_difference < bound
@@ -164,7 +164,7 @@ def test_openvino(precision, tiny_bert, batches, tmp_path):
 
 @pytest.mark.slow
 def test_nncf_finds_its_own_steps(tiny_bert, batches, tmp_path):
-    options = ExportOptions(precision="int8-static", calibration=batches, nncf=True)
+    options = ExportOptions(precision="int8-static", calibration_batches=batches, nncf=True)
     found = export_model(tiny_bert, tmp_path, "openvino", examples=batches, options=options)
     assert 0 < found.largest_difference < 0.1
     assert "FakeQuantize" in (tmp_path / "openvino_model.xml").read_text()
@@ -176,7 +176,7 @@ def test_nncf_finds_its_own_steps(tiny_bert, batches, tmp_path):
 def test_executorch(family, precision, tiny_model, batches, tmp_path):
     pytest.importorskip("executorch")
     calibration = batches if precision == "int8-static" else []
-    options = ExportOptions(precision=precision, calibration=calibration, max_batch_size=4)
+    options = ExportOptions(precision=precision, calibration_batches=calibration, max_batch_size=4)
     model = tiny_model(family)
     found = export_model(model, tmp_path, "executorch", examples=batches, options=options)
     if precision == "fp32":
@@ -295,6 +295,7 @@ def trtexec(tmp_path, monkeypatch):
     package.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=Engine)
     monkeypatch.setitem(sys.modules, "tensorrt", package)
     monkeypatch.setattr(tensorrt, "DEVICE", "cpu")
+    monkeypatch.setattr(tensorrt.TensorRtFormat, "device", "cpu")
     monkeypatch.setattr(tensorrt, "_stream", lambda: 7)
     program = tmp_path / "bin" / "trtexec"
     program.parent.mkdir()
@@ -318,13 +319,13 @@ def test_tensorrt_gets_the_command_for_its_engine(tiny_bert, batches, tmp_path):
     assert "FLOAT16" in kinds
     assert "FLOAT" not in kinds
     options = ExportOptions(precision="fp16", max_batch_size=8)
-    with pytest.raises(InputError, match="no trtexec here: install TensorRT"):
+    with pytest.raises(InputError, match="tensorrt needs trtexec: install TensorRT"):
         export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, options=options)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-static"])
 def test_tensorrt_builds_its_engine_and_runs_it(precision, trtexec, tiny_bert, batches, tmp_path):
-    options = ExportOptions(precision, calibration=batches, max_batch_size=8)
+    options = ExportOptions(precision, calibration_batches=batches, max_batch_size=8)
     out = tmp_path / "out"
     found = export_model(tiny_bert, out, "tensorrt", examples=batches, options=options)
     assert found.examples == 8
@@ -370,7 +371,7 @@ def test_bounds(agreement, precision, fine):
     if fine:
         require_within_tolerance(agreement, precision)
     else:
-        with pytest.raises(InputError, match="does not say what PyTorch says"):
+        with pytest.raises(InputError, match="outputs differ from PyTorch's on"):
             require_within_tolerance(agreement, precision)
 
 
@@ -414,9 +415,10 @@ def test_bad_choices_are_refused_and_nothing_is_written(tiny_model, batches, tmp
 
     refused("onnx has no bf16: choose from fp32, fp16", precision="bf16")
     refused("is quantized to int8-dynamic and cannot be exported in fp32", what=quantized)
-    refused("needs training examples to find its steps", precision="int8-static")
-    refused("nncf quantizes for --format openvino", nncf=True)
-    refused("dry_run is for --format tensorrt", dry_run=True)
+    refused("int8-static needs training examples: set calibration_batches", precision="int8-static")
+    refused("--format onnx has no option nncf: leave it out", nncf=True)
+    refused("nncf quantizes to --precision int8-static only", format="openvino", nncf=True)
+    refused("--format onnx has no option dry_run: leave it out", dry_run=True)
     refused("max_batch_size must be at least 1", max_batch_size=0)
     refused("mine exists: choose another folder or add --overwrite", folder="mine")
     refused("mine holds something that is not an export", folder="mine", overwrite=True)
@@ -443,7 +445,7 @@ def test_tensorrt_gets_whole_numbers_counted_from_zero(
 ):
     if quantized_before:
         quantize_(tiny_bert, "int8-static", calibration=batches, symmetric=True)
-    options = ExportOptions("int8-static", calibration=batches, dry_run=True)
+    options = ExportOptions("int8-static", calibration_batches=batches, dry_run=True)
     found = export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, options=options)
     assert found.largest_difference < 1e-4
     assert "--stronglyTyped" in (tmp_path / "out" / "README.md").read_text()

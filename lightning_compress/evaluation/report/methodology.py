@@ -1,26 +1,30 @@
 """How the figures of a report were measured, in words."""
 
+from collections.abc import Sequence
+
 from lightning_compress.evaluation.examples import Workload
 from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.latency import REST, ROUNDS
-from lightning_compress.evaluation.runtimes.table import EXPORTED
+from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.evaluation.settings import BenchmarkSettings
 
 
-def methodology(settings: BenchmarkSettings, work: Workload) -> list[str]:
+def methodology(
+    settings: BenchmarkSettings, work: Workload, runtimes: Sequence[Runtime]
+) -> list[str]:
     """Say what each figure means; one item for each group of columns."""
     typical, longest = (batch["input_ids"].shape[1] for batch in (work.typical, work.longest))
     size = settings.batch_size
     singles, batches = len(work.timed[1]), len(work.timed[size])
     left_out = [
         f"No bf16 on {device} unless asked for: {reason}."
-        for device in settings.devices_here()
+        for device in settings.device_names()
         if settings.precisions is None and (reason := bf16_caveat(device)) is not None
     ]
     exported = [
         "What is compiled or exported is run in a process of its own, which is still while others "
         "are timed. On disk exported models are the exported files."
-    ] * bool({"compile", *EXPORTED} & set(settings.runtimes_here()))
+    ] * any(runtime.in_subprocess for runtime in runtimes)
     return [
         "Quality: over the whole split, in the row's own runtime and precision. ± is the standard "
         "error of an accuracy on so many examples. Retention is the metric divided by that of the "

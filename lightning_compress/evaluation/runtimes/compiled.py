@@ -1,4 +1,8 @@
-"""PyTorch with ``torch.compile``, each model in a process of its own."""
+"""PyTorch with ``torch.compile``, each model in a process of its own.
+
+Source: Ansel et al., "PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode
+Transformation and Graph Compilation", 2024, https://doi.org/10.1145/3620665.3640366.
+"""
 
 import pickle
 import warnings
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_compress.evaluation.runtimes.eager import TorchModel, torch_devices
-from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import PreparedModel, Runtime, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
     SubprocessModel,
     Worker,
@@ -25,18 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CompileRuntime:
-    """PyTorch with ``torch.compile``, for inputs of all shapes.
-
-    Args:
-        calibration: training examples, for precisions that need some.
-        timeout_s: seconds that compiling for a batch, and each run, may take.
-    """
+class CompileRuntime(Runtime):
+    """PyTorch with ``torch.compile``, compiled once for inputs of all shapes."""
 
     name = "compile"
-
-    def __init__(self, *, calibration: Sequence[Batch], timeout_s: float) -> None:
-        self._calibration, self._timeout_s = calibration, timeout_s
+    in_subprocess = True
 
     def devices(self) -> Sequence[str]:
         """Every device that torch sees."""
@@ -48,15 +45,15 @@ class CompileRuntime:
         """Compile the model.
 
         Raises:
-            UnavailableError: there is no compiler, it cannot compile the model, or the device lacks
-                the precision or the memory.
+            UnavailableError: as for :meth:`Runtime.prepare`.
         """
         with ExitStack() as resources:
-            options = (precision, device, self._calibration, torch.get_num_threads())
+            calibration_batches, threads = self.options.calibration_batches, torch.get_num_threads()
+            arguments = (precision, device, calibration_batches, threads)
             try:
                 with TemporaryDirectory(prefix="lightning-compress-") as folder:
                     path = _saved(model, Path(folder))
-                    worker = Worker(_Compiled, path, *options, timeout_s=self._timeout_s)
+                    worker = Worker(_Compiled, path, *arguments, timeout_s=self.options.timeout_s)
                 prepared = SubprocessModel(resources.enter_context(closing(worker)))
                 for batch in warmup_batches:
                     prepared(prepared.load(batch))
@@ -67,38 +64,38 @@ class CompileRuntime:
 
 
 def _saved(model: "PreTrainedModel", folder: Path) -> Path:
-    """A file with the model as it is, whatever its class."""
+    """Pickle the model to a file, whatever its class."""
     path = folder / "model.pt"
     try:
         torch.save(model, path)
     except (pickle.PicklingError, AttributeError, TypeError, RuntimeError, OSError) as error:
-        # What cannot be pickled, or a full disk.
-        raise UnavailableError(f"a process of its own cannot be sent the model: {error}") from error
+        # It cannot be pickled, or the disk is full.
+        raise UnavailableError(f"the model cannot be sent to another process: {error}") from error
     return path
 
 
 class _Compiled(WorkerSide):
-    """What lives in the process."""
+    """The process that compiles and runs the model."""
 
     def __init__(
         self,
         path: Path,
         precision: str,
         device: str,
-        calibration: Sequence[Batch],
+        calibration_batches: Sequence[Batch],
         threads: int,
     ) -> None:
-        # Private, and worth it: else a batch of one, or one as long as it is large, is compiled
-        # apart, which takes as long again.
+        # Private options: without them a batch of size 1, and one whose size equals its length,
+        # are each compiled separately.
         from torch.fx.experimental import _config as symbolic_shapes
 
         torch.set_num_threads(threads)
         symbolic_shapes.backed_size_oblivious = True
         symbolic_shapes.use_duck_shape = False
-        # What the compiler warns of concerns its own code or how to tune it.
+        # The compiler's warnings are about its own code, or how to tune it.
         warnings.simplefilter("ignore")
-        loaded = torch.load(path, map_location="cpu", weights_only=False)  # it is our own
-        model = in_precision(loaded, precision, device, calibration).eval()
+        loaded = torch.load(path, map_location="cpu", weights_only=False)  # written by _saved
+        model = in_precision(loaded, precision, device, calibration_batches).eval()
         # dynamic: one compilation for all lengths; real examples have many.
         self._compiled = TorchModel(model, torch.compile(model, dynamic=True))
         super().__init__(self._compiled)

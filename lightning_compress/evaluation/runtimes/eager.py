@@ -1,4 +1,4 @@
-"""PyTorch as it is."""
+"""PyTorch without compilation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.evaluation.footprint import module_bytes, peak_allocated, saved_size
 from lightning_compress.evaluation.latency import seconds_of
-from lightning_compress.evaluation.runtimes.runtime import PreparedModel, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import (
+    PreparedModel,
+    Runtime,
+    RuntimeOptions,
+    UnavailableError,
+)
 from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
 from lightning_compress.quantization.precisions import in_precision, own_precision
 from lightning_compress.types import Batch
@@ -22,8 +27,8 @@ class TorchModel:
     """A torch module on a device.
 
     Args:
-        model: what takes the inputs.
-        call: the model, or what was compiled from it.
+        model: the module whose inputs a batch is reduced to.
+        call: the same module, or the compiled one.
     """
 
     def __init__(self, model: "PreTrainedModel", call: Callable[..., object]) -> None:
@@ -32,7 +37,7 @@ class TorchModel:
         self._logits = logits_by(model, call)
 
     def load(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put what the model takes on its device."""
+        """Select the model's inputs and move them to its device."""
         return inputs_for(self.model, batch)
 
     def __call__(self, loaded: dict[str, Tensor]) -> Tensor:
@@ -42,34 +47,31 @@ class TorchModel:
         return logits
 
     def seconds(self, loaded: dict[str, Tensor]) -> float:
-        """How long a run takes."""
+        """Run a batch and return the seconds it took."""
         return seconds_of(lambda: self(loaded))
 
     def size_bytes(self) -> int:
-        """Bytes of the saved model in this precision."""
+        """Bytes of the model saved in this precision."""
         return saved_size(self.model)
 
     def peak_memory_bytes(self, loaded: dict[str, Tensor]) -> int | None:
-        """Bytes of weights and activations."""
+        """Peak bytes of weights and activations."""
         activations = peak_allocated(lambda: self(loaded), self.device)
         return None if activations is None else module_bytes(self.model) + activations
 
     def close(self) -> None:
-        """The model is not its own."""
+        """Nothing to release."""
 
 
-class EagerRuntime:
-    """PyTorch as it is; each copy of a model, quantized, cast or moved, is made once.
-
-    Args:
-        calibration: training examples, for precisions that need some.
-    """
+class EagerRuntime(Runtime):
+    """PyTorch without compilation; each copy of a model in a precision and device is made once."""
 
     name = "eager"
+    fused = False
 
-    def __init__(self, *, calibration: Sequence[Batch] = ()) -> None:
-        self._calibration = calibration
-        self._made: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
+    def __init__(self, options: RuntimeOptions) -> None:
+        super().__init__(options)
+        self._copies: dict[tuple[int, str, str], tuple[nn.Module, PreTrainedModel]] = {}
 
     def devices(self) -> Sequence[str]:
         """Every device that torch sees."""
@@ -81,8 +83,7 @@ class EagerRuntime:
         """Copy the model to the precision and the device.
 
         Raises:
-            UnavailableError: the device lacks the precision or the memory, or the model cannot be
-                quantized so.
+            UnavailableError: as for :meth:`Runtime.prepare`.
         """
         try:
             copy = self._copy(model, precision, device)
@@ -94,16 +95,17 @@ class EagerRuntime:
         return prepared
 
     def _copy(self, model: "PreTrainedModel", precision: str, device: str) -> "PreTrainedModel":
-        """The model in this precision on this device; itself where it is so already."""
+        """The model in a precision on a device; the model itself if it is in both already."""
         dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
         own = own_precision(model) or ("fp32" if dtypes == {torch.float32} else None)
         if own == precision and device_of(model) == torch.device(device):
             return model
         key = (id(model), precision, device)
-        if key not in self._made:
-            made = in_precision(model, precision, device, self._calibration)
-            self._made[key] = (model, made)  # holds on to the model: its id stays its own
-        return self._made[key][1]
+        if key not in self._copies:
+            copy = in_precision(model, precision, device, self.options.calibration_batches)
+            # Keeps a reference to the model, so that its id is not given to another one.
+            self._copies[key] = (model, copy)
+        return self._copies[key][1]
 
 
 def torch_devices() -> list[str]:

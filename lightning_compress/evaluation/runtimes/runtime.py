@@ -1,7 +1,13 @@
-"""What a runtime is to a benchmark: it makes a model ready to run in a precision on a device."""
+"""The interface of a runtime: prepare a model to run in a precision on a device.
 
+Each runtime is a subclass of :class:`Runtime` in the file that implements it; the table of all
+runtimes is in :mod:`~lightning_compress.evaluation.runtimes.table`.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -12,46 +18,81 @@ if TYPE_CHECKING:
 
 
 class UnavailableError(RuntimeError):
-    """A runtime cannot run a model here; the message is the reason that the report gives."""
+    """A runtime cannot run a model on this machine; the report shows the message as the reason."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What a runtime is built with.
+
+    Args:
+        calibration_batches: batches of training examples, for precisions that need calibration.
+        max_batch_size: largest batch that will be run.
+        timeout_s: seconds that compiling or exporting a model, and each run in another process,
+            may take.
+    """
+
+    calibration_batches: Sequence[Batch] = field(default=(), repr=False)
+    max_batch_size: int = 32
+    timeout_s: float = 900.0
 
 
 class PreparedModel(Protocol):
     """A model ready to run in one runtime, precision and device."""
 
     def load(self, batch: Batch) -> Any:
-        """Bring a batch where and into the form that the runtime wants it; never timed."""
+        """Convert a batch to the runtime's input form, on its device; never timed."""
 
     def __call__(self, loaded: Any) -> Tensor:
-        """Run a loaded batch; returns when the logits are there."""
+        """Run a loaded batch; the logits are computed when it returns."""
 
     def seconds(self, loaded: Any) -> float:
-        """How long a run takes."""
+        """Run a loaded batch and return the seconds it took."""
 
     def size_bytes(self) -> int:
-        """Bytes on disk of what this runtime runs."""
+        """Bytes on disk of the model in the form that this runtime runs."""
 
     def peak_memory_bytes(self, loaded: Any) -> int | None:
-        """Bytes of the weights and of all that a run holds at one time; None if unknown."""
+        """Peak bytes of weights and activations during a run; None if unknown."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release processes and files."""
 
 
-class Runtime(Protocol):
-    """A way to run a model."""
+class Runtime(ABC):
+    """A way to run a model.
+
+    Attributes:
+        name: the runtime's name in settings and reports.
+        in_subprocess: whether each model runs in a process of its own.
+        fused: whether consecutive elementwise operations are fused; if not, quantizing activations
+            takes a pass over memory for each operation.
+    """
 
     name: str
+    in_subprocess: ClassVar[bool] = False
+    fused: ClassVar[bool] = True
 
+    def __init__(self, options: RuntimeOptions) -> None:
+        self.options = options
+
+    def missing(self) -> str | None:
+        """What has to be installed first and how; None if nothing is missing."""
+        return None
+
+    @abstractmethod
     def devices(self) -> Sequence[str]:
         """Devices of this machine that it runs on, such as ``cpu`` or ``cuda:0``."""
 
+    @abstractmethod
     def prepare(
         self, model: "PreTrainedModel", precision: str, device: str, warmup_batches: Sequence[Batch]
     ) -> PreparedModel:
         """Prepare a copy of a model and run each of ``warmup_batches`` once.
 
-        What cannot run fails here. The model itself is not changed.
+        The model itself is not changed.
 
         Raises:
-            UnavailableError: it does not work on this machine.
+            UnavailableError: a package is missing, the runtime or device does not support the
+                precision or the model, or memory or time is exhausted.
         """

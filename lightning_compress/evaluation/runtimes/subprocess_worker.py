@@ -1,7 +1,4 @@
-"""Processes of their own for what may take a process down, or never come back.
-
-Models that are ready to run in a process of their own.
-"""
+"""Run a model in a process of its own, which may crash or hang without affecting others."""
 
 import gc
 import itertools
@@ -20,23 +17,23 @@ from torch import Tensor
 
 from lightning_compress.errors import first_line
 from lightning_compress.evaluation.latency import seconds_of
-from lightning_compress.export.program import Program
+from lightning_compress.export.format import Program
 from lightning_compress.types import Batch
 
-_PATIENCE = 5.0  # seconds
+_SECONDS_TO_EXIT = 5.0
 
 
 class WorkerError(RuntimeError):
-    """What ran in a process of its own failed, died or took too long; the message says which."""
+    """A call in another process failed, its process died, or it exceeded its time limit."""
 
 
 class Worker:
-    """An object that lives in a process of its own, and its methods.
+    """An object in a process of its own, whose methods can be called from this one.
 
     Args:
-        build: makes the object there, with ``arguments``; it and they can be pickled.
-        arguments: for it.
-        timeout_s: seconds that building it, or one call, may take.
+        build: makes the object in the other process; picklable.
+        arguments: of ``build``; picklable.
+        timeout_s: seconds that building the object, or one call, may take.
 
     Raises:
         WorkerError: the object could not be built.
@@ -53,10 +50,10 @@ class Worker:
         self._answer()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the object there.
+        """Call a method of the object.
 
         Raises:
-            WorkerError: it failed, its process died, or it took too long.
+            WorkerError: the call failed, the process died, or it took longer than ``timeout_s``.
         """
         try:
             self._ours.send((method, arguments))
@@ -65,9 +62,9 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        """End the process: it ends by itself once nobody speaks to it, or else is killed."""
+        """Close the pipe, on which the process exits; kill it if it does not."""
         self._ours.close()
-        self._process.join(_PATIENCE)
+        self._process.join(_SECONDS_TO_EXIT)
         self._process.kill()
         self._process.join()
 
@@ -76,20 +73,20 @@ class Worker:
             if not self._ours.poll(self._timeout_s):
                 self.close()
                 raise WorkerError(f"it took longer than {self._timeout_s:g} s")
-            fine, found = self._ours.recv()
+            ok, found = self._ours.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join()
             raise WorkerError(f"its process died, {_ending(self._process.exitcode)}") from error
-        if not fine:
+        if not ok:
             raise WorkerError(found)
         return found
 
 
 @contextmanager
 def _no_script() -> Iterator[None]:
-    """A process that starts meanwhile does not begin with the user's script.
+    """Processes started meanwhile do not import the user's script as ``__main__``.
 
-    It would, where that has no ``if __name__ == "__main__"``, train all over again.
+    A script without ``if __name__ == "__main__"`` would otherwise run again in each of them.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -105,11 +102,11 @@ def _ending(code: int | None) -> str:
 
 def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # the libraries' chatter; what went wrong is sent
+    for stream in (1, 2):  # libraries print there; errors are sent through the pipe
         os.dup2(silence, stream)
-    fine, made = _tried(build, *arguments)
-    pipe.send((fine, None if fine else made))
-    while fine:
+    ok, made = _tried(build, *arguments)
+    pipe.send((ok, None if ok else made))
+    while ok:
         try:
             method, given = pipe.recv()
         except EOFError:
@@ -118,39 +115,41 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
-    """Whether a call went well, and what it gave or what it said."""
+    """Whether a call succeeded, and its result or the first line of its error."""
     try:
         return True, call(*arguments)
-    except Exception as error:  # noqa: BLE001  # whatever it was, it is sent
+    except Exception as error:  # noqa: BLE001  # every error is sent to the caller
         return False, first_line(error)
 
 
 class WorkerSide(ABC):
-    """What lives in the process: its batches are arrays by name, and numbers once they are loaded.
+    """The worker process's side of a :class:`SubprocessModel`.
+
+    Batches arrive as arrays by name; loaded ones are kept and referred to by number.
 
     Args:
-        program: runs loaded batches.
+        program: the model that runs loaded batches.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._loaded: dict[int, Any] = {}
         self._numbers = itertools.count()
-        gc.disable()  # a collection would be charged to a run
+        gc.disable()  # a collection during a run would count as its time
 
     def load(self, batch: dict[str, Any]) -> int:
-        """Keep a batch; gives its number."""
+        """Load and keep a batch; returns its number."""
         tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
         number = next(self._numbers)
         self._loaded[number] = self._program.load(tensors)
         return number
 
     def run(self, number: int) -> Any:
-        """Run the model on a batch, which is let go of: the logits."""
+        """Run the model on a batch and drop the batch; returns the logits."""
         return self._program(self._loaded.pop(number)).float().cpu().numpy()
 
     def seconds(self, number: int) -> float:
-        """How long a run takes."""
+        """Run the model on a batch, which is kept; returns the seconds it took."""
         return seconds_of(lambda: self._program(self._loaded[number]))
 
     @abstractmethod
@@ -159,19 +158,19 @@ class WorkerSide(ABC):
 
     @abstractmethod
     def peak_memory_bytes(self, number: int) -> int | None:
-        """Bytes of weights and activations, if they can be told."""
+        """Peak bytes of weights and activations; None if unknown."""
 
 
 class SubprocessModel:
-    """A model that is ready to run in a process of its own.
+    """A model ready to run in a process of its own.
 
-    All methods end with a WorkerError if that has died.
+    All methods raise a WorkerError if the process has died.
 
     Args:
-        worker: the process, around a :class:`WorkerSide`.
+        worker: the process, which holds a :class:`WorkerSide`.
 
     Attributes:
-        resources: what it holds: the process and whatever that needs.
+        resources: the process and its files, released by :meth:`close`.
     """
 
     resources: ExitStack
@@ -180,17 +179,17 @@ class SubprocessModel:
         self._worker = worker
 
     def load(self, batch: Batch) -> int:
-        """Send a batch; gives its number there."""
+        """Send a batch; returns its number in the worker process."""
         plain = {name: value.numpy() for name, value in batch.items() if name != "labels"}
         number: int = self._worker.call("load", plain)
         return number
 
     def __call__(self, loaded: int) -> Tensor:
-        """Run it: the logits. The batch is let go of."""
+        """Run a loaded batch and drop it: the logits."""
         return torch.from_numpy(self._worker.call("run", loaded))
 
     def seconds(self, loaded: int) -> float:
-        """How long a run takes, by the clock there."""
+        """Run a loaded batch; the seconds are measured in the worker process."""
         taken: float = self._worker.call("seconds", loaded)
         return taken
 
@@ -200,10 +199,10 @@ class SubprocessModel:
         return size
 
     def peak_memory_bytes(self, loaded: int) -> int | None:
-        """Bytes of weights and activations, as they are told there."""
+        """Peak bytes of weights and activations, measured in the worker process."""
         found: int | None = self._worker.call("peak_memory_bytes", loaded)
         return found
 
     def close(self) -> None:
-        """End the process and let go of what it needed."""
+        """End the process and remove its files."""
         self.resources.close()
