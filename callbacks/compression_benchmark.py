@@ -27,8 +27,9 @@ from lightning_compress.tasks.task import problem_type_of, task_of
 from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
-from .run import keeps_dense, run_folder
-from .tensorboard import log_final, log_layout
+from .dense_model import dense_models
+from .run import is_dev_run, run_folder
+from .tensorboard import log_charts, log_final
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,7 +108,7 @@ class CompressionBenchmark(L.Callback):
         model = transformer_in(pl_module)
         if model is not None:
             metric, better = primary_metric(task_of(model), problem_type_of(model))
-            log_layout(trainer, pl_module, f"val_{metric}", share=better == "max")
+            log_charts(trainer, pl_module, f"val_{metric}", metric_is_fraction=better == "max")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember some training examples if a precision needs them: the test loop has none."""
@@ -117,7 +118,7 @@ class CompressionBenchmark(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and report."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+        if is_dev_run(trainer):
             return
         model = transformer_in(pl_module)
         if model is None:
@@ -175,7 +176,7 @@ class CompressionBenchmark(L.Callback):
         """Whether the dense model in the run's folder is the one that this model came from."""
         if not dense.is_dir():
             return False
-        if keeps_dense(dense, model) or self._training == "resumed":
+        if dense_models.is_saved(model, dense) or self._training == "resumed":
             return True
         if self._training == "begun":  # without an edit, so it is from an earlier run
             return False

@@ -1,13 +1,13 @@
 """When to substitute encoder blocks: chosen and matched at the start, replaced while it trains."""
 
 import math
-import os
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
@@ -26,6 +26,7 @@ from lightning_compress.substitution.initialization import Start
 from lightning_compress.substitution.progressive import draw_, probability_at
 
 from .calibration_batches import calibration_for
+from .dense_model import dense_models
 from .figures import log_matching, log_substitution
 from .model_edit import (
     ModelEdit,
@@ -35,7 +36,7 @@ from .model_edit import (
     require_reshapable,
     reshapable_model,
 )
-from .run import digest_of, keep_dense, require_agreement, restart_selection, run_length, steps_done
+from .run import digest_of, log_interval, require_agreement, run_length, run_seed, steps_done
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,10 +82,10 @@ class EncoderBlockSubstitution(ModelEdit):
     ``lightning_compress.substitution`` name theirs.
     """
 
-    charts: ClassVar = {
-        "replacing": "^replacing_probability$",
-        "matching error": "^matching error/",
-    }
+    charts: ClassVar = (
+        Chart("replacing", ("^replacing_probability$",)),
+        Chart("matching error", ("^matching error/",)),
+    )
 
     def __init__(
         self,
@@ -127,13 +128,6 @@ class EncoderBlockSubstitution(ModelEdit):
         self._until = 0  # the step at which the old layers leave
         self._find_unused = False  # what the user told DDP
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
-        if sum(isinstance(callback, EncoderBlockSubstitution) for callback in callbacks) > 1:
-            raise InputError("trainer.callbacks: EncoderBlockSubstitution is given twice; keep one")
-        super().setup(trainer, pl_module, stage)
-
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that it can be done, before anything is trained."""
         require_reshapable(trainer)
@@ -173,8 +167,8 @@ class EncoderBlockSubstitution(ModelEdit):
         self._until = round(self.hparams["replacing"] * run) if self.hparams["replacing"] else 0
         model = reshapable_model(pl_module)
         if not self._begun:
-            keep_dense(trainer, pl_module)
-            self._seed = os.environ.get("PL_GLOBAL_SEED", "0")
+            dense_models.save(trainer, pl_module)
+            self._seed = run_seed()
             self._begin(trainer, model)
             self._begun = True
             rebuild_optimizers(trainer)
@@ -194,7 +188,7 @@ class EncoderBlockSubstitution(ModelEdit):
         step = steps_done(trainer, pl_module)
         chance = probability_at(step, until=self._until, first=self.hparams["probability"])
         draw_(choices_of(model), chance, f"{self._seed}-{trainer.fit_loop.total_batch_idx}")
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
+        every = log_interval(trainer)
         if every and step % every == 0:
             for logger in trainer.loggers:
                 logger.log_metrics({"replacing_probability": chance}, step)
@@ -211,11 +205,13 @@ class EncoderBlockSubstitution(ModelEdit):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so if the run ended too soon."""
-        if not self.target_reached:
-            rank_zero_warn(
-                f"the run ended before step {self._until}, at which the compact encoders take "
-                "over: let it run on, or lower replacing"
-            )
+        self._progress.warn_unless_reached(
+            trainer,
+            pl_module,
+            due=self._until,
+            state="the original layers are still in the model",
+            remedy="lower replacing",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
@@ -294,7 +290,7 @@ class EncoderBlockSubstitution(ModelEdit):
         if steps_done(trainer, pl_module) < self._until:
             return False
         settle_substitution_(model, trainer.optimizers)
-        self.target_reached = True
-        restart_selection(trainer)
-        rank_zero_info(f"The compact encoders have taken over at step {trainer.global_step}.")
+        self._progress.reach_target(
+            trainer, f"The compact encoders have taken over at step {trainer.global_step}."
+        )
         return True

@@ -1,28 +1,44 @@
-"""When to remove attention heads."""
+"""Head pruning: attention heads are removed while a model trains."""
 
-from typing import Any
+from typing import Unpack
 
+from lightning_compress.pruning.importance import UnitScore
 from lightning_compress.pruning.selection import LayerMinimum, budget_of
 
-from .unit_pruning import UnitPruning
+from .gradual_pruning import GradualPruning, PruningOptions
+from .unit_removal import UnitRemoval
 
 
-class HeadPruning(UnitPruning):
+class HeadPruning(GradualPruning):
     """Remove attention heads from any LightningModule's Hugging Face model while it trains.
 
-    The heads leave the model: it gets smaller and faster. With grouped-query attention a head is a
-    key-value head with the query heads that share it.
+    The heads are removed from the weights, so the model gets smaller and faster. With
+    grouped-query attention a head is a key-value head with the query heads that share it. The run
+    has a dense warm-up, then the pruning steps, then recovery.
 
     Args:
         removed_fraction: fraction of all heads that is removed, all layers together, in (0, 1).
         removed_count: or the number of heads that is removed, at least 1.
-        minimum: how many heads every layer keeps at least.
-        options: how and when, see :class:`UnitPruning` and :class:`RoundPruning`.
+        minimum: number of heads that every layer keeps, at least 1.
+        score: importance by which heads are kept: ``fisher`` or ``taylor`` (squared or absolute
+            gradient of the loss by a gate on the head), ``activation`` (variance of its output),
+            ``magnitude`` (its weights) or ``random`` (the baseline).
+        refit: fit the outgoing weights of the remaining heads by least squares to the output of
+            all heads. Otherwise the mean output of the removed heads goes into the bias.
+        options: when heads are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
+            ``calibration_examples``, see :class:`PruningOptions`.
 
     Raises:
-        InputError: an option is out of range, the budget cannot be met, the rounds do not fit into
-            the run, or the module holds no Hugging Face model of a known family; all of it before
-            the training starts.
+        InputError: before the training starts; an option is out of range, the budget cannot be
+            met, the pruning steps do not fit into the run, or the module holds no Hugging Face
+            model of a known family.
+
+    Sources: ``lightning_compress.pruning.importance``, ``lightning_compress.pruning.selection`` and
+    ``lightning_compress.pruning.reconstruction``.
+
+    Example::
+
+        HeadPruning(removed_fraction=0.5, pruning_steps=5, warmup=0.0, recovery=0.4)
     """
 
     def __init__(
@@ -31,12 +47,16 @@ class HeadPruning(UnitPruning):
         removed_fraction: float | None = None,
         removed_count: int | None = None,
         minimum: int = 1,
-        **options: Any,
+        score: UnitScore = "fisher",
+        refit: bool = False,
+        **options: Unpack[PruningOptions],
     ) -> None:
-        super().__init__(
-            budget=budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
-            minimums={"heads": LayerMinimum(minimum)},
+        removal = UnitRemoval(
+            budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
+            {"heads": LayerMinimum(minimum)},
             technique="head_pruning",
-            **options,
+            score=score,
+            refit=refit,
         )
+        super().__init__(removal, **options)
         self.save_hyperparameters(logger=False)

@@ -1,14 +1,15 @@
-"""When to prune by magnitude: gradually during a run, then recover with the masks fixed."""
+"""Iterative magnitude pruning: masks grow gradually while a model trains."""
 
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_, set_masks_, transformer_in
 from lightning_compress.models.masks import (
@@ -24,59 +25,68 @@ from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, tar
 from lightning_compress.pruning.prunable import input_dims, prunable_weights
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 
+from .dense_model import dense_models
 from .rewinding import Rewinding
-from .run import keep_dense, require_agreement, restart_selection, run_length, steps_done
+from .run import require_agreement, require_single, run_length
+from .target_progress import TargetProgress
 
 _TECHNIQUE = "magnitude_pruning"
 
 
 class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
-    """Prune the smallest weights of any LightningModule step by step while it trains.
+    """Set the smallest weights of any LightningModule to zero gradually while it trains.
 
     A run has three phases: warm-up (dense), pruning (sparsity grows, the masks are updated every
-    ``interval``) and recovery (masks fixed). Pruned weights are exactly zero after every
-    optimizer step, under whatever optimizer, accumulation, precision and gradient clipping; they
-    never come back. ``state_dict`` keeps its keys; masks and progress are the callback's state,
-    so a resumed run goes on bit for bit. A model that comes with masks keeps them, and they count.
+    ``interval``) and recovery (masks fixed). Pruned weights are exactly zero after every optimizer
+    step, with any optimizer, accumulation, precision and gradient clipping, and stay pruned. The
+    keys of the module's ``state_dict`` do not change; masks and progress are the callback's state,
+    and a resumed run is equal to an uninterrupted one, bit for bit. Masks that a model has already
+    are kept and count.
 
     Args:
-        sparsity: fraction of the chosen weights that is zero in the end, in [0, 1); can be left
-            out with ``pattern``, which implies it.
+        sparsity: fraction of the selected weights that is zero in the end, in [0, 1); default with
+            ``pattern``: the sparsity that the pattern implies.
         schedule: how sparsity grows: ``cubic`` (Zhu and Gupta, 2017) fast at first, ``linear``
             evenly, ``one_shot`` all at once after the warm-up.
-        warmup: length of the dense phase; default: a tenth of the run.
-        recovery: length of the phase with fixed masks at the end; default: three tenths of the
-            run. Not with ``one_shot``, which recovers for what is left of the run.
-        interval: time between two updates of the masks; default: a fiftieth of the run. Not with
+        warmup: length of the dense phase; default: 0.1 of the run.
+        recovery: length of the phase with fixed masks at the end; default: 0.3 of the run. Not with
+            ``one_shot``, where the rest of the run is recovery.
+        interval: time between two updates of the masks; default: 0.02 of the run. Not with
             ``one_shot``.
-        unit: what the three lengths are given in: ``run`` (fractions of the run), ``epochs``
-            (fractions of one too) or ``steps`` (optimizer steps; with manual optimization,
-            batches).
-        scope: ``global``: the smallest weights of all; ``layer``: the same sparsity in each.
+        unit: what the three lengths are given in: ``run`` (fractions of the run), ``epochs`` (which
+            may be fractions) or ``steps`` (optimizer steps; with manual optimization, batches).
+        scope: ``global``: the smallest weights of all layers; ``layer``: the same sparsity in each.
         weights: shell patterns on parameter names, relative to the Hugging Face model inside the
             module, or to the module where there is none: ``["*.intermediate.dense.weight"]``.
             Default: the linear layers of the blocks.
         pattern: ``n:m``, such as ``2:4``: in the end at most n of m consecutive weights along the
             input of a layer are not zero.
-        rewind: what goes back, when the target is reached, to where it was at the end of the
-            warm-up: ``learning_rate`` (Renda et al., 2020) or ``weights`` and learning rate
-            (Frankle et al., 2019). The learning rate's schedule then runs on from there, sped up
-            to end with the run.
+        rewind: what returns to its state at the end of the warm-up when the target is reached:
+            ``learning_rate`` (Renda et al., 2020) or ``weights``, with the learning rate (Frankle
+            et al., 2020). The learning-rate schedule then continues from there, sped up to end
+            with the run.
 
-    Logs ``sparsity/total`` and ``sparsity/<layer>``, of the chosen weights, at every update.
+    Logs ``sparsity/total`` and ``sparsity/<layer>``, of the selected weights, at every update.
 
     Attributes:
         target_reached: whether the masks have their final sparsity.
 
     Raises:
-        InputError: the options contradict each other, do not fit the run, or match no weight;
-            all of it before the training starts.
+        InputError: before the training starts; the options contradict each other, do not fit the
+            run, or match no weight.
+
+    Sources: ``lightning_compress.pruning.magnitude``, ``lightning_compress.pruning.schedule`` and
+    ``lightning_compress.callbacks.rewinding``.
+
+    Example::
+
+        IterativeMagnitudePruning(sparsity=0.8, warmup=0.1, recovery=0.3)
     """
 
-    charts: ClassVar = {
-        "sparsity": "^sparsity/total$",
-        "sparsity of each layer": "^sparsity/(?!total$)",
-    }
+    charts: ClassVar = (
+        Chart("sparsity", ("^sparsity/total$",), with_metric=True),
+        Chart("sparsity of each layer", ("^sparsity/(?!total$)",)),
+    )
 
     def __init__(
         self,
@@ -99,32 +109,31 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._phases = Phases(schedule, warmup, recovery, interval, unit)
         if rewind is not None and schedule == "one_shot":
             raise InputError(
-                "rewind: one_shot prunes where the warm-up ends, so there is nothing to go back "
-                "to; leave it out, or take another schedule"
+                "rewind: one_shot prunes at the end of the warm-up, so there is nothing to "
+                "rewind; leave it out, or take another schedule"
             )
         self._scope = scope
         self._weights = weights
         self._rewinding = Rewinding(rewind)
-        self.target_reached = False
-        self._step = -1  # the last step that was dealt with
+        self._progress = TargetProgress("IterativeMagnitudePruning")
         self._begun = False  # the warm-up is over
         self._edited = False  # something has been pruned
         self._pl_module: L.LightningModule
         self._schedule: PruningSchedule
         self._hooks: dict[Optimizer, RemovableHandle] = {}
 
+    @property
+    def target_reached(self) -> bool:
+        """Whether the masks have their final sparsity."""
+        return self._progress.target_reached
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a second callback of this kind: the two would undo each other's masks."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connector
-        if sum(isinstance(callback, IterativeMagnitudePruning) for callback in callbacks) > 1:
-            raise InputError(
-                "trainer.callbacks: IterativeMagnitudePruning is given twice; keep one, and name "
-                "all weights in its option weights"
-            )
+        require_single(trainer, self, "keep one, and name all weights in its option weights")
         self._pl_module = pl_module
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the weights."""
+        """Check the weights and the learning-rate schedule."""
         model = _masked_module(pl_module)
         names = prunable_weights(model, self._weights)
         if self._pattern is not None:
@@ -132,9 +141,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._rewinding.require_possible(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay the schedule out over the run, and keep pruned weights zero from now on."""
-        # Not earlier: to ask for the number of steps sets the training data up, and Lightning
-        # resumes its position in them only if they are set up after the checkpoint is read.
+        """Spread the schedule over the run, and keep pruned weights zero from here on."""
         run, epoch = run_length(trainer)
         self._schedule = self._phases.in_steps(self._target, run, epoch)
         model = _masked_module(pl_module)
@@ -149,28 +156,29 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         """Keep pruned weights out of the gradient's norm and the optimizer's moments."""
         model = _masked_module(pl_module)
         zero_gradients_(model)
-        self._hold(optimizer, model)  # another callback may have built it anew
+        self._hold(optimizer, model)  # another callback may have rebuilt it
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Prune if it is time to; before checkpoints and validation, which come after this."""
+        """Update the masks when due; checkpoints and validation come after this hook."""
         self._advance(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the final sparsity, and say so if it is not what was asked for."""
+        """Log the final sparsity, and warn if it is not the target."""
         self._release()
         self._log_sparsity(trainer, pl_module)
-        if not self.target_reached:
-            reached = self._sparsity(pl_module)["total"]
-            rank_zero_warn(
-                f"the run ended at step {self._step}, before the pruning was done, as it would "
-                f"have been at step {self._schedule.end}: the sparsity is {reached:.2%} and not "
-                f"{self._target:.2%}; let it run on, or shorten warmup and pruning"
-            )
+        reached = self._sparsity(pl_module)["total"]
+        self._progress.warn_unless_reached(
+            trainer,
+            pl_module,
+            due=self._schedule.end,
+            state=f"the sparsity is {reached:.2%} and not {self._target:.2%}",
+            remedy="shorten warmup and recovery",
+        )
 
     def on_exception(self, *args: Any) -> None:
-        """Leave the optimizers as they were."""
+        """Remove the hooks on the optimizers."""
         self._release()
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,15 +186,14 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         masks = masks_of(_masked_module(self._pl_module))
         return {
             "masks": {name: pack_mask(mask) for name, mask in masks.items()},
-            "step": self._step,
+            **self._progress.state_dict(),
             "begun": self._begun,
             "edited": self._edited,
-            "target_reached": self.target_reached,
             "before_pruning": self._rewinding.state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring masks and progress back."""
+        """Restore masks and progress."""
         model = _masked_module(self._pl_module)
         shapes = {name: weight.shape for name, weight in model.named_parameters()}
         if state_dict["masks"]:
@@ -195,18 +202,15 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
                 {name: unpack_mask(m, shapes[name]) for name, m in state_dict["masks"].items()},
                 technique=_TECHNIQUE,
             )
-        self._step = state_dict["step"]
+        self._progress.load_state_dict(state_dict)
         self._begun = state_dict["begun"]
         self._edited = state_dict["edited"]
-        self.target_reached = state_dict["target_reached"]
         self._rewinding.state = state_dict["before_pruning"]
 
     def _advance(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do what is due after the current step, once."""
-        step = steps_done(trainer, pl_module)
-        if step == self._step:  # in the middle of accumulation, or resumed
+        if not self._progress.enter_step(trainer, pl_module):
             return
-        self._step = step
+        step = self._progress.step
         if self.target_reached:
             self._rewinding.catch_up(trainer, self._schedule, step)
             return
@@ -218,22 +222,22 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
             self._finish(trainer, pl_module)
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The warm-up is over."""
-        schedule, weights = self._schedule, self._chosen(_masked_module(pl_module))
+        """Start the pruning phase."""
+        schedule, weights = self._schedule, self._weights_of(_masked_module(pl_module))
         rank_zero_info(
             f"Pruning {len(weights)} weights to {self._target:.1%} sparsity, "
             f"{schedule.shape}, steps {schedule.begin} to {schedule.end} of {schedule.run}."
         )
         self._rewinding.remember(trainer, pl_module)
-        self._log_sparsity(trainer, pl_module)  # so that the curve stays flat until here
+        self._log_sparsity(trainer, pl_module)  # so that the curve is flat during the warm-up
         self._begun = True
 
     def _update_masks(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model = _masked_module(pl_module)
-        before, weights = masks_of(model), self._chosen(model)
+        before, weights = masks_of(model), self._weights_of(model)
         after = magnitude_masks(
             weights,
-            self._schedule.at(self._step),
+            self._schedule.at(self._progress.step),
             masks=before,
             scope=self._scope,
             pattern=self._pattern,
@@ -243,31 +247,28 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         if pruned_of(after, weights) == pruned_of(before, weights):
             return
         if not self._edited:
-            keep_dense(trainer, pl_module)
+            dense_models.save(trainer, pl_module)
             self._edited = True
         set_masks_(model, {**before, **after}, technique=_TECHNIQUE)
         forget_pruned_(model, trainer.optimizers)
         self._log_sparsity(trainer, pl_module)
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The target is reached: rewind, and let the best checkpoint be chosen from here on."""
+        """Rewind if asked to, and finish the pruning."""
         self._rewinding.go_back(trainer, pl_module)
         apply_masks_(_masked_module(pl_module))
-        self.target_reached = True
-        restart_selection(trainer)
-        rank_zero_info(
-            f"Reached {self._sparsity(pl_module)['total']:.2%} sparsity at step {self._step}."
-        )
+        sparsity, step = self._sparsity(pl_module)["total"], self._progress.step
+        self._progress.reach_target(trainer, f"Reached {sparsity:.2%} sparsity at step {step}.")
 
-    def _chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def _weights_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
         parameters = dict(model.named_parameters())
-        # Asked anew, for layers may have come or gone.
+        # Every time, because layers may have been added or removed.
         return {name: parameters[name] for name in prunable_weights(model, self._weights)}
 
     def _sparsity(self, pl_module: L.LightningModule) -> dict[str, float]:
-        """Of each chosen weight by the name of its layer, and in ``total``."""
+        """Sparsity of each selected weight, by name of the layer, and of all in ``total``."""
         model = _masked_module(pl_module)
-        counts = pruned_of(masks_of(model), self._chosen(model))
+        counts = pruned_of(masks_of(model), self._weights_of(model))
         pruned, total = (sum(column) for column in zip(*counts.values(), strict=True))
         layers = {name.removesuffix(".weight"): zeros / of for name, (zeros, of) in counts.items()}
         return {**layers, "total": pruned / total}
@@ -275,10 +276,10 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     def _log_sparsity(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {f"sparsity/{name}": s for name, s in self._sparsity(pl_module).items()}
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=max(self._step, 0))
+            logger.log_metrics(values, step=max(self._progress.step, 0))
 
     def _hold(self, optimizer: Optimizer, model: nn.Module) -> None:
-        """Keep pruned weights zero whatever this optimizer does."""
+        """Keep pruned weights zero after every step of this optimizer."""
         if optimizer not in self._hooks:
             hook = optimizer.register_step_post_hook(lambda *_: apply_masks_(model))
             self._hooks[optimizer] = hook

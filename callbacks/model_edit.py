@@ -16,6 +16,8 @@ from lightning_compress.models import transformer_in
 from lightning_compress.saving import compression_state, restore_compression_
 
 from .rewinding import rewind_schedule_, schedule_state
+from .run import require_single
+from .target_progress import TargetProgress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,15 +30,25 @@ class ModelEdit(L.Callback, HyperparametersMixin):
     """A callback that edits the model; what it has become lies in checkpoints beside the weights.
 
     Attributes:
-        target_reached: whether it has done what it was to do.
+        target_reached: whether the edit is done.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.target_reached = False
+        self._progress = TargetProgress(type(self).__name__)
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether the edit is done."""
+        return self._progress.target_reached
+
+    @target_reached.setter
+    def target_reached(self, reached: bool) -> None:
+        self._progress.target_reached = reached
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Follow the shapes of checkpoints."""
+        """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
+        require_single(trainer, self)
         _follow_checkpoints(pl_module)
 
     def on_save_checkpoint(
@@ -49,11 +61,11 @@ class ModelEdit(L.Callback, HyperparametersMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
-        return {"target_reached": self.target_reached}
+        return self._progress.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring progress back."""
-        self.target_reached = state_dict["target_reached"]
+        """Restore progress."""
+        self._progress.load_state_dict(state_dict)
 
 
 def _follow_checkpoints(pl_module: L.LightningModule) -> None:

@@ -1,29 +1,46 @@
-"""When to remove feed-forward neurons."""
+"""Neuron pruning: feed-forward neurons are removed while a model trains."""
 
-from typing import Any
+from typing import Unpack
 
+from lightning_compress.pruning.importance import UnitScore
 from lightning_compress.pruning.selection import LayerMinimum, budget_of
 
-from .unit_pruning import UnitPruning
+from .gradual_pruning import GradualPruning, PruningOptions
+from .unit_removal import UnitRemoval
 
 
-class NeuronPruning(UnitPruning):
+class NeuronPruning(GradualPruning):
     """Remove feed-forward neurons from any LightningModule's Hugging Face model while it trains.
 
-    The neurons leave the model: it gets smaller and faster.
+    The neurons are removed from the weights, so the model gets smaller and faster. The run has a
+    dense warm-up, then the pruning steps, then recovery.
 
     Args:
         removed_fraction: fraction of all feed-forward neurons that is removed, all layers
             together, in (0, 1).
         removed_count: or the number of neurons that is removed, at least 1.
-        minimum: how many neurons every layer keeps at least.
-        multiple: the number that a layer keeps is a multiple of this, which hardware likes.
-        options: how and when, see :class:`UnitPruning` and :class:`RoundPruning`.
+        minimum: number of neurons that every layer keeps, at least 1.
+        multiple: the number of neurons that a layer keeps is a multiple of this, for the
+            alignment that matrix kernels prefer.
+        score: importance by which neurons are kept: ``fisher`` or ``taylor`` (squared or absolute
+            gradient of the loss by a gate on the neuron), ``activation`` (variance of its output),
+            ``magnitude`` (its weights) or ``random`` (the baseline).
+        refit: fit the outgoing weights of the remaining neurons by least squares to the output of
+            all neurons. Otherwise the mean output of the removed neurons goes into the bias.
+        options: when neurons are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
+            ``calibration_examples``, see :class:`PruningOptions`.
 
     Raises:
-        InputError: an option is out of range, the budget cannot be met, the rounds do not fit into
-            the run, or the module holds no Hugging Face model of a known family; all of it before
-            the training starts.
+        InputError: before the training starts; an option is out of range, the budget cannot be
+            met, the pruning steps do not fit into the run, or the module holds no Hugging Face
+            model of a known family.
+
+    Sources: ``lightning_compress.pruning.importance``, ``lightning_compress.pruning.selection`` and
+    ``lightning_compress.pruning.reconstruction``.
+
+    Example::
+
+        NeuronPruning(removed_fraction=0.5, score="activation", refit=True)
     """
 
     def __init__(
@@ -33,12 +50,16 @@ class NeuronPruning(UnitPruning):
         removed_count: int | None = None,
         minimum: int = 8,
         multiple: int = 8,
-        **options: Any,
+        score: UnitScore = "fisher",
+        refit: bool = False,
+        **options: Unpack[PruningOptions],
     ) -> None:
-        super().__init__(
-            budget=budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
-            minimums={"neurons": LayerMinimum(minimum, multiple)},
+        removal = UnitRemoval(
+            budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
+            {"neurons": LayerMinimum(minimum, multiple)},
             technique="neuron_pruning",
-            **options,
+            score=score,
+            refit=refit,
         )
+        super().__init__(removal, **options)
         self.save_hyperparameters(logger=False)

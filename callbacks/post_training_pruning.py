@@ -1,4 +1,4 @@
-"""When to prune without training: once, at the end of a fit, on the best weights it found."""
+"""Structured pruning of a trained model without further training."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .figures import log_remaining
-from .post_training import AfterTraining
+from .post_training import PostTraining
 from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PostTrainingPruning(AfterTraining):
-    """Remove heads and neurons from a trained model in minutes, without training it again.
+class PostTrainingPruning(PostTraining):
+    """Remove heads and neurons from a trained model in minutes, without further training.
 
     Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the
     run, and leaves the result as the best checkpoint. With ``trainer.max_epochs: 0`` nothing is
@@ -44,19 +44,29 @@ class PostTrainingPruning(AfterTraining):
             in (0, 1), for examples as long as the training's are on average.
         removed_latency_fraction: or the fraction of the time spent in heads and neurons that is
             removed, in (0, 1), as measured on this machine and device.
-        minimum_heads: how many heads every layer keeps at least.
-        minimum_neurons: how many neurons every layer keeps at least.
-        multiple: the number of neurons that a layer keeps is a multiple of this, which hardware
-            likes.
-        calibration_examples: how many training examples to look at.
+        minimum_heads: number of heads that every layer keeps, at least 1.
+        minimum_neurons: number of neurons that every layer keeps, at least 1.
+        multiple: the number of neurons that a layer keeps is a multiple of this, for the
+            alignment that matrix kernels prefer.
+        calibration_examples: number of training examples for the selection and the
+            reconstruction, at least 1.
 
     Raises:
-        InputError: an option is out of range, the budget cannot be met, or the module holds no
-            Hugging Face model of a known family; all of it before the training starts.
+        InputError: before the training starts; an option is out of range, the budget cannot be
+            met, or the module holds no Hugging Face model of a known family.
 
     Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", 2022,
-    https://arxiv.org/abs/2204.09656; ``lightning_compress.pruning.post_training`` says what
-    differs.
+    https://arxiv.org/abs/2204.09656; for the differences see
+    ``lightning_compress.pruning.post_training``. The importance is the Fisher information, by
+    definition of the method.
+
+    Example::
+
+        trainer:
+          max_epochs: 0
+          callbacks:
+            - class_path: lightning_compress.callbacks.PostTrainingPruning
+              init_args: {removed_macs_fraction: 0.3}
     """
 
     def __init__(
@@ -86,9 +96,9 @@ class PostTrainingPruning(AfterTraining):
     def _check(self, model: "PreTrainedModel") -> None:
         units = [one for kind in self._minimums for one in units_of(model, kind)]
         costs = unit_macs(model, units, tokens=1)
-        budget = self._budget.remaining(total_cost(units, costs), 1.0)
-        nothing = {one.output: torch.zeros(one.count) for one in units}
-        select_units(units, nothing, costs, budget, self._minimums)
+        max_cost = self._budget.remaining(total_cost(units, costs), 1.0)
+        scores = {one.output: torch.zeros(one.count) for one in units}
+        select_units(units, scores, costs, max_cost, self._minimums)
 
     def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
         calibration = calibration_for(trainer, model, self._calibration_examples)
@@ -107,12 +117,12 @@ class PostTrainingPruning(AfterTraining):
         calibration: Calibration,
         advance: Any,
     ) -> dict[UnitKind, int]:
-        """Prune, and say how many units there were."""
+        """Prune; returns the number of units before."""
         units = [one for kind in self._minimums for one in units_of(model, kind)]
         if self._budget.removed_latency_fraction is None:
             costs = self._budget.costs(model, units, calibration.tokens())
         else:
-            # The middle batch is of middling length: they come in all lengths.
+            # Batches differ in length; the median one is measured.
             ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
             measured = seconds_per_unit(model, ordered[len(ordered) // 2], units)
             costs = trainer.strategy.broadcast(measured)
@@ -138,5 +148,5 @@ class PostTrainingPruning(AfterTraining):
 
 
 def _logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    found: Tensor = model(**model_inputs(model, batch)).logits
-    return found
+    logits: Tensor = model(**model_inputs(model, batch)).logits
+    return logits

@@ -22,7 +22,7 @@ from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .figures import log_quantization, said_of
-from .post_training import AfterTraining
+from .post_training import PostTraining
 from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _EXAMPLES_OF_CHANGE = 128  # what one module's rounding changes shows on few examples
 
 
-class PostTrainingQuantization(AfterTraining):
+class PostTrainingQuantization(PostTraining):
     """Quantize a trained model without training it again.
 
     Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint watches the

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
@@ -22,7 +22,9 @@ from lightning_compress.quantization import (
 from lightning_compress.quantization.fake_quantized import convert_, is_prepared, stretches_of
 from lightning_compress.types import Batch
 
+from .best_checkpoint import load_best, save_as_best
 from .calibration_batches import calibration_for
+from .dense_model import dense_models
 from .figures import log_quantization, said_of
 from .model_edit import (
     ModelEdit,
@@ -31,8 +33,7 @@ from .model_edit import (
     require_reshapable,
     reshapable_model,
 )
-from .post_training import load_best, save_as_best
-from .run import digest_of, keep_dense, require_agreement, restart_selection, run_length, steps_done
+from .run import digest_of, is_dev_run, require_agreement, run_length, steps_done
 
 
 class QuantizationAwareTraining(ModelEdit):
@@ -119,17 +120,19 @@ class QuantizationAwareTraining(ModelEdit):
                 parameter.grad = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so if the run ended too soon."""
-        if not self.target_reached:
-            rank_zero_warn(
-                f"the run ended before step {self._start}, at which layers begin to round: let it "
-                "run on, or lower start"
-            )
+        """Warn if the run ended before quantization-aware training began."""
+        self._progress.warn_unless_reached(
+            trainer,
+            pl_module,
+            due=self._start,
+            state="the model is not quantized",
+            remedy="lower start",
+        )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Quantize, and make the result the best checkpoint."""
         model = reshapable_model(pl_module)
-        if trainer.fast_dev_run or not is_prepared(model):  # type: ignore[attr-defined]  # dynamic
+        if is_dev_run(trainer) or not is_prepared(model):
             return
         load_best(trainer, pl_module)
         convert_(model)
@@ -143,7 +146,7 @@ class QuantizationAwareTraining(ModelEdit):
         if self.target_reached or steps_done(trainer, pl_module) < self._start:
             return
         model = reshapable_model(pl_module)
-        keep_dense(trainer, pl_module)
+        dense_models.save(trainer, pl_module)
         batches: Sequence[Batch] = ()
         if needs_examples(self.hparams["scheme"], self._options):
             seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
@@ -159,6 +162,7 @@ class QuantizationAwareTraining(ModelEdit):
         model.train(pl_module.training)
         rebuild_optimizers(trainer)
         follow_reshaping(trainer)
-        self.target_reached = True
-        restart_selection(trainer)
-        rank_zero_info(f"Layers round to {self.hparams['scheme']} from step {self._start} on.")
+        self._progress.reach_target(
+            trainer,
+            f"Fake quantization to {self.hparams['scheme']} from step {self._start} on.",
+        )

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.errors import InputError
 
-from .run import run_folder
+from .run import is_dev_run, run_folder
 
 CHECKPOINT = "interrupted.ckpt"
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
@@ -35,7 +35,7 @@ class RunSafety(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that the run's folder takes what the run will write; a dev run writes nothing."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+        if is_dev_run(trainer):
             return
         folder = run_folder(trainer)
         check_writable(folder)
@@ -76,7 +76,7 @@ class RunSafety(L.Callback):
     ) -> None:
         """Leave a checkpoint and say how to go on from it."""
         refused = isinstance(exception, InputError) and trainer.global_step == 0
-        if self._training and not refused and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._training and not refused and not is_dev_run(trainer):
             _leave_checkpoint(trainer)
         self._release()
 

@@ -1,4 +1,4 @@
-"""What a run leaves in TensorBoard beside its curves."""
+"""TensorBoard beside the curves: the page of charts, the report and the hyperparameters."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,43 +7,51 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_compress.charts import Chart, DeclaresCharts
 from lightning_compress.evaluation.report.rendering import markdown
 from lightning_compress.evaluation.report.report import Report
+
+from .run import callbacks_of
 
 _PLAIN = (bool, int, float, str)
 
 
-def log_layout(
-    trainer: L.Trainer, pl_module: L.LightningModule, metric: str, *, share: bool
+def log_charts(
+    trainer: L.Trainer, pl_module: L.LightningModule, metric: str, *, metric_is_fraction: bool
 ) -> None:
-    """Make a page with what the run's techniques chart, by their ``charts``, over the metric.
+    """Lay out the page *Compression* with the charts that module and callbacks declare.
 
     Args:
-        trainer: of the run; one that compresses nothing gets no page.
-        pl_module: may have ``charts`` too.
-        metric: of the validation.
-        share: it lies between 0 and 1 like the sparsity, so the two go in one chart.
+        trainer: of the run; without any declared chart there is no page.
+        pl_module: the module.
+        metric: name of the validation metric, which is shown beside the techniques' values.
+        metric_is_fraction: whether the metric lies in [0, 1], so that it can share a chart with
+            values in [0, 1] such as sparsity.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
-    charts: dict[str, list[str]] = {
-        title: [tags] if isinstance(tags, str) else tags
-        for one in (pl_module, *callbacks)
-        for title, tags in getattr(one, "charts", {}).items()
-    }
-    if not charts:
+    declared = [
+        chart
+        for one in (pl_module, *callbacks_of(trainer))
+        if isinstance(one, DeclaresCharts)
+        for chart in one.charts
+    ]
+    if not declared:
         return
-    if share and "sparsity" in charts:
-        charts = {f"sparsity and {metric}": [*charts.pop("sparsity"), f"^{metric}$"], **charts}
-    elif not any(f"^{metric}$" in tags for tags in charts.values()):
-        charts[metric] = [f"^{metric}$"]
-    page = {"Compression": {title: ["Multiline", tags] for title, tags in charts.items()}}
+    tag = f"^{metric}$"
+    shared = [chart for chart in declared if chart.with_metric and metric_is_fraction]
+    charts = [
+        *(Chart(f"{chart.title} and {metric}", (*chart.tags, tag)) for chart in shared),
+        *(chart for chart in declared if chart not in shared),
+    ]
+    if not any(tag in chart.tags for chart in charts):
+        charts.append(Chart(metric, (tag,)))
+    page = {"Compression": {chart.title: ["Multiline", list(chart.tags)] for chart in charts}}
     for logger in tensorboard_loggers(trainer):
         logger.experiment.add_custom_scalars(page)
 
 
 def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) -> None:
-    """Log the report as text, and the hyperparameters with the figures that they led to."""
-    # The first row of the model that was trained: in the first runtime and precision asked for.
+    """Log the report as text, and the hyperparameters with the final metrics."""
+    # The first row of the trained model: in the first runtime and precision.
     row = next(row for row in report.rows if row.model == report.rows[-1].model)
     figures: dict[str, float | None] = {
         **row.metrics,
@@ -63,7 +71,7 @@ def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) 
 
 
 def tensorboard_loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
-    """The run's TensorBoard loggers, on the process that writes."""
+    """The run's TensorBoard loggers; none on ranks other than 0."""
     if not trainer.is_global_zero:
         return []
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -72,23 +80,22 @@ def tensorboard_loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
 def _hyperparameters(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     """Options of the module, the data module and this project's callbacks, nested.
 
-    Those that were left out are not there: TensorBoard makes a column of each, and shows the first.
+    Without those that are None: TensorBoard makes a column of each, and shows the first ones.
     """
     data = getattr(trainer, "datamodule", None)
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
     return {
         **_given(pl_module.hparams),
         **({"data": _given(data.hparams)} if data is not None else {}),
         **{
             type(callback).__name__: _options(callback)
-            for callback in callbacks
+            for callback in callbacks_of(trainer)
             if type(callback).__module__.startswith("lightning_compress.")
         },
     }
 
 
 def _options(callback: L.Callback) -> dict[str, Any]:
-    """What a callback was told: its ``hparams``, or the arguments kept under their own names."""
+    """Options of a callback: its ``hparams``, or attributes named like its arguments."""
     names = inspect.signature(type(callback).__init__).parameters
     attributes = {name: getattr(callback, name, None) for name in names if name != "self"}
     options = _given(getattr(callback, "hparams", attributes))

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.callbacks import CompressionBenchmark, RunSafety
-from lightning_compress.callbacks.run import run_folder
+from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.errors import InputError
 from lightning_compress.modules import NonFiniteLossError
@@ -96,7 +96,7 @@ class CompressCLI(LightningCLI):
             raise InputError(
                 f"trainer.callbacks: one callback is given twice, keep one of them: {error}"
             ) from error
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
+        callbacks = callbacks_of(trainer)
         if not any(isinstance(callback, CompressionBenchmark) for callback in callbacks):
             callbacks.append(CompressionBenchmark())
         callbacks.append(RunSafety())

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_compress.charts import Chart
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
 from lightning_compress.distillation.soft_targets import soft_target_loss
@@ -86,7 +87,8 @@ class DistillationModule(FineTuningModule):
         if not terms:
             raise InputError("model.losses are all null: there is nothing to learn")
         self.learns_without_labels = terms != ["task"]
-        self.charts: dict[str, str | list[str]] = {"terms": [f"^train_{name}$" for name in terms]}
+        self._terms_chart = Chart("terms", tuple(f"^train_{name}$" for name in terms))
+        self.charts: tuple[Chart, ...] = (self._terms_chart,)
 
     def setup(self, stage: str) -> None:
         """Load the teacher, if it is going to teach."""
@@ -106,7 +108,10 @@ class DistillationModule(FineTuningModule):
         """Build the student, and what its terms need beside it."""
         super().configure_model()
         metric, _ = primary_metric(self.task, self.problem_type)
-        self.charts["student and teacher"] = [f"^val_{metric}$", f"^val_teacher_{metric}$"]
+        self.charts = (
+            self._terms_chart,
+            Chart("student and teacher", (f"^val_{metric}$", f"^val_teacher_{metric}$")),
+        )
         if self._live is None or "objective" in self._modules:
             return
         teacher = self._live.model

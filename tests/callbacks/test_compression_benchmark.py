@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
-from lightning_compress.callbacks.run import keep_dense
-from lightning_compress.callbacks.tensorboard import log_layout
+from lightning_compress.callbacks.dense_model import dense_models
+from lightning_compress.callbacks.tensorboard import log_charts
 from lightning_compress.errors import InputError
 from lightning_compress.models import set_masks_
 from lightning_compress.saving import save_compressed
@@ -57,7 +57,7 @@ class Pruning(L.Callback):
     """Masks half of each weight when training is over."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        keep_dense(trainer, pl_module)
+        dense_models.save(trainer, pl_module)
         assert isinstance(pl_module, Theirs)
         weights = {n: p for n, p in pl_module.encoder.named_parameters() if p.dim() == 2}
         set_masks_(pl_module.encoder, {n: p.abs() > p.abs().median() for n, p in weights.items()})
@@ -179,14 +179,14 @@ def test_tensorboard_has_the_report_the_hyperparameters_and_the_page(
 
 def test_a_perplexity_is_not_drawn_in_one_chart_with_the_sparsity(tmp_path: Path) -> None:
     trainer = trainer_in(tmp_path, Compressing(0.5))
-    log_layout(trainer, L.LightningModule(), "val_perplexity", share=False)
+    log_charts(trainer, L.LightningModule(), "val_perplexity", metric_is_fraction=False)
     trainer.logger.finalize("success")  # type: ignore[union-attr]
     total, _, metric = charts_in(events_in(tmp_path))
     assert (total, metric) == (["^sparsity/total$"], ["^val_perplexity$"])
 
 
 def test_a_run_that_compresses_nothing_gets_no_page(tmp_path: Path) -> None:
-    log_layout(trainer_in(tmp_path), L.LightningModule(), "val_accuracy", share=True)
+    log_charts(trainer_in(tmp_path), L.LightningModule(), "val_accuracy", metric_is_fraction=True)
     assert not list(tmp_path.rglob("events.*"))
 
 

@@ -362,7 +362,7 @@ def test_a_run_that_ends_early_says_that_it_missed_the_target(plain_module, load
             trainer.should_stop = trainer.global_step == 3
 
     callback = pruning()
-    with pytest.warns(UserWarning, match="ended at step 3, before the pruning was done"):
+    with pytest.warns(UserWarning, match="ended at step 3, before its target at step"):
         quiet_trainer(max_epochs=1, callbacks=[callback, Stop()]).fit(plain_module(), loader())
     assert not callback.target_reached
 

@@ -11,14 +11,14 @@ from lightning_compress.errors import InputError
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "sparsity: say what fraction"),
+        ({}, "sparsity: give the fraction"),
         ({"sparsity": 1.0}, r"sparsity: 1.0 is not in \[0, 1\)"),
         ({"sparsity": -0.1}, "sparsity: -0.1"),
         ({"sparsity": 80}, "sparsity: 80"),
         ({"pattern": "4:2"}, "pattern: '4:2' is not n:m"),
         ({"sparsity": 0.8, "pattern": "2:4"}, "contradicts pattern: 2:4"),
         ({"sparsity": 0.8, "warmup": 1.5}, "warmup: 1.5 is more than the whole run"),
-        ({"sparsity": 0.8, "unit": "steps", "interval": 0.1}, "interval: 0.1 is not a whole"),
+        ({"sparsity": 0.8, "unit": "steps", "interval": 0.1}, "interval: 0.1 is not an integer"),
         ({"sparsity": 0.8, "schedule": "one_shot", "recovery": 0.1}, "recovery: has no meaning"),
         ({"sparsity": 0.8, "schedule": "one_shot", "rewind": "weights"}, "rewind: one_shot"),
     ],

@@ -2,7 +2,7 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_compress.callbacks import IterativeMagnitudePruning, magnitude_pruning
+from lightning_compress.callbacks import IterativeMagnitudePruning, target_progress
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
 
@@ -72,7 +72,9 @@ def test_resume_with_accumulation(fit, tmp_path):
 def test_the_selection_restarts_once_and_not_again_on_resume(fit, tmp_path, monkeypatch):
     restarts = []
     monkeypatch.setattr(
-        magnitude_pruning, "restart_selection", lambda trainer: restarts.append(trainer.global_step)
+        target_progress,
+        "restart_best_checkpoint",
+        lambda trainer: restarts.append(trainer.global_step),
     )
     fit(None)
     assert restarts == [END]

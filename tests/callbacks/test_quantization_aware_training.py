@@ -41,7 +41,7 @@ def test_what_was_validated_is_what_is_kept(toy_data, quiet_trainer, tmp_path, s
     module = qat(scheme=scheme)
     with caplog.at_level(logging.INFO):
         trainer.fit(module, toy_data)
-    assert f"Layers round to {scheme} from step 0 on" in caplog.text
+    assert f"Fake quantization to {scheme} from step 0 on" in caplog.text
     assert f"Quantized to {scheme}: " in caplog.text
     assert coverage_of(module.model).share > 0.9
     assert not is_prepared(module.model)

@@ -7,7 +7,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
-from lightning_compress.callbacks.run import UNNAMED, keep_dense, run_folder
+from lightning_compress.callbacks.dense_model import dense_models
+from lightning_compress.callbacks.run import UNNAMED, run_folder
 from lightning_compress.saving import load_compressed
 
 WEIGHT = "bert.encoder.layer.0.intermediate.dense.weight"
@@ -38,7 +39,7 @@ class Edit(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, *_):
         if trainer.global_step == self.step:
-            keep_dense(trainer, pl_module)
+            dense_models.save(trainer, pl_module)
             with torch.no_grad():
                 weight(pl_module.encoder).zero_()
 

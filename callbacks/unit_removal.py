@@ -1,4 +1,4 @@
-"""What the callbacks that remove heads and neurons have in common."""
+"""Removal of attention heads and feed-forward neurons, all layers together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 
+from lightning_compress.charts import Chart
+from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
@@ -20,7 +22,6 @@ from lightning_compress.pruning.reconstruction import (
 from lightning_compress.pruning.selection import Budget, LayerMinimum, select_units, total_cost
 
 from .figures import log_remaining, log_scores
-from .round_pruning import RoundPruning
 from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
@@ -30,88 +31,77 @@ _REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What there was before the first round; ``cost`` for texts of so many ``tokens``."""
+class _Dense:
+    """The model before the first pruning step; ``cost`` for examples of ``tokens`` tokens."""
 
     tokens: float
     cost: float
     counts: dict[UnitKind, int]
 
 
-class UnitPruning(RoundPruning):
-    """Remove heads, neurons or both from all layers together.
+class UnitRemoval:
+    """Removes the least important heads, neurons or both until a budget is met.
 
     Args:
-        budget: how much is removed.
+        budget: how much is removed in the end.
         minimums: which kinds of units are removed, and what every layer keeps of each.
-        technique: the report's name for it.
-        score: by which the least important go: ``fisher`` or ``taylor`` (the loss's dependence on
-            each, squared or absolute), ``activation`` (how much what they say varies, and how far
-            it reaches), ``magnitude`` (their weights) or ``random`` (what the others have to beat).
-        refit: fit the outgoing weights of what remains, by least squares, to what all said before.
-            Otherwise the mean of what is removed goes into the bias.
-        options: of :class:`RoundPruning`.
+        technique: name of the technique in the report.
+        score: the importance, a key of ``UNIT_SCORES``.
+        refit: fit the outgoing weights of the remaining units by least squares to the output of
+            all units; otherwise the mean output of the removed units goes into the bias.
+
+    Raises:
+        InputError: the score is unknown.
     """
 
     def __init__(
         self,
-        *,
         budget: Budget,
         minimums: Mapping[UnitKind, LayerMinimum],
+        *,
         technique: str,
-        score: UnitScore = "fisher",
-        refit: bool = False,
-        **options: Any,
+        score: UnitScore,
+        refit: bool,
     ) -> None:
-        super().__init__(**options)
+        if score not in UNIT_SCORES:
+            raise InputError(f"score is one of {', '.join(UNIT_SCORES)}, not {score!r}")
         self._budget = budget
         self._minimums = minimums
+        self._technique = technique
         self._score = score
         self._refit = refit
-        self._technique = technique
-        # For the page in TensorBoard.
-        self.charts = {f"remaining {kind}": f"^{kind}/layer" for kind in minimums}
-        self._before: _Before | None = None
+        self._dense: _Dense | None = None
+        self.charts = tuple(Chart(f"remaining {kind}", (f"^{kind}/layer",)) for kind in minimums)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Progress, and what there was to begin with."""
-        before = None if self._before is None else vars(self._before)
-        return {**super().state_dict(), "before": before}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring progress back."""
-        super().load_state_dict(state_dict)
-        before = state_dict["before"]
-        self._before = None if before is None else _Before(**before)
-
-    def _check(self, model: "PreTrainedModel") -> None:
-        if self._done:
-            return
+    def check(self, model: "PreTrainedModel") -> None:
+        """Refuse a budget that the minimums do not allow."""
         units = self._units(model)
-        nothing = {one.output: torch.zeros(one.count) for one in units}
+        scores = {one.output: torch.zeros(one.count) for one in units}
         costs = self._budget.costs(model, units, tokens=1)
-        budget = self._budget.remaining(total_cost(units, costs), 1.0)
-        select_units(units, nothing, costs, budget, self._minimums)
+        max_cost = self._budget.remaining(total_cost(units, costs), 1.0)
+        select_units(units, scores, costs, max_cost, self._minimums)
 
-    def _prune(
+    def remove_(
         self,
         trainer: L.Trainer,
         model: "PreTrainedModel",
         calibration: Calibration,
         progress: float,
+        step: int,
     ) -> None:
+        """Score the units, select those to remove, compensate for them and remove them."""
         units = self._units(model)
-        tokens = self._before.tokens if self._before else calibration.tokens()
+        tokens = self._dense.tokens if self._dense else calibration.tokens()
         costs = self._budget.costs(model, units, tokens)
-        if self._before is None:
+        if self._dense is None:
             counts = {kind: sum(u.count for u in units_of(model, kind)) for kind in self._minimums}
-            self._before = _Before(tokens, total_cost(units, costs), counts)
+            self._dense = _Dense(tokens, total_cost(units, costs), counts)
         scores = UNIT_SCORES[self._score](model, units, calibration)
         scores = {name: score.cpu() for name, score in scores.items()}
-        budget = self._budget.remaining(self._before.cost, progress)
-        removed = select_units(units, scores, costs, budget, self._minimums)
+        max_cost = self._budget.remaining(self._dense.cost, progress)
+        removed = select_units(units, scores, costs, max_cost, self._minimums)
         require_agreement(trainer, digest_of(removed), "which heads and neurons to remove")
-        log_scores(trainer, units, scores, self._step)
+        log_scores(trainer, units, scores, step)
         statistics = input_statistics(model, units, calibration, pairs=self._refit)
         compensate_ = least_squares_refit_ if self._refit else absorb_means_
         for one in units:
@@ -120,15 +110,26 @@ class UnitPruning(RoundPruning):
         for kind, layers in removed.items():
             _REMOVE[kind](model, layers, optimizers=trainer.optimizers, technique=self._technique)
 
-    def _remaining(self, model: "PreTrainedModel") -> str:
+    def remaining(self, model: "PreTrainedModel") -> str:
+        """Such as ``6 of 12 heads and 96 of 192 neurons``."""
         parts = []
         for kind in self._minimums:
-            before = self._before.counts[kind] if self._before else 0
+            before = self._dense.counts[kind] if self._dense else 0
             parts.append(f"{sum(u.count for u in units_of(model, kind)):,} of {before:,} {kind}")
         return " and ".join(parts)
 
-    def _log(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
-        log_remaining(trainer, model, list(self._minimums), max(self._step, 0))
+    def log(self, trainer: L.Trainer, model: "PreTrainedModel", step: int) -> None:
+        """Log the units of each layer."""
+        log_remaining(trainer, model, list(self._minimums), step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Size of the dense model, as plain data."""
+        return {"dense": None if self._dense is None else vars(self._dense)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the size of the dense model."""
+        dense = state_dict["dense"]
+        self._dense = None if dense is None else _Dense(**dense)
 
     def _units(self, model: "PreTrainedModel") -> list[Units]:
         return [one for kind in self._minimums for one in units_of(model, kind)]
