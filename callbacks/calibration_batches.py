@@ -13,9 +13,8 @@ from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import device_of, model_inputs
-from lightning_compress.tasks.loss import labelled_rows, task_loss
-from lightning_compress.tasks.task import problem_type_of, task_of
-from lightning_compress.types import Batch, ProblemType
+from lightning_compress.tasks import Task, task_of
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +29,7 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
         InputError: there is no example, or none with a label, or the batches are not what Hugging
             Face models take.
     """
-    task, problem_type = task_of(model), problem_type_of(model)
+    task = task_of(model)
     batches: list[Batch] = []
     for batch in _batches(trainer.train_dataloader):
         if not isinstance(batch, dict) or "input_ids" not in batch or "labels" not in batch:
@@ -39,8 +38,8 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
                 f"labels, as Hugging Face models take them, not {type(batch).__name__}"
             )
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if task == "sequence-classification":
-            tensors = _labelled(tensors, problem_type)
+        if not task.per_token:
+            tensors = _labelled(tensors, task)
         if len(tensors["input_ids"]):
             batches.append({name: value.to(device_of(model)) for name, value in tensors.items()})
         if sum(len(one["input_ids"]) for one in batches) >= examples:
@@ -56,14 +55,14 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
         return found
 
     def loss(batch: Batch) -> Tensor:
-        return task_loss(task, problem_type, logits(batch), batch["labels"])
+        return task.loss(logits(batch), batch["labels"])
 
     return Calibration(batches, loss, logits)
 
 
-def _labelled(batch: Batch, problem_type: ProblemType | None) -> Batch:
-    """The rows of a classifier's batch that have a label."""
-    kept = labelled_rows(problem_type, batch["labels"])
+def _labelled(batch: Batch, task: Task) -> Batch:
+    """The examples of a batch that have a label."""
+    kept = task.target_mask(batch["labels"])
     return batch if kept.all() else {name: value[kept] for name, value in batch.items()}
 
 

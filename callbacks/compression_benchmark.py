@@ -22,8 +22,7 @@ from lightning_compress.models import manifest_of, transformer_in
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
 from lightning_compress.quantization.precisions import Precision
 from lightning_compress.saving import load_compressed, save_compressed
-from lightning_compress.tasks.metrics import primary_metric
-from lightning_compress.tasks.task import problem_type_of, task_of
+from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
@@ -107,8 +106,9 @@ class CompressionBenchmark(L.Callback):
         self._training = "begun" if trainer.ckpt_path is None else "resumed"
         model = transformer_in(pl_module)
         if model is not None:
-            metric, better = primary_metric(task_of(model), problem_type_of(model))
-            log_charts(trainer, pl_module, f"val_{metric}", metric_is_fraction=better == "max")
+            task = task_of(model)
+            metric = f"val_{task.primary_metric}"
+            log_charts(trainer, pl_module, metric, metric_is_fraction=task.higher_is_better)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember some training examples if a precision needs them: the test loop has none."""

@@ -12,7 +12,6 @@ from lightning_compress.cli.saved_model import (
     ready_options,
 )
 from lightning_compress.evaluation.settings import BenchmarkSettings
-from lightning_compress.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +44,7 @@ def _parser() -> ArgumentParser:
 def _measure(
     model: str,
     baseline: str | None,
-    task: Task,
+    task: str,
     data: Any,
     settings: BenchmarkSettings,
     output: Path,

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
-from lightning_compress.tasks.task import Task
+from lightning_compress.tasks import task_named, task_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,11 @@ def model_and_data_parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"lightning-compress {command}", description=description)
     parser.add_argument("model", type=str, help="folder (compressed or Hugging Face) or Hub name")
     parser.add_argument(
-        "--task", type=Task, default="sequence-classification", help="what the model does"
+        "--task",
+        type=str,
+        choices=task_names(),
+        default="sequence-classification",
+        help="task that the model was trained for",
     )
     parser.add_subclass_arguments(
         LightningDataModule,
@@ -42,12 +46,17 @@ def ready_options(make_parser: Callable[[], ArgumentParser], arguments: list[str
     return make_parser().instantiate(options)
 
 
-def load_saved(name: str, task: Task) -> "PreTrainedModel":
-    """A model by folder or by name, in eval mode."""
+def load_saved(name: str, task: str) -> "PreTrainedModel":
+    """Load a model of a task by its folder or Hub name, in eval mode."""
     from lightning_compress.modules.pretrained import build_model
 
     model = build_model(
-        pretrained=name, config=None, task=task, labels={}, vocabulary={}, new_head=False
+        pretrained=name,
+        config=None,
+        task=task_named(task),
+        labels={},
+        vocabulary={},
+        new_head=False,
     )
     model.eval()
     return model

@@ -31,6 +31,11 @@ class LabelScheme:
     names: tuple[str, ...] | None
 
     @property
+    def one_class(self) -> bool:
+        """Whether each example has exactly one class."""
+        return self.problem_type == "single_label_classification"
+
+    @property
     def num_labels(self) -> int:
         """Outputs that a model of this problem has."""
         return len(self.values) or 1
@@ -50,7 +55,7 @@ class LabelScheme:
                 return np.asarray(labels.cast(pa.float32()), dtype=np.float32)
             except pa.ArrowInvalid as error:
                 raise InputError(f"{where}: not every data.label is a number: {error}") from error
-        if self.problem_type == "single_label_classification":
+        if self.one_class:
             return self._positions(labels, where)
         if not _is_list(labels.type):
             raise InputError(f"{where}: data.label holds no lists of labels, as in training")
@@ -62,7 +67,7 @@ class LabelScheme:
 
     def unknown(self, rows: int) -> NDArray[Any]:
         """Targets of so many rows without labels, of ``encode``'s type: all -100, or all NaN."""
-        if self.problem_type == "single_label_classification":
+        if self.one_class:
             return np.full(rows, IGNORE_INDEX, dtype=np.int64)
         shape = (rows,) if self.problem_type == "regression" else (rows, self.num_labels)
         return np.full(shape, np.nan, dtype=np.float32)

@@ -124,7 +124,7 @@ class TextClassificationDataModule(TextDataModule):
         return table.column(self.label)
 
     def _classes(self) -> NDArray[np.int64] | None:
-        stratify = self.problem_type == "single_label_classification"
+        stratify = self._scheme is not None and self._scheme.one_class
         return self._labels["train"] if stratify else None
 
     def _columns_of(self, split: SplitName) -> dict[str, str]:

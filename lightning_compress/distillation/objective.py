@@ -30,7 +30,7 @@ from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of, h
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models.structure import Units, linear_at, outputs_of
-from lightning_compress.types import ProblemType
+from lightning_compress.tasks.task import Distribution
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +81,7 @@ class Objective(nn.Module):
         losses: which terms.
         student: a Hugging Face model; only its shape is looked at.
         teacher: another.
-        problem_type: what kind of labels; None for language models.
+        distribution: how logits become predictions, see :class:`~lightning_compress.tasks.Task`.
         causal: tokens see only those before them.
 
     Raises:
@@ -93,13 +93,13 @@ class Objective(nn.Module):
         losses: Losses,
         student: "PreTrainedModel",
         teacher: "PreTrainedModel",
-        problem_type: ProblemType | None,
+        distribution: Distribution,
         *,
         causal: bool,
     ) -> None:
         super().__init__()
         self.losses = losses
-        self.problem_type = problem_type
+        self.distribution = distribution
         self.causal = causal
         self.teacher_depth = depth_of(teacher)
         self._check(student, teacher)
@@ -110,7 +110,7 @@ class Objective(nn.Module):
     def _check(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
         """Find out before the first step what would fail in it."""
         soft, maps = self.losses.soft_targets, self.losses.attention_maps
-        if soft is not None and soft.hard and self.problem_type == "regression":
+        if soft is not None and soft.hard and self.distribution == "continuous":
             raise InputError("losses.soft_targets.hard: numbers have no likeliest answer; drop it")
         self.wanted(depth_of(student))
         if maps is not None or self.losses.relations is not None:
@@ -192,7 +192,7 @@ class Objective(nn.Module):
             terms["soft_targets"] = soft_target_loss(
                 student.logits if asked is None else student.logits[asked],
                 teacher.logits if asked is None else teacher.logits[asked],
-                self.problem_type,
+                self.distribution,
                 temperature=at(soft.temperature, progress),
                 hard=soft.hard,
             )

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lightning_compress.distillation.annealing import Ramped, check_ramp
 from lightning_compress.distillation.outputs import TopK
-from lightning_compress.types import ProblemType
+from lightning_compress.tasks.task import Distribution
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SoftTargets:
 def soft_target_loss(
     student: Tensor,
     teacher: Tensor | TopK,
-    problem_type: ProblemType | None,
+    distribution: Distribution,
     *,
     temperature: float,
     hard: bool = False,
@@ -54,7 +54,7 @@ def soft_target_loss(
     Args:
         student: [N, C] logits of examples, or of tokens.
         teacher: [N, C], or the largest of a language model's.
-        problem_type: what kind of labels; None: tokens of a language model.
+        distribution: how logits become predictions, see :class:`~lightning_compress.tasks.Task`.
         temperature: of both.
         hard: take the teacher's likeliest answer for the label.
 
@@ -69,9 +69,9 @@ def soft_target_loss(
             return functional.cross_entropy(student, teacher.indices[:, 0].long())
         return _top_k_divergence(student, teacher, temperature) * temperature**2
     teacher = teacher.to(student.dtype)
-    if problem_type == "regression":
+    if distribution == "continuous":
         return functional.mse_loss(student, teacher)
-    if problem_type == "multi_label_classification":
+    if distribution == "bernoulli":
         if hard:
             targets = (teacher > 0).to(student.dtype)
             return functional.binary_cross_entropy_with_logits(student, targets)

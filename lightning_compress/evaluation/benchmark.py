@@ -35,7 +35,6 @@ from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_thre
 from lightning_compress.models.forward import evaluating
 from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.quantization.precisions import own_precision
-from lightning_compress.tasks.metrics import primary_metric
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -122,9 +121,8 @@ def _timestamp(moment: datetime | None) -> str:
 def _task_facts(
     subject: ModelUnderTest, name: str, split: str, examples: Sequence[Example]
 ) -> TaskFacts:
-    metric, _ = primary_metric(subject.task, subject.problem_type)
     tokens = token_lengths([len(example) for example in examples])
-    return TaskFacts(name, metric, split, len(examples), tokens)
+    return TaskFacts(name, subject.task.primary_metric, split, len(examples), tokens)
 
 
 def _plan(
@@ -214,7 +212,6 @@ class _Measurement:
                     prepared,
                     self.work.whole,
                     task=subject.task,
-                    problem_type=subject.problem_type,
                     num_labels=subject.num_labels,
                     advance=partial(self.advance, f"Testing {row.title}", 1),
                 )

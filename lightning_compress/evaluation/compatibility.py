@@ -8,7 +8,7 @@ from torch import nn
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Example
 from lightning_compress.models.forward import most_tokens
-from lightning_compress.tasks.task import problem_type_of
+from lightning_compress.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,8 +40,9 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
             f"most {limit}: lower data.max_length"
         )
     labels = [example.labels for example in examples if example.labels is not None]
-    if labels and problem_type_of(model) == "single_label_classification":
-        largest, known = max(int(label) for label in labels), model.config.num_labels
+    task = task_of(model)
+    if labels and task.distribution == "categorical" and not task.over_vocabulary:
+        largest, known = max(int(label.max()) for label in labels), model.config.num_labels
         if known is not None and largest >= known:
             raise InputError(
                 f"the test split holds label {largest}, counted from 0, and the {name} model knows "

@@ -9,9 +9,8 @@ from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT
-from lightning_compress.tasks.metrics import metrics_for
-from lightning_compress.tasks.task import Task, problem_type_of, task_of
-from lightning_compress.types import Batch, ProblemType
+from lightning_compress.tasks import Task, task_of
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +23,6 @@ class ModelUnderTest:
     label: Variant
     model: "PreTrainedModel"
     task: Task
-    problem_type: ProblemType | None
     num_labels: int | None
     techniques: list[str]
     notes: list[str]
@@ -35,7 +33,7 @@ class ModelUnderTest:
     def row(self, runtime: Runtime, device: str, precision: str) -> Row:
         """A row of the report with nothing measured yet."""
         caveat = precision_caveat(precision, device, fused=runtime.fused)
-        metrics = metrics_for(self.task, self.problem_type, self.num_labels)
+        metrics = self.task.metrics(self.num_labels)
         return Row(
             model=self.label,
             techniques=self.techniques,
@@ -65,7 +63,6 @@ def model_under_test(label: Variant, model: "PreTrainedModel", example: Batch) -
         label=label,
         model=model,
         task=task_of(model),
-        problem_type=problem_type_of(model),
         num_labels=model.config.num_labels,
         # An edit says what was done; whoever did it may have put down by which technique.
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel
-from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets
-from lightning_compress.tasks.task import Task
-from lightning_compress.types import Batch, ProblemType
+from lightning_compress.tasks import Task
+from lightning_compress.types import Batch
 
 
 def evaluate(
@@ -14,7 +13,6 @@ def evaluate(
     batches: Sequence[Batch],
     *,
     task: Task,
-    problem_type: ProblemType | None,
     num_labels: int | None,
     advance: Callable[[], None],
 ) -> dict[str, float | None]:
@@ -24,24 +22,23 @@ def evaluate(
         prepared: the model in its runtime.
         batches: with ``labels``.
         task: what the model does.
-        problem_type: what kind of labels a classifier predicts; None for language models.
         num_labels: how many classes a classifier knows.
         advance: called after every batch.
 
     Returns:
         The value of every metric; None where it is not finite.
     """
-    metrics = metrics_for(task, problem_type, num_labels)
+    metrics = task.metrics(num_labels)
     for metric in metrics.values():
         # Of several processes only one measures: there is nothing to wait for from the others.
         metric.distributed_available_fn = lambda: False
     for batch in batches:
         logits = prepared(prepared.load(batch))
-        if task == "sequence-classification":
-            logits = logits.cpu()  # few; those of a language model stay where they are
+        if not task.over_vocabulary:
+            logits = logits.cpu()  # small; the logits of a language model stay on their device
         metrics = metrics.to(logits.device)
         labels = batch["labels"].to(logits.device)
-        metrics.update(*predictions_and_targets(task, problem_type, logits, labels))
+        metrics.update(*task.predictions_and_targets(logits, labels))
         advance()
     values = {name: float(value) for name, value in metrics.compute().items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

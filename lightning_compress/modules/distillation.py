@@ -26,10 +26,7 @@ from lightning_compress.modules.teacher_setup import (
     examine,
     load_teacher,
 )
-from lightning_compress.tasks.loss import task_loss
-from lightning_compress.tasks.metrics import primary_metric
-from lightning_compress.tasks.task import next_token_labels
-from lightning_compress.types import IGNORE_INDEX, Batch
+from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,7 +104,7 @@ class DistillationModule(FineTuningModule):
     def configure_model(self) -> None:
         """Build the student, and what its terms need beside it."""
         super().configure_model()
-        metric, _ = primary_metric(self.task, self.problem_type)
+        metric = self.task.primary_metric
         self.charts = (
             self._terms_chart,
             Chart("student and teacher", (f"^val_{metric}$", f"^val_teacher_{metric}$")),
@@ -117,7 +114,7 @@ class DistillationModule(FineTuningModule):
         teacher = self._live.model
         check_teacher(teacher, self.model, self.task)
         self.objective = Objective(
-            self.losses, self.model, teacher, self.problem_type, causal=_causal(self.model)
+            self.losses, self.model, teacher, self.task.distribution, causal=_causal(self.model)
         )
 
     def _build(self) -> "PreTrainedModel":
@@ -136,7 +133,7 @@ class DistillationModule(FineTuningModule):
                 "model.config.model_type asks for a new model: give one of them"
             )
         student = self._load_teacher(config)
-        if self.task == "sequence-classification":
+        if not self.task.over_vocabulary:
             check_labels(student, self._labels, whose="the data")
             names = {"id2label", "label2id"} & self._labels.keys()
             student.config.update({name: self._labels[name] for name in names})
@@ -156,7 +153,7 @@ class DistillationModule(FineTuningModule):
 
     def _by_token(self) -> bool:
         inner = (self.losses.hidden_states, self.losses.attention_maps, self.losses.relations)
-        return self.task != "sequence-classification" or any(inner)
+        return self.task.per_token or any(inner)
 
     def on_train_start(self) -> None:
         """Measure the teacher, and let it say beforehand what it has to say."""
@@ -179,7 +176,7 @@ class DistillationModule(FineTuningModule):
             self.trainer,
             use=self.hparams["teacher_cache"],
             cache_dir=Path(self.hparams["cache_dir"]).expanduser(),
-            top_k=None if self.task == "sequence-classification" else self.hparams["top_k"],
+            top_k=self.hparams["top_k"] if self.task.over_vocabulary else None,
             temperature=None if soft is None else soft.temperature,
         )
         if self._teacher is not self._live:
@@ -232,7 +229,7 @@ class DistillationModule(FineTuningModule):
         weights = self.objective.weights(progress)
         if "task" in weights:
             assert isinstance(student.logits, Tensor)
-            terms["task"] = task_loss(self.task, self.problem_type, student.logits, batch["labels"])
+            terms["task"] = self.task.loss(student.logits, batch["labels"])
         # Lightning's bookkeeping of a value takes longer than its computation.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
         if every and (self.global_step + 1) % every == 0:
@@ -240,11 +237,8 @@ class DistillationModule(FineTuningModule):
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def _asked(self, batch: Batch) -> Tensor | None:
-        """[B, S], true where a language model predicts; None for classifiers."""
-        if self.task == "sequence-classification":
-            return None
-        labels = batch["labels"]
-        return (next_token_labels(labels) if self.task == "causal-lm" else labels) != IGNORE_INDEX
+        """[B, S], true at the tokens with a target; None if targets are per example."""
+        return self.task.target_mask(batch["labels"]) if self.task.per_token else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one validation batch, also against the teacher."""
@@ -257,15 +251,12 @@ class DistillationModule(FineTuningModule):
         said, asked = self._teacher(batch, Wanted()).logits, self._asked(batch)
         if asked is not None:
             logits, said = logits[asked], said[asked]
-        found = {
-            "val_divergence": soft_target_loss(logits, said, self.problem_type, temperature=1.0)
-        }
-        if self.problem_type == "multi_label_classification":
-            assert isinstance(said, Tensor)
-            found["val_agreement"] = ((logits > 0) == (said > 0)).float().mean()
-        elif self.problem_type != "regression":
-            likeliest = said.indices[..., 0] if isinstance(said, TopK) else said.argmax(-1)
-            found["val_agreement"] = (logits.argmax(-1) == likeliest).float().mean()
+        divergence = soft_target_loss(logits, said, self.task.distribution, temperature=1.0)
+        found = {"val_divergence": divergence}
+        decisions = self.task.decisions(logits)
+        expected = said.indices[..., 0] if isinstance(said, TopK) else self.task.decisions(said)
+        if decisions is not None and expected is not None:
+            found["val_agreement"] = (decisions == expected).float().mean()
         self.log_dict(found, batch_size=len(logits), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:

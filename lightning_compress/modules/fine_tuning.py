@@ -18,10 +18,8 @@ from lightning_compress.models.masks import masks_of
 from lightning_compress.modules.optimizers import Schedule, adamw, warmed_up
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import compression_state, restore_compression_
-from lightning_compress.tasks.loss import task_loss
-from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
-from lightning_compress.tasks.task import ProblemType, Task, problem_type_of
-from lightning_compress.types import Batch
+from lightning_compress.tasks import task_named, task_of
+from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +40,7 @@ class FineTuningModule(L.LightningModule):
         pretrained: Hub name, Hugging Face folder or compressed folder to start from.
         config: fields of the model's configuration, to change a pretrained model's (dropout) or,
             with ``model_type``, to build one from scratch; vocabulary and labels come from data.
-        task: what the model does.
+        task: ``sequence-classification``, ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: what kind of labels; default: what the data say.
@@ -64,7 +62,7 @@ class FineTuningModule(L.LightningModule):
         *,
         pretrained: str | None = None,
         config: dict[str, Any] | None = None,
-        task: Task = "sequence-classification",
+        task: str = "sequence-classification",
         num_labels: int | None = None,
         problem_type: ProblemType | None = None,
         learning_rate: float = 5e-5,
@@ -75,7 +73,7 @@ class FineTuningModule(L.LightningModule):
         super().__init__()
         # The hyper-parameters are logged at the end, together with the metrics they led to.
         self.save_hyperparameters(logger=False)
-        self.task = task
+        self.task = task_named(task, problem_type)
         self._labels: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
         self._vocabulary: dict[str, Any] = {}
         self._seed: int | None = None
@@ -96,7 +94,7 @@ class FineTuningModule(L.LightningModule):
                 "bos_token_id": tokenizer.bos_token_id,
                 "eos_token_id": tokenizer.eos_token_id,
             }
-        if self.task == "sequence-classification" and data is not None:
+        if not self.task.over_vocabulary and data is not None:
             for field in ("num_labels", "problem_type"):
                 if self._labels.get(field) is None:
                     self._labels[field] = getattr(data, field, None)
@@ -116,9 +114,8 @@ class FineTuningModule(L.LightningModule):
         if self.model.config.pad_token_id is None:
             # Without it a decoder cannot tell a classified sequence's last token from padding.
             self.model.config.pad_token_id = self._vocabulary.get("pad_token_id")
-        self.problem_type = problem_type_of(self.model)
-        metrics = metrics_for(self.task, self.problem_type, self.model.config.num_labels)
-        self.primary_metric, _ = primary_metric(self.task, self.problem_type)
+        self.task = task_of(self.model)
+        metrics = self.task.metrics(self.model.config.num_labels)
         self.val_metrics, self.test_metrics = metrics, metrics.clone()
         self._check_fit()
 
@@ -129,7 +126,7 @@ class FineTuningModule(L.LightningModule):
             pretrained=self.hparams["pretrained"],
             config=self.hparams["config"],
             task=self.task,
-            labels=labels if self.task == "sequence-classification" else {},
+            labels={} if self.task.over_vocabulary else labels,
             vocabulary=self._vocabulary,
             new_head=self.hparams["num_labels"] is not None,
         )
@@ -145,7 +142,7 @@ class FineTuningModule(L.LightningModule):
             )
         wanted = self._labels["num_labels"]
         found = getattr(data, "num_labels", None)
-        if self.task == "sequence-classification" and found and wanted and found > wanted:
+        if not self.task.over_vocabulary and found and wanted and found > wanted:
             raise InputError(
                 f"the data have {found} labels and model.num_labels is {wanted}: leave it out, or "
                 "use data with fewer labels"
@@ -190,7 +187,7 @@ class FineTuningModule(L.LightningModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         """What is minimised."""
-        return task_loss(self.task, self.problem_type, self(batch), batch["labels"])
+        return self.task.loss(self(batch), batch["labels"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one validation batch."""
@@ -204,8 +201,8 @@ class FineTuningModule(L.LightningModule):
         """Put a batch down to the metrics, and say what the model said of it."""
         logits: Tensor = self(batch)
         labels = batch["labels"]
-        loss = task_loss(self.task, self.problem_type, logits, labels)
-        metrics.update(*predictions_and_targets(self.task, self.problem_type, logits, labels))
+        loss = self.task.loss(logits, labels)
+        metrics.update(*self.task.predictions_and_targets(logits, labels))
         self.log(f"{split}_loss", loss, batch_size=len(labels), sync_dist=True)
         return logits
 
@@ -220,23 +217,18 @@ class FineTuningModule(L.LightningModule):
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         for name, value in metrics.compute().items():
             # It is of all processes already; to say so keeps Lightning from advising it.
-            shown = name == self.primary_metric
+            shown = name == self.task.primary_metric
             self.log(f"{split}_{name}", value.float(), prog_bar=shown, sync_dist=True)
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Ids [B] of the examples with what the model says about them.
+        """``example_id`` [B] and the predictions of the task.
 
-        Classes [B] and logits [B, C]; logits alone in regression and multi-label problems; the
-        likeliest token at each position [B, S] of a language model.
+        ``class`` [B] and ``logits`` [B, C] in classification; ``logits`` in regression and
+        multi-label classification; ``tokens`` [B, S] of a language model.
         """
-        logits = self(batch).float()
-        said = {"example_id": batch["example_id"]}
-        if self.task != "sequence-classification":
-            return {**said, "tokens": logits.argmax(-1)}
-        if self.problem_type == "single_label_classification":
-            said["class"] = logits.argmax(-1)
-        return {**said, "logits": logits}
+        predictions = self.task.predict(self(batch).float())
+        return {"example_id": batch["example_id"], **predictions}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
@@ -261,7 +253,7 @@ class FineTuningModule(L.LightningModule):
             "pretrained": None,
             "config": self.model.config.to_diff_dict(),
             "num_labels": self.model.config.num_labels,
-            "problem_type": self.problem_type,
+            "problem_type": self.task.problem_type,
         }
         checkpoint["compression"] = compression_state(self.model)
         checkpoint["seed"] = self._seed

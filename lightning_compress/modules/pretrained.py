@@ -10,17 +10,10 @@ from torch import nn
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
 from lightning_compress.saving import MANIFEST, load_compressed, quiet_transformers
-from lightning_compress.tasks.task import Task, task_of
+from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-_AUTO_CLASSES = {
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-}
 
 
 def build_model(
@@ -86,7 +79,7 @@ def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
         )
     try:
         config = transformers.AutoConfig.for_model(model_type, **fields)
-        model: PreTrainedModel = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
+        model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"model.config does not work: {first_line(error)}") from error
     return model
@@ -102,7 +95,7 @@ def _from_pretrained(
             _check_head(transformers.AutoConfig.from_pretrained(name), name, task, fields)
         with quiet_transformers():
             model: PreTrainedModel
-            model, found = getattr(transformers, _AUTO_CLASSES[task]).from_pretrained(
+            model, found = getattr(transformers, task.auto_class).from_pretrained(
                 name,
                 dtype="float32",
                 ignore_mismatched_sizes=new_head,
@@ -128,9 +121,9 @@ def _compressed(
         model = load_compressed(folder, dtype="float32", **config)
     except InputError as error:
         raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
-    if task_of(model) != task:
+    if task_of(model).auto_class != task.auto_class:
         raise InputError(
-            f"{option}: {folder} is a {type(model).__name__}, which does not do {task}: "
+            f"{option}: {folder} is a {type(model).__name__}, which does not do {task.name}: "
             "choose another folder or another model.task"
         )
     _check_head(model.config, folder, task, labels)
@@ -139,12 +132,10 @@ def _compressed(
 
 def _check_head(config: "PreTrainedConfig", name: str, task: Task, labels: dict[str, Any]) -> None:
     """Refuse a trained head for another number of labels; a bare encoder gets a new one."""
-    trained = any(
-        architecture.endswith("ForSequenceClassification")
-        for architecture in config.architectures or []
-    )
+    head = task.auto_class.removeprefix("AutoModel")
+    trained = any(architecture.endswith(head) for architecture in config.architectures or [])
     wanted = labels.get("num_labels")
-    if task != "sequence-classification" or not trained or wanted in (None, config.num_labels):
+    if not trained or wanted in (None, config.num_labels):
         return
     raise InputError(
         f"the data have {wanted} labels and the model in {name} has a head for "

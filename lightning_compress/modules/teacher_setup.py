@@ -14,7 +14,7 @@ from lightning_compress.distillation.teacher import freeze_
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import edits_in
-from lightning_compress.tasks.task import Task, problem_type_of
+from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,9 +26,6 @@ from torch import Tensor
 
 from lightning_compress.distillation.outputs import Wanted
 from lightning_compress.distillation.teacher import LiveTeacher
-from lightning_compress.tasks.baseline import chance_of
-from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
-from lightning_compress.tasks.task import task_of
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -121,7 +118,7 @@ def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: 
         InputError: their labels or vocabularies differ.
     """
     its, own = teacher.config, student.config
-    if task != "sequence-classification":
+    if task.over_vocabulary:
         if its.vocab_size != own.vocab_size:
             raise InputError(
                 f"model.teacher predicts {its.vocab_size} tokens and the student {own.vocab_size}: "
@@ -129,7 +126,9 @@ def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: 
             )
         return
     labels = {"num_labels": own.num_labels, "id2label": own.id2label}
-    check_labels(teacher, {**labels, "problem_type": problem_type_of(student)}, whose="the student")
+    check_labels(
+        teacher, {**labels, "problem_type": task_of(student).problem_type}, whose="the student"
+    )
 
 
 def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose: str) -> None:
@@ -143,7 +142,7 @@ def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose
     Raises:
         InputError: it has others, or has them in another order.
     """
-    count, kind = teacher.config.num_labels, problem_type_of(teacher)
+    count, kind = teacher.config.num_labels, task_of(teacher).problem_type
     wanted = labels.get("num_labels") or count, labels.get("problem_type") or kind
     if (count, kind) != wanted:
         raise InputError(
@@ -203,31 +202,27 @@ def examine(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) 
             a perfect teacher could have been lucky, that is not asked.
     """
     config: PreTrainedConfig = teacher.model.config
-    task, problem_type = task_of(teacher.model), problem_type_of(teacher.model)
-    metrics = metrics_for(task, problem_type, config.num_labels)
+    task = task_of(teacher.model)
+    metrics = task.metrics(config.num_labels)
     classes = config.num_labels or 0
     counts = torch.zeros(1 + classes, device=teacher.model.device)
     metrics.to(counts.device)
     for batch in batches:
         logits, labels = teacher(batch, Wanted()).logits, batch["labels"]
         assert isinstance(logits, Tensor)
-        metrics.update(*predictions_and_targets(task, problem_type, logits, labels))
+        metrics.update(*task.predictions_and_targets(logits, labels))
         counts[0] += len(labels)
-        if problem_type == "single_label_classification":
-            counts[1:] += torch.bincount(labels, minlength=classes)
-        elif problem_type == "multi_label_classification":
-            counts[1:] += labels.sum(0)
+        counts[1:] += task.label_counts(labels, classes)
     found = {name: float(value) for name, value in metrics.compute().items()}
     examples, *each = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-    chance = chance_of(
-        problem_type,
+    chance = task.trivial_baseline(
         examples=int(examples),
-        label_counts={label: int(count) for label, count in enumerate(each)},
+        label_counts=[int(count) for count in each],
         vocabulary=config.vocab_size,
     )
-    name, better = primary_metric(task, problem_type)
-    learned = found[name] > chance if better == "max" else found[name] < chance
-    few = better == "max" and chance >= 1  # or of one class only
+    name, higher = task.primary_metric, task.higher_is_better
+    learned = found[name] > chance if higher else found[name] < chance
+    few = higher and chance >= 1  # or of one class only
     if not learned and not few and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # dynamic
         raise InputError(
             f"model.teacher is no better than chance: its {name} is {found[name]:.4g} on "

@@ -1,59 +1,89 @@
-"""What a model is asked to do; metrics, loss and report depend on nothing else about it."""
+"""The interface of a task: everything that training, evaluation and distillation ask about it."""
 
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torchmetrics import MetricCollection
 
-from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORE_INDEX, ProblemType
+from lightning_compress.types import Batch, ProblemType
 
-__all__ = ["ProblemType", "Task", "next_token_labels", "problem_type_of", "task_of"]
-
-
-Task = Literal["sequence-classification", "causal-lm", "masked-lm"]
+Distribution = Literal["categorical", "bernoulli", "continuous"]
+"""How logits become predictions: a softmax over classes, a sigmoid for each label, or numbers."""
 
 
-def task_of(model: nn.Module) -> Task:
-    """Tell the task of a Hugging Face model from its head.
+class Task(ABC):
+    """What a model is trained for. Instances have no state.
 
-    Raises:
-        InputError: the model has no head, or one of another task.
+    Shapes: logits are [B, C] (``per_token`` False) or [B, S, C]; labels are as the methods name
+    them, and an example or a token without a label has -100, or NaN where labels are numbers.
+
+    Attributes:
+        name: value of the option ``task``. Tasks that share a model class share the name and differ
+            in ``problem_type``.
+        problem_type: the value of ``config.problem_type`` of transformers; None where it has none.
+        auto_class: class of transformers that loads a model with the head of this task.
+        primary_metric: name of the metric that decides which model is better.
+        higher_is_better: direction of the primary metric.
+        distribution: how logits become predictions.
+        per_token: logits and labels are per token and not per example.
+        over_vocabulary: the classes are the tokens of the vocabulary and not the labels of the
+            data.
     """
-    # Only the tables of names: no model class is loaded.
-    from transformers.models.auto import modeling_auto
 
-    heads: dict[Task, set[str]] = {
-        "sequence-classification": set(
-            modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()
-        ),
-        "causal-lm": set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
-        "masked-lm": set(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
-    }
-    names = [cls.__name__ for cls in type(model).__mro__]
-    for task, classes in heads.items():
-        if classes.intersection(names):
-            return task
-    raise InputError(
-        f"{names[0]} is not a model of a task known here; use a Hugging Face model for sequence "
-        "classification, causal language modelling or masked language modelling"
-    )
+    name: ClassVar[str]
+    problem_type: ClassVar[ProblemType | None] = None
+    auto_class: ClassVar[str]
+    primary_metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    distribution: ClassVar[Distribution] = "categorical"
+    per_token: ClassVar[bool] = False
+    over_vocabulary: ClassVar[bool] = False
 
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of a batch over its targets, a float32 scalar.
 
-def problem_type_of(model: nn.Module) -> ProblemType | None:
-    """Tell what kind of labels a Hugging Face classifier predicts; None for language models."""
-    if task_of(model) != "sequence-classification":
-        return None
-    config: Any = model.config
-    stated: ProblemType | None = getattr(config, "problem_type", None)
-    if stated is not None:
-        return stated
-    return "regression" if config.num_labels == 1 else "single_label_classification"
+        A batch without targets has loss zero and zero gradients.
+        """
 
+    @abstractmethod
+    def metrics(self, num_labels: int | None) -> MetricCollection:
+        """Build the metrics, to be updated with :meth:`predictions_and_targets`.
 
-def next_token_labels(labels: Tensor) -> Tensor:
-    """Move labels [B, S] one place left, so that position t holds the token after t.
+        Raises:
+            InputError: the metrics need the number of labels, and it is not known.
+        """
 
-    The last position has no next token and is ignored; shapes stay, so the logits need no copy.
-    """
-    return functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+    @abstractmethod
+    def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the metrics take, of one batch."""
+
+    @abstractmethod
+    def target_mask(self, labels: Tensor) -> Tensor:
+        """Return which examples, boolean [B], or which positions, boolean [B, S], have a target."""
+
+    @abstractmethod
+    def decisions(self, logits: Tensor) -> Tensor | None:
+        """Return the discrete predictions; None where predictions are numbers."""
+
+    @abstractmethod
+    def predict(self, logits: Tensor) -> Batch:
+        """Return what ``trainer.predict`` gives for a batch, tensors by name."""
+
+    @abstractmethod
+    def trivial_baseline(
+        self, *, examples: int, label_counts: Sequence[int], vocabulary: int
+    ) -> float:
+        """Return the primary metric that the best constant prediction may reach by luck.
+
+        Args:
+            examples: number of examples that the metric is computed on.
+            label_counts: number of examples with each label, see :meth:`label_counts`.
+            vocabulary: number of tokens that a language model chooses from.
+        """
+
+    def label_counts(self, labels: Tensor, num_labels: int) -> Tensor:
+        """Return how many examples of a batch have each label, [num_labels]; zeros if not used."""
+        return labels.new_zeros(num_labels)

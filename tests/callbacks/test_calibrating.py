@@ -18,7 +18,7 @@ from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
 from lightning_compress.models import units_of
 from lightning_compress.modules import FineTuningModule
-from lightning_compress.tasks.loss import task_loss
+from lightning_compress.tasks import task_named
 
 
 def trainer_on(loader: Any) -> Any:
@@ -63,11 +63,8 @@ def test_of_both_kinds_the_labelled_examples_are_looked_at(
     assert len(ids) == 108 if examples == 1000 else len(ids) >= examples
     for batch in calibration.batches:
         assert (batch["labels"] >= 0).all()
-        loss = task_loss(
-            "sequence-classification",
-            "single_label_classification",
-            calibration.logits(batch),
-            batch["labels"],
+        loss = task_named("sequence-classification").loss(
+            calibration.logits(batch), batch["labels"]
         )
         assert torch.equal(calibration.loss(batch), loss)
         known = data.examples("train").by_ids(batch["example_id"].numpy())

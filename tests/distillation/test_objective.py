@@ -24,12 +24,13 @@ from lightning_compress.distillation.soft_targets import SoftTargets, soft_targe
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 from lightning_compress.models.layers import remove_layers_
-from lightning_compress.tasks.task import next_token_labels
-from lightning_compress.types import IGNORE_INDEX, ProblemType
+from lightning_compress.tasks.causal_lm import next_token_labels
+from lightning_compress.tasks.task import Distribution
+from lightning_compress.types import IGNORE_INDEX
 
 # Family, and whether it is a language model.
 MODELS = [("bert", False), ("albert", False), ("gpt2", True), ("llama", True), ("gpt2", False)]
-CLASSES: ProblemType = "single_label_classification"
+CLASSES: Distribution = "categorical"
 
 
 def everything(family, layers="uniform"):
@@ -45,7 +46,7 @@ def everything(family, layers="uniform"):
 
 
 def made(losses, student, teacher, tokens=False, kind=CLASSES):
-    return Objective(losses, student, teacher, None if tokens else kind, causal=tokens).double()
+    return Objective(losses, student, teacher, kind, causal=tokens).double()
 
 
 def asked_in(batch):
@@ -152,7 +153,7 @@ def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens,
     places: Any = asked_in(texts()) if tokens else ...
     slow["soft_targets"] = [
         soft_target_loss(
-            own.logits[places], its.logits[places], objective.problem_type, temperature=2.0
+            own.logits[places], its.logits[places], objective.distribution, temperature=2.0
         )
     ]
     assert terms.keys() == slow.keys()
@@ -171,7 +172,7 @@ def test_a_language_model_is_taught_where_it_predicts_alone(lively, texts):
             own, its = student(ids).logits[0], teacher(ids).logits[0]
         for token in range(length - 1):  # the last has no next token
             pair = own[token : token + 1], its[token : token + 1]
-            total += float(soft_target_loss(*pair, None, temperature=2.0))
+            total += float(soft_target_loss(*pair, CLASSES, temperature=2.0))
             count += 1
     assert found == pytest.approx(total / count, rel=1e-9)
 
@@ -401,8 +402,8 @@ def test_numbers_have_no_hard_targets(lively):
     model = lively("bert", num_labels=1)
     hard = Losses(soft_targets=SoftTargets(hard=True))
     with pytest.raises(InputError, match=r"losses\.soft_targets\.hard"):
-        made(hard, model, model, kind="regression")
-    made(Losses(), model, model, kind="regression")
+        made(hard, model, model, kind="continuous")
+    made(Losses(), model, model, kind="continuous")
     made(hard, model, model)
 
 
@@ -419,7 +420,7 @@ def test_heads_of_an_unknown_family_are_not_found(lively, term):
 
 def test_numbers_are_taught_by_numbers(lively, texts):
     student, teacher = (lively("bert", seed=seed, num_labels=1) for seed in (2, 3))
-    objective = made(Losses(), student, teacher, kind="regression")
+    objective = made(Losses(), student, teacher, kind="continuous")
     found = terms_of(objective, student, teacher, texts())["soft_targets"]
     with torch.no_grad():
         inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}

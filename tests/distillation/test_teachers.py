@@ -19,7 +19,7 @@ from lightning_compress.distillation.teacher import (
     freeze_,
 )
 from lightning_compress.errors import InputError
-from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.tasks.causal_lm import next_token_labels
 from lightning_compress.types import IGNORE_INDEX
 
 IDS = np.arange(30, 34)
@@ -97,8 +97,7 @@ def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
         hidden_states=HiddenStates(layers="last"),
         embeddings=Embeddings(),
     )
-    kind: Any = None if tokens else "single_label_classification"
-    objective = Objective(losses, student, teacher, kind, causal=tokens)
+    objective = Objective(losses, student, teacher, "categorical", causal=tokens)
     own, its = objective.wanted(2)
     cached = remembered(live, texts, tmp_path / "x", its, Tokenwise(100, [2.0]) if tokens else None)
     for rows, length in BATCHES:

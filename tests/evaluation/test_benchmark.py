@@ -23,7 +23,7 @@ from lightning_compress.evaluation.runtimes.runtime import PreparedModel, Runtim
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import set_masks_
-from lightning_compress.tasks.task import next_token_labels
+from lightning_compress.tasks.causal_lm import next_token_labels
 from lightning_compress.types import Batch
 
 QUICK = BenchmarkSettings(

@@ -10,7 +10,7 @@ from lightning_compress.models import set_masks_
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule, NonFiniteLossError
 from lightning_compress.saving import save_compressed
-from lightning_compress.tasks.loss import task_loss
+from lightning_compress.tasks import task_named
 
 from ..conftest import assert_same
 from ..families import tiny_options
@@ -135,7 +135,7 @@ def test_language_models_train(task, quiet_trainer, toy_data):
     fit(module, toy_data, trainer)
     batch = next(iter(toy_data.val_dataloader()))
     with torch.no_grad():
-        loss = task_loss(task, None, module.eval()(batch), batch["labels"])
+        loss = task_named(task).loss(module.eval()(batch), batch["labels"])
         theirs = module.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
     assert loss == pytest.approx(float(theirs), rel=1e-5)  # one shift, like Hugging Face's own
     assert trainer.callback_metrics["val_perplexity"] < 200

@@ -9,10 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.errors import InputError
 from lightning_compress.modules.teacher_setup import examine
-from lightning_compress.tasks.baseline import chance_of
+from lightning_compress.tasks import task_named
+from lightning_compress.types import ProblemType
 
 EXAMPLES = 400
-SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+SINGLE: ProblemType = "single_label_classification"
+MULTI: ProblemType = "multi_label_classification"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,10 @@ SINGLE, MULTI = "single_label_classification", "multi_label_classification"
     ],
 )
 def test_values_by_hand(problem_type, examples, counts, expected):
-    found = chance_of(problem_type, examples=examples, label_counts=counts, vocabulary=512)
+    task = task_named("sequence-classification" if problem_type else "causal-lm", problem_type)
+    found = task.trivial_baseline(
+        examples=examples, label_counts=list(counts.values()), vocabulary=512
+    )
     assert isinstance(found, float)
     assert found == pytest.approx(expected)
 
@@ -40,14 +45,14 @@ def test_values_by_hand(problem_type, examples, counts, expected):
 @pytest.mark.parametrize("label_counts", [(200, 200, 200), (360, 40, 20), (10, 390, 200)])
 def test_no_constant_answer_is_better_than_chance(label_counts):
     labels = torch.stack([torch.arange(EXAMPLES) < count for count in label_counts], dim=1)
-    counts = dict(enumerate(label_counts))
-    options: dict[str, Any] = {"examples": EXAMPLES, "label_counts": counts, "vocabulary": 0}
+    task = task_named("sequence-classification", MULTI)
+    found = task.trivial_baseline(examples=EXAMPLES, label_counts=label_counts, vocabulary=0)
     best = 0.0
     for code in range(1, 8):
         said = torch.tensor([bool(code >> label & 1) for label in range(3)]).expand_as(labels)
         right = int((said & labels).sum())
         best = max(best, 2 * right / (int(said.sum()) + int(labels.sum())))
-    assert chance_of("multi_label_classification", **options) == pytest.approx(best)
+    assert found == pytest.approx(best)
 
 
 def batches(labels: torch.Tensor | None):

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from lightning_compress.errors import InputError
-from lightning_compress.tasks.task import next_token_labels, problem_type_of, task_of
+from lightning_compress.tasks import task_of
+from lightning_compress.tasks.causal_lm import next_token_labels
 
 
 def test_the_head_tells_the_task(tiny_model: Callable[..., PreTrainedModel]) -> None:
@@ -22,16 +23,16 @@ def test_the_head_tells_the_task(tiny_model: Callable[..., PreTrainedModel]) -> 
     class Mine(GPT2LMHeadModel):
         """A user's own subclass."""
 
-    assert task_of(masked) == "masked-lm"
-    assert task_of(causal) == "causal-lm"
-    assert task_of(Mine(causal.config)) == "causal-lm"
+    assert task_of(masked).name == "masked-lm"
+    assert task_of(causal).name == "causal-lm"
+    assert task_of(Mine(causal.config)).name == "causal-lm"
     for family in ("bert", "roberta", "distilbert", "electra", "gpt2"):
-        assert task_of(tiny_model(family)) == "sequence-classification"
-    assert problem_type_of(causal) is None
+        assert task_of(tiny_model(family)).name == "sequence-classification"
+    assert task_of(causal).problem_type is None
 
 
 def test_a_model_without_a_known_head_is_refused(tiny_bert: PreTrainedModel) -> None:
-    with pytest.raises(InputError, match="BertModel is not a model of a task known here"):
+    with pytest.raises(InputError, match="BertModel has no head of a supported task"):
         task_of(tiny_bert.base_model)
     with pytest.raises(InputError, match="Linear"):
         task_of(nn.Linear(2, 2))
@@ -40,10 +41,10 @@ def test_a_model_without_a_known_head_is_refused(tiny_bert: PreTrainedModel) -> 
 def test_problem_type_is_stated_or_follows_from_the_number_of_labels(
     tiny_model: Callable[..., PreTrainedModel],
 ) -> None:
-    assert problem_type_of(tiny_model("bert")) == "single_label_classification"
-    assert problem_type_of(tiny_model("bert", num_labels=1)) == "regression"
+    assert task_of(tiny_model("bert")).problem_type == "single_label_classification"
+    assert task_of(tiny_model("bert", num_labels=1)).problem_type == "regression"
     several = tiny_model("bert", num_labels=3, problem_type="multi_label_classification")
-    assert problem_type_of(several) == "multi_label_classification"
+    assert task_of(several).problem_type == "multi_label_classification"
 
 
 def test_labels_move_by_one_and_the_last_is_ignored() -> None:

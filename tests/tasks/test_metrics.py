@@ -11,8 +11,7 @@ from sklearn import metrics as reference
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.tasks.metrics import metrics_for, predictions_and_targets, primary_metric
-from lightning_compress.tasks.task import Task
+from lightning_compress.tasks import task_named
 from lightning_compress.types import ProblemType
 
 
@@ -22,17 +21,18 @@ def _seed() -> None:
 
 
 def computed(
-    task: Task,
+    name: str,
     problem_type: ProblemType | None,
     num_labels: int | None,
     logits: Tensor,
     labels: Tensor,
     batch_size: int = 7,
 ) -> dict[str, float]:
-    metrics = metrics_for(task, problem_type, num_labels)
+    task = task_named(name, problem_type)
+    metrics = task.metrics(num_labels)
     for start in range(0, len(logits), batch_size):
         part = slice(start, start + batch_size)
-        metrics.update(*predictions_and_targets(task, problem_type, logits[part], labels[part]))
+        metrics.update(*task.predictions_and_targets(logits[part], labels[part]))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
@@ -96,7 +96,7 @@ def test_regression_agrees_with_scipy() -> None:
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
-def test_perplexity_is_a_slow_loop_over_tokens_with_padding_ignored(task: Task) -> None:
+def test_perplexity_is_a_slow_loop_over_tokens_with_padding_ignored(task: str) -> None:
     logits, labels = torch.randn(5, 8, 13), torch.randint(13, (5, 8))
     labels[1, 4:] = -100
     labels[3, :] = -100
@@ -123,21 +123,22 @@ def test_perplexity_stays_finite_where_the_probability_underflows() -> None:
 
 
 def test_primary_metric_is_among_the_metrics() -> None:
-    cases: list[tuple[Task, ProblemType | None, str, str]] = [
-        ("sequence-classification", "single_label_classification", "accuracy", "max"),
-        ("sequence-classification", "multi_label_classification", "f1", "max"),
-        ("sequence-classification", "regression", "spearman", "max"),
-        ("causal-lm", None, "perplexity", "min"),
-        ("masked-lm", None, "perplexity", "min"),
+    cases: list[tuple[str, ProblemType | None, str, bool]] = [
+        ("sequence-classification", "single_label_classification", "accuracy", True),
+        ("sequence-classification", "multi_label_classification", "f1", True),
+        ("sequence-classification", "regression", "spearman", True),
+        ("causal-lm", None, "perplexity", False),
+        ("masked-lm", None, "perplexity", False),
     ]
-    for task, problem_type, name, mode in cases:
-        assert primary_metric(task, problem_type) == (name, mode)
-        assert name in metrics_for(task, problem_type, 3)
+    for name, problem_type, metric, higher in cases:
+        task = task_named(name, problem_type)
+        assert (task.primary_metric, task.higher_is_better) == (metric, higher)
+        assert metric in task.metrics(3)
 
 
 def test_building_metrics_warns_of_nothing_and_needs_labels() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metrics_for("sequence-classification", "regression", 1)
+        task_named("sequence-classification", "regression").metrics(1)
     with pytest.raises(InputError, match="number of its labels"):
-        metrics_for("sequence-classification", "single_label_classification", None)
+        task_named("sequence-classification").metrics(None)

@@ -7,11 +7,12 @@ from transformers import BertForMaskedLM
 from lightning_compress.errors import InputError
 from lightning_compress.modules.pretrained import build_model
 from lightning_compress.saving import save_compressed
+from lightning_compress.tasks import task_named
 
 
-def build(**changes):
+def build(task="sequence-classification", **changes):
     options: dict[str, Any] = {"pretrained": None, "config": None, "new_head": False}
-    options |= {"task": "sequence-classification", "labels": {}, "vocabulary": {}}
+    options |= {"labels": {}, "vocabulary": {}, "task": task_named(task)}
     return build_model(**{**options, **changes})
 
 

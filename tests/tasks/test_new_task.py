@@ -1,0 +1,160 @@
+"""A task added to the table works in fit, test, predict and the benchmark without another edit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from transformers import BertForTokenClassification
+
+from lightning_compress.evaluation.benchmark import benchmark
+from lightning_compress.evaluation.examples import examples_of
+from lightning_compress.evaluation.settings import BenchmarkSettings
+from lightning_compress.modules import DistillationModule, FineTuningModule
+from lightning_compress.tasks import TASKS, Task, task_named, task_of
+from lightning_compress.tasks.loss import token_cross_entropy
+from lightning_compress.tasks.metrics import require_labels
+from lightning_compress.types import IGNORE_INDEX, Batch
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 30,
+    "max_position_embeddings": 16,
+}
+
+
+class TokenClassification(Task):
+    """A class for each token: labels are [B, S] class indices."""
+
+    name = "token-classification"
+    auto_class = "AutoModelForTokenClassification"
+    primary_metric = "accuracy"
+    per_token = True
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return token_cross_entropy(logits, labels)
+
+    def metrics(self, num_labels: int | None) -> MetricCollection:
+        count = require_labels(num_labels)
+        accuracy = MulticlassAccuracy(count, average="micro", ignore_index=IGNORE_INDEX)
+        return MetricCollection({"accuracy": accuracy})
+
+    def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.argmax(-1), labels
+
+    def target_mask(self, labels: Tensor) -> Tensor:
+        return labels != IGNORE_INDEX
+
+    def decisions(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
+
+    def predict(self, logits: Tensor) -> Batch:
+        return {"classes": logits.argmax(-1)}
+
+    def trivial_baseline(
+        self, *, examples: int, label_counts: Sequence[int], vocabulary: int
+    ) -> float:
+        return 0.4
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    TASKS.append(TokenClassification())
+    yield
+    TASKS.pop()
+
+
+class Tokens(L.LightningDataModule):
+    """Each token's class is its id modulo 3; the second half of every other row is padding."""
+
+    num_labels = 3
+    max_length = 8
+
+    def loader(self) -> DataLoader[Batch]:
+        ids = torch.randint(1, 30, (64, 8), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(ids)
+        mask[::2, 4:] = 0
+        rows = [
+            {
+                "input_ids": ids[row],
+                "attention_mask": mask[row],
+                "labels": torch.where(mask[row] > 0, ids[row] % 3, IGNORE_INDEX),
+                "example_id": torch.tensor(row),
+            }
+            for row in range(64)
+        ]
+        return DataLoader(rows, batch_size=8)  # type: ignore[arg-type]  # a list is a map-style data set
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+def trained(trainer: L.Trainer) -> FineTuningModule:
+    L.seed_everything(0)
+    module = FineTuningModule(config=BERT, task="token-classification", learning_rate=2e-2)
+    trainer.fit(module, datamodule=Tokens())
+    return module
+
+
+def test_it_is_found_by_name_and_by_model() -> None:
+    assert task_named("token-classification") is TASKS[-1]
+
+
+def test_fit_validate_test_and_predict(quiet_trainer: Callable[..., L.Trainer]) -> None:
+    trainer = quiet_trainer(max_epochs=12)
+    module = trained(trainer)
+    assert isinstance(module.model, BertForTokenClassification)
+    assert task_of(module.model) is TASKS[-1]
+    (found,) = trainer.test(module, datamodule=Tokens(), verbose=False)
+    assert found["test_accuracy"] > 0.9
+    batches = trainer.predict(module, datamodule=Tokens())
+    assert batches is not None
+    labels = torch.cat([batch["labels"] for batch in Tokens().loader()])
+    classes = torch.cat([batch["classes"] for batch in batches])  # type: ignore[call-overload]
+    known = labels != IGNORE_INDEX
+    accuracy = (classes[known] == labels[known]).float().mean()
+    assert float(accuracy) == pytest.approx(found["test_accuracy"], abs=1e-6)
+
+
+def test_benchmark_and_distillation(
+    quiet_trainer: Callable[..., L.Trainer], tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(max_epochs=12)
+    teacher = trained(trainer)
+    (found,) = trainer.test(teacher, datamodule=Tokens(), verbose=False)
+    report = benchmark(
+        {"dense": teacher.model},
+        examples_of(Tokens().loader()),
+        BenchmarkSettings(
+            devices=["cpu"],
+            runtimes=["eager"],
+            precisions=["fp32"],
+            batch_sizes=[4],
+            latency_examples=4,
+            seconds=0.01,
+        ),
+        run_name="run",
+        task_name="tokens",
+    )
+    assert report.task.metric == "accuracy"
+    accuracy = report.rows[0].metrics["accuracy"]
+    assert accuracy == pytest.approx(found["test_accuracy"], abs=1e-6)
+
+    teacher.model.save_pretrained(tmp_path / "teacher")
+    student = DistillationModule(
+        teacher=str(tmp_path / "teacher"),
+        config=BERT,
+        task="token-classification",
+        teacher_cache="never",
+    )
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(student, datamodule=Tokens())
+    assert {"val_agreement", "val_divergence"} <= trainer.callback_metrics.keys()
