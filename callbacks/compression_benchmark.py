@@ -14,8 +14,9 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, distinct, examples_of
 from lightning_compress.evaluation.report.rendering import show_report
-from lightning_compress.evaluation.report.report import Report, write_report
+from lightning_compress.evaluation.report.report import Report
 from lightning_compress.evaluation.report.row import Variant
+from lightning_compress.evaluation.report.writing import write_report
 from lightning_compress.evaluation.runtimes.table import RuntimeName
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import manifest_of, transformer_in
@@ -27,6 +28,7 @@ from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
 from .dense_model import dense_models
+from .figures import run_figures
 from .run import is_dev_run, run_folder
 from .tensorboard import log_charts, log_final
 
@@ -154,7 +156,7 @@ class CompressionBenchmark(L.Callback):
             task_name=getattr(data, "task_name", None) or type(data or model).__name__,
             started=self._started,
             calibration_batches=self._seen,
-            on_update=lambda report: write_report(report, folder),
+            on_update=lambda report: write_report(report, folder, run_figures(folder)),
             progress=trainer.progress_bar_callback is not None,
         )
 

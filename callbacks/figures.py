@@ -6,6 +6,7 @@ What TensorBoard shows of substituted encoder blocks.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -105,6 +106,18 @@ def _numbers(layers: Sequence[object]) -> list[str]:
 _BARS = 40
 
 
+SENSITIVITY = "sensitivity.png"
+
+
+RUN_FIGURES = (SENSITIVITY,)
+"""Images that callbacks write to the run's folder, which the report shows."""
+
+
+def run_figures(folder: Path) -> list[Path]:
+    """The images of :data:`RUN_FIGURES` that a run has written."""
+    return [folder / name for name in RUN_FIGURES if (folder / name).is_file()]
+
+
 def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str, float]) -> None:
     """Log how much is quantized and, where it was measured, how much each module's rounding moves.
 
@@ -122,7 +135,7 @@ def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str,
     figure, folder = sensitivity_figure(moved, coverage), run_folder(trainer)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / "sensitivity.png", dpi=100)
+        figure.savefig(folder / SENSITIVITY, dpi=100)
     for board in tensorboard_loggers(trainer):
         board.experiment.add_figure("sensitivity to rounding", figure, trainer.global_step)
 

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_compress.charts import Chart, DeclaresCharts
+from lightning_compress.evaluation.report.columns import hyperparameter_metrics
 from lightning_compress.evaluation.report.rendering import markdown
 from lightning_compress.evaluation.report.report import Report
 
@@ -53,19 +54,12 @@ def log_final(trainer: L.Trainer, pl_module: L.LightningModule, report: Report) 
     """Log the report as text, and the hyperparameters with the final metrics."""
     # The first row of the trained model: in the first runtime and precision.
     row = next(row for row in report.rows if row.model == report.rows[-1].model)
-    figures: dict[str, float | None] = {
-        **row.metrics,
-        "retention": row.retention,
-        "speedup": row.speedup,
-        "nonzero_parameters": row.nonzero_parameters,
-        "macs": row.macs,
-        "size_bytes": row.size_bytes,
-    }
+    values = hyperparameter_metrics(report, row)
     for logger in tensorboard_loggers(trainer):
         logger.experiment.add_text("report", markdown(report), trainer.global_step)
         logger.log_hyperparams(
             _hyperparameters(trainer, pl_module),
-            {f"final/{name}": value for name, value in figures.items() if value is not None},
+            {f"final/{name}": value for name, value in values.items()},
             trainer.global_step,
         )
 

@@ -20,6 +20,7 @@ from lightning_compress.evaluation.latency import (
 )
 from lightning_compress.evaluation.model_under_test import ModelUnderTest, model_under_test
 from lightning_compress.evaluation.quality import evaluate
+from lightning_compress.evaluation.report.columns import columns_for
 from lightning_compress.evaluation.report.methodology import methodology
 from lightning_compress.evaluation.report.report import Report, Run, TaskFacts, token_lengths
 from lightning_compress.evaluation.report.row import Row, Variant
@@ -106,8 +107,10 @@ def benchmark(
             run=Run(run_name, _timestamp(started), host_facts(), versions()),
             task=_task_facts(subjects[0], task_name, split, examples),
             throughput_batch_size=settings.batch_size,
-            protocol=methodology(settings, work, runtimes),
         )
+        metrics = list(subjects[0].metrics)
+        metrics.sort(key=lambda name: name != report.task.metric)
+        report.protocol = methodology(settings, work, runtimes, metrics)
         measurement = _Measurement(subjects, runtimes, work, settings, report, on_update, advance)
         for device in devices:
             measurement.on(device, threads if device == "cpu" else threads[:1])
@@ -215,8 +218,9 @@ class _Measurement:
                     num_labels=subject.num_labels,
                     advance=partial(self.advance, f"Testing {row.title}", 1),
                 )
-            row.size_bytes = prepared.size_bytes()
-            row.peak_memory_bytes = prepared.peak_memory_bytes(prepared.load(self.work.longest))
+            for column in columns_for(self.report.metrics()):
+                if column.measure is not None and column.key is not None:
+                    row.measured[column.key] = column.measure(prepared, self.work)
         except WorkerError as error:
             row.failure = f"{row.runtime}: {error}"
             return False
@@ -267,7 +271,6 @@ class _Measurement:
         return {}
 
     def _update(self) -> None:
-        self.report.relate()
         self.on_update(self.report)
 
 

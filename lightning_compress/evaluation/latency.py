@@ -22,7 +22,7 @@ from lightning_compress.models.forward import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROUNDS = 3
+MIN_REPEATS = 3
 """Every call is timed at least this often."""
 
 _LOOKING = 0.1
@@ -71,7 +71,7 @@ def interleaved_times(
     """Time the calls of several candidates in turn.
 
     A round is all calls of the first candidate, then all of the second, and so on; the next round
-    begins with the second. An untimed round warms up. Where :data:`ROUNDS` rounds of all calls
+    begins with the second. An untimed round warms up. Where :data:`MIN_REPEATS` rounds of all calls
     would take longer than ``seconds``, fewer calls are made, evenly chosen; one at least.
 
     Args:
@@ -93,7 +93,7 @@ def interleaved_times(
     times: list[list[list[float]]] = [[] for _ in chosen]
     with _no_garbage_collection():
         start, done = time.perf_counter(), 0
-        while done < ROUNDS or time.perf_counter() - start < seconds * len(chosen):
+        while done < MIN_REPEATS or time.perf_counter() - start < seconds * len(chosen):
             for place in range(len(chosen)):
                 turn = (done + place) % len(chosen)
                 time.sleep(rest)
@@ -114,7 +114,7 @@ def _affordable(
     typical = [
         _mean_seconds(calls[len(calls) // 2], seconds * _LOOKING, clock) for calls in candidates
     ]
-    count = max(1, int(seconds / (ROUNDS * max(*typical, _CLOCK_STEP))))
+    count = max(1, int(seconds / (MIN_REPEATS * max(*typical, _CLOCK_STEP))))
     return [spread_evenly(calls, count) for calls in candidates]
 
 

@@ -1,4 +1,4 @@
-"""A model to measure, and what is the same about it in every runtime."""
+"""A model to measure, and its properties that do not depend on the runtime."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """A model with its task, its size and what was done to it."""
+    """A model with its task, its size and its edits."""
 
     label: Variant
     model: "PreTrainedModel"
     task: Task
     num_labels: int | None
+    metrics: list[str]
     techniques: list[str]
     notes: list[str]
     parameters: int
@@ -31,16 +32,15 @@ class ModelUnderTest:
     macs: int
 
     def row(self, runtime: Runtime, device: str, precision: str) -> Row:
-        """A row of the report with nothing measured yet."""
+        """A row of the report, not measured yet."""
         caveat = precision_caveat(precision, device, fused=runtime.fused)
-        metrics = self.task.metrics(self.num_labels)
         return Row(
             model=self.label,
             techniques=self.techniques,
             runtime=runtime.name,
             device=device,
             precision=precision,
-            metrics={str(name): None for name in metrics},
+            metrics=dict.fromkeys(self.metrics),
             parameters=self.parameters,
             nonzero_parameters=self.nonzero_parameters,
             macs=self.macs,
@@ -49,22 +49,24 @@ class ModelUnderTest:
 
 
 def model_under_test(label: Variant, model: "PreTrainedModel", example: Batch) -> ModelUnderTest:
-    """Look at a model.
+    """Count a model's parameters and MACs, and read its task and its edits.
 
     Args:
         label: its part in the comparison.
         model: a Hugging Face model.
-        example: a batch of one, for which multiplications are counted.
+        example: a batch of one example, for which MACs are counted.
     """
     edits = manifest_of(model)
     masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
     parameters, nonzero = count_parameters(model)
+    task, num_labels = task_of(model), model.config.num_labels
     return ModelUnderTest(
         label=label,
         model=model,
-        task=task_of(model),
-        num_labels=model.config.num_labels,
-        # An edit says what was done; whoever did it may have put down by which technique.
+        task=task,
+        num_labels=num_labels,
+        metrics=[str(name) for name in task.metrics(num_labels)],
+        # The technique that made an edit, where it is recorded.
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
         notes=[MASKS_ONLY] if masks_only else [],
         parameters=parameters,

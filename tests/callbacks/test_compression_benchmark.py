@@ -21,6 +21,8 @@ from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitud
 from lightning_compress.callbacks.dense_model import dense_models
 from lightning_compress.callbacks.tensorboard import log_charts
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation.report import columns
+from lightning_compress.evaluation.report.columns import Column
 from lightning_compress.models import set_masks_
 from lightning_compress.saving import save_compressed
 from lightning_compress.types import Batch
@@ -175,6 +177,28 @@ def test_tensorboard_has_the_report_the_hyperparameters_and_the_page(
     assert start.hparams["Compressing/sparsity"].number_value == 0.8
     # A column of nothing for what was left out would hide what was not.
     assert not {"CompressionBenchmark/baseline", "Compressing/scope"} & set(start.hparams)
+
+
+def test_a_new_measured_column_reaches_the_report_and_tensorboard(
+    tiny_bert: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = Column(
+        key="largest_logit",
+        measure=lambda prepared, work: float(prepared(prepared.load(work.longest)).abs().max()),
+        heading="largest logit",
+        terminal="logit",
+        how_measured="on the longest batch.",
+    )
+    monkeypatch.setattr(columns, "COLUMNS", [*columns.COLUMNS, largest])
+    trainer = trainer_in(tmp_path, quick(batch_sizes=[2]))
+    trainer.fit(Theirs(tiny_bert), batches())
+    trainer.test(trainer.lightning_module, batches())
+    value = report_in(tmp_path)["rows"][0]["largest_logit"]
+    assert value > 0
+    text = (tmp_path / "toy/version_0/report.md").read_text()
+    assert "| largest logit |" in text
+    assert "- largest logit: on the longest batch." in text
+    assert events_in(tmp_path).Scalars("final/largest_logit")[0].value == pytest.approx(value)
 
 
 def test_a_perplexity_is_not_drawn_in_one_chart_with_the_sparsity(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, examples_of
-from lightning_compress.evaluation.report.report import Report, write_report
+from lightning_compress.evaluation.report.columns import notes_of
+from lightning_compress.evaluation.report.report import Report
 from lightning_compress.evaluation.report.row import MASKS_ONLY
+from lightning_compress.evaluation.report.writing import as_json, write_report
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
@@ -83,7 +85,7 @@ def test_dense_and_compressed_are_measured_in_every_precision(
     )  # fmt: skip
     threads = torch.get_num_threads()
     report = measured(models, examples, settings)  # type: ignore[arg-type]
-    data = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    data = json.loads(json.dumps(as_json(report), allow_nan=False))
     keys = [(row["model"], row["precision"]) for row in data["rows"]]
     assert keys == [
         ("dense", "fp32"), ("compressed", "fp32"), ("dense", "bf16"), ("compressed", "bf16"),
@@ -149,7 +151,9 @@ def test_without_labels_quality_is_unknown_and_the_rest_is_measured(
     (row,) = report.rows
     assert row.metrics == {"accuracy": None, "f1": None, "mcc": None}
     assert row.throughput is not None
-    assert report.notes(row) == ["no quality: there are no labels, or the outputs are not finite"]
+    assert notes_of(report, row) == [
+        "accuracy, f1, mcc: there are no labels, or the outputs are not finite"
+    ]
 
 
 def test_rates_are_told_for_every_batch_size_and_number_of_threads(
@@ -174,10 +178,10 @@ def test_rates_are_told_for_every_batch_size_and_number_of_threads(
     assert [(rate.threads, rate.batch_size) for rate in row.rates] == wanted
     assert set(wanted) <= set(ran)
     assert row.throughput is row.rate(2, 8)
-    assert row.speedup == 1
+    assert report.speedup(row) == 1
     assert report.run.host.threads == 2
     assert torch.get_num_threads() == before
-    assert [(one["threads"], one["batch_size"]) for one in report.as_json()["fastest"]] == wanted
+    assert [(one["threads"], one["batch_size"]) for one in as_json(report)["fastest"]] == wanted
 
 
 def test_all_threads_are_those_of_before_also_behind_fewer(
@@ -218,7 +222,7 @@ def test_what_cannot_be_compiled_gets_a_row_with_the_reason(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled already
     settings = BenchmarkSettings(precisions=["fp32"], devices=["cpu"], seconds=0.001)
     report = measured({"dense": tiny_bert}, examples, settings)
-    eager, compiled = report.as_json()["rows"]
+    eager, compiled = as_json(report)["rows"]
     check_types(eager)
     assert compiled["note"].startswith("torch.compile in fp32 failed: ")
     assert "No working C++ compiler found" in compiled["note"]
@@ -306,7 +310,7 @@ def test_bf16_is_left_out_where_it_is_slow_unless_asked_for(
         report = measured({"dense": tiny_bert}, examples, settings)
         assert [row.precision for row in report.rows] == expected
         assert any("No bf16 on cpu" in line for line in report.protocol) is not capable
-        assert all(report.notes(row) == [] for row in report.rows)
+        assert all(notes_of(report, row) == [] for row in report.rows)
 
 
 @pytest.mark.slow
@@ -319,7 +323,7 @@ def test_compiled_models_give_what_eager_ones_give(
     )
     models = {"dense": model, "compressed": pruned(model)}
     report = measured(models, examples, settings)  # type: ignore[arg-type]
-    rows = report.as_json()["rows"]
+    rows = as_json(report)["rows"]
     assert [row["runtime"] for row in rows] == ["eager", "eager", "compile", "compile"]
     for row in rows:
         check_types(row)

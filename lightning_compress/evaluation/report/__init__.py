@@ -1,1 +1,1 @@
-"""The report: its rows, its files and how they are shown."""
+"""The report: columns, rows, what they compare to, and how they are written and shown."""

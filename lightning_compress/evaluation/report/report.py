@@ -1,29 +1,17 @@
-"""The report: its data, ``report.json`` in schema 1, and writing it safely."""
+"""The report's data: its rows, and how they compare."""
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from lightning_compress.evaluation.host import Host
-from lightning_compress.evaluation.report.row import (
-    Fastest,
-    Row,
-    fastest,
-    missing_value_notes,
-    reference_for,
-)
-
-SCHEMA = 1
+from lightning_compress.evaluation.latency import Throughput
+from lightning_compress.evaluation.report.row import Row, reference_for
 
 
 @dataclass(frozen=True)
 class Run:
-    """Which run was measured, when it started (ISO 8601) and where."""
+    """The run that was measured, when it started (ISO 8601) and on what machine."""
 
     name: str
     started: str
@@ -33,7 +21,15 @@ class Run:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What was asked of the models; ``tokens`` are the lengths of the examples."""
+    """What quality was measured on.
+
+    Attributes:
+        name: of the task, such as ``sst2``.
+        metric: the primary metric.
+        split: such as ``test``.
+        examples: their number.
+        tokens: median (``p50``), 95th percentile (``p95``) and ``max`` of the examples' lengths.
+    """
 
     name: str
     metric: str
@@ -44,121 +40,99 @@ class TaskFacts:
 
 @dataclass
 class Report:
-    """All rows of a run. ``protocol`` says in words how they were measured."""
+    """All rows of a run.
+
+    Attributes:
+        run: the run.
+        task: what quality was measured on.
+        throughput_batch_size: the batch size that speedup is computed at.
+        protocol: how the figures were measured, one item for each.
+        rows: in the order dense, compressed for each device, runtime and precision.
+    """
 
     run: Run
     task: TaskFacts
     throughput_batch_size: int
-    protocol: list[str]
+    protocol: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
-    def relate(self) -> None:
-        """Compare every row with the dense eager fp32 row on its device."""
-        for row in self.rows:
-            reference = reference_for(self.rows, row.device)
-            if reference is None:
-                continue
-            metric = self.task.metric
-            row.retention = _ratio(row.metrics.get(metric), reference.metrics.get(metric))
-            if row.throughput is not None and reference.throughput is not None:
-                row.speedup = _ratio(
-                    row.throughput.samples_per_second, reference.throughput.samples_per_second
-                )
+    def reference(self, row: Row) -> Row | None:
+        """The dense eager fp32 row on a row's device."""
+        return reference_for(self.rows, row.device)
 
-    def notes(self, row: Row) -> list[str]:
-        """All that is to be said about a row."""
-        return [*row.notes, *missing_value_notes(row, reference_for(self.rows, row.device))]
+    def retention(self, row: Row) -> float | None:
+        """A row's primary metric divided by the reference's."""
+        reference, metric = self.reference(row), self.task.metric
+        if reference is None:
+            return None
+        return _ratio(row.metrics.get(metric), reference.metrics.get(metric))
+
+    def speedup(self, row: Row) -> float | None:
+        """A row's examples per second divided by the reference's."""
+        reference = self.reference(row)
+        if reference is None or row.throughput is None or reference.throughput is None:
+            return None
+        return _ratio(row.throughput.samples_per_second, reference.throughput.samples_per_second)
 
     def standard_error(self, row: Row) -> float | None:
-        """Standard error of the accuracy: the test split is itself a sample of its source."""
+        """Standard error of a row's accuracy, since the test split is a sample; else None."""
         accuracy = row.metrics.get("accuracy")
         if self.task.metric != "accuracy" or accuracy is None:
             return None
         return math.sqrt(accuracy * (1 - accuracy) / self.task.examples)
 
-    def as_json(self) -> dict[str, Any]:
-        """The report as plain data, in schema 1."""
-        return {
-            "schema": SCHEMA,
-            "run": asdict(self.run),
-            "task": asdict(self.task),
-            "rows": [self._row_as_json(row) for row in self.rows],
-            "fastest": [_fastest_as_json(one) for one in fastest(self.rows)],
-        }
-
-    def _row_as_json(self, row: Row) -> dict[str, Any]:
-        latency, throughput = row.latency, row.throughput
-        return {
-            "model": row.model,
-            "techniques": row.techniques,
-            "runtime": row.runtime,
-            "device": row.device,
-            "precision": row.precision,
-            "metrics": row.metrics,
-            "retention": row.retention,
-            "parameters": row.parameters,
-            "nonzero_parameters": row.nonzero_parameters,
-            "macs": row.macs,
-            "size_bytes": row.size_bytes,
-            "latency_ms": {
-                "batch_size": 1,
-                "p50": latency and latency.p50,
-                "p95": latency and latency.p95,
-                "p99": latency and latency.p99,
-            },
-            "throughput": {
-                "batch_size": self.throughput_batch_size,
-                "samples_per_second": throughput and throughput.samples_per_second,
-            },
-            "rates": [asdict(rate) for rate in row.rates],
-            "peak_memory_bytes": row.peak_memory_bytes,
-            "speedup": row.speedup,
-            "note": "; ".join(self.notes(row)) or None,
-        }
-
-
-def _fastest_as_json(one: Fastest) -> dict[str, Any]:
-    return {
-        "device": one.row.device,
-        "threads": one.rate.threads,
-        "batch_size": one.rate.batch_size,
-        "model": one.row.model,
-        "runtime": one.row.runtime,
-        "precision": one.row.precision,
-        "samples_per_second": one.rate.samples_per_second,
-        "speedup": one.speedup,
-    }
+    def metrics(self) -> list[str]:
+        """The names of the metrics, the primary one first."""
+        metric = self.task.metric
+        return [metric, *(name for row in self.rows[:1] for name in row.metrics if name != metric)]
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:
     return None if value is None or not reference else value / reference
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Write ``report.json`` and ``report.md``, each whole or not at all.
+@dataclass(frozen=True)
+class Fastest:
+    """The fastest row of a device, at one batch size and number of threads.
 
-    The pictures that the run has left in the folder are shown in ``report.md``.
+    Attributes:
+        row: the row.
+        rate: its rate.
+        speedup: over the dense eager fp32 row at the same batch size and number of threads.
+        next: the fastest row in another runtime.
+        ahead: how many times faster than that.
     """
-    from lightning_compress.evaluation.report.rendering import markdown
 
-    text = json.dumps(report.as_json(), indent=2, allow_nan=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.json", text + "\n")
-    shown = [f"\n![{one.stem}]({one.name})\n" for one in sorted(folder.glob("*.png"))]
-    write_whole(folder / "report.md", "".join([markdown(report), *shown]))
+    row: Row
+    rate: Throughput
+    speedup: float | None
+    next: Row | None
+    ahead: float | None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that at any time either the old text or the new one is there."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+def fastest(rows: Sequence[Row]) -> list[Fastest]:
+    """The fastest rows: by device, then by number of threads and batch size as measured."""
+    places = dict.fromkeys(
+        (row.device, rate.threads, rate.batch_size) for row in rows for rate in row.rates
+    )
+    return [_fastest(rows, *place) for place in places]
+
+
+def _fastest(rows: Sequence[Row], device: str, threads: int, batch_size: int) -> Fastest:
+    on_device = [row for row in rows if row.device == device]
+    rates = [(r, rate) for r in on_device if (rate := r.rate(threads, batch_size)) is not None]
+    ranked = sorted(rates, key=lambda one: -one[1].samples_per_second)
+    row, rate = ranked[0]
+    others = [one for one in ranked if one[0].runtime != row.runtime]
+    reference = reference_for(rows, device)
+    base = None if reference is None else reference.rate(threads, batch_size)
+    return Fastest(
+        row,
+        rate,
+        None if base is None else rate.samples_per_second / base.samples_per_second,
+        others[0][0] if others else None,
+        rate.samples_per_second / others[0][1].samples_per_second if others else None,
+    )
 
 
 def token_lengths(lengths: Sequence[int]) -> dict[str, int]:
