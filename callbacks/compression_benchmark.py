@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, distinct, examples_of
@@ -131,7 +132,7 @@ class CompressionBenchmark(L.Callback):
             return
         examples, folder = _test_examples(trainer), run_folder(trainer)
         if trainer.is_global_zero:
-            tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+            tokenizer = DataInfo.of_trainer(trainer).tokenizer
             save_compressed(model, folder / "model", tokenizer)
             # Lightning's test loop is in inference mode, which new parameters would remember.
             with torch.inference_mode(False):
@@ -147,13 +148,12 @@ class CompressionBenchmark(L.Callback):
         examples: Sequence[Example],
         folder: Path,
     ) -> Report:
-        data = getattr(trainer, "datamodule", None)
         return benchmark(
             self._models(model, folder),
             examples,
             self.settings,
             run_name="/".join(folder.absolute().parts[-2:]),
-            task_name=getattr(data, "task_name", None) or type(data or model).__name__,
+            task_name=DataInfo.of_trainer(trainer).task_name or type(model).__name__,
             started=self._started,
             calibration_batches=self._seen,
             on_update=lambda report: write_report(report, folder, run_figures(folder)),

@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 import lightning as L
 from torch import nn
 
+from lightning_compress.data.info import DataInfo
 from lightning_compress.models import transformer_in
 from lightning_compress.saving import save_compressed
 
@@ -37,7 +38,7 @@ class DenseModels:
             return
         resumed = trainer.ckpt_path is not None and folder.is_dir()
         if trainer.is_global_zero and not resumed:
-            tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+            tokenizer = DataInfo.of_trainer(trainer).tokenizer
             save_compressed(model, folder, tokenizer)
         trainer.strategy.barrier("dense_model")
         self._folders[model] = folder.absolute()

@@ -63,6 +63,7 @@ def _parser() -> ArgumentParser:
 
 
 def _export(ready: Any) -> None:
+    from lightning_compress.data.info import DataInfo
     from lightning_compress.evaluation.compatibility import check_examples
     from lightning_compress.evaluation.examples import examples_of, sampled_batches
     from lightning_compress.export.export import check_export, export_model
@@ -98,7 +99,7 @@ def _export(ready: Any) -> None:
         ready.format,
         examples=examples,
         options=options,
-        tokenizer=getattr(data, "tokenizer", None),
+        tokenizer=DataInfo.of(data).tokenizer,
         overwrite=ready.overwrite,
     )
     said = verdict(agreement, options.precision)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.checking import check_columns, check_length, check_options
 from lightning_compress.data.dataloader import ResumableLoader
-from lightning_compress.data.dataset import AddTargets, Padding, Sequences, TokenBatches
+from lightning_compress.data.dataset import Padding, Sequences, Targets, TokenBatches
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.sources import Source, find_sources
@@ -210,7 +210,7 @@ class TextDataModule(LightningDataModule, ABC):
         """Some rows of a source as examples."""
 
     @abstractmethod
-    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Targets:
         """What the batches of these examples ask for."""
 
     def _learn(self, stage: str) -> None:

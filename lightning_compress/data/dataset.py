@@ -1,9 +1,10 @@
 """Examples to batches: gather the ids, pad them together, add the targets."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +18,18 @@ from lightning_compress.types import Batch
 Padding = Literal["longest", "max_length"]
 
 
-# Adds labels to a batch of these examples. One that also changes its input, anew in every epoch,
-# says so by an attribute ``changes_input``.
-AddTargets = Callable[[Batch, BatchRequest], None]
+class Targets(ABC):
+    """Adds ``labels`` to a batch.
+
+    Attributes:
+        changes_input: the input of an example changes, too, and in every epoch anew.
+    """
+
+    changes_input: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, batch: Batch, request: BatchRequest) -> None:
+        """Add the labels of the requested examples to their batch, in place."""
 
 
 class Sequences(Protocol):
@@ -57,7 +67,7 @@ class TokenBatches(Dataset[Batch]):
         pad_token_id: int,
         max_length: int,
         padding: Padding,
-        add_targets: AddTargets | None,
+        add_targets: Targets | None,
     ) -> None:
         self.sequences = sequences
         self.pad_token_id = pad_token_id
@@ -96,7 +106,7 @@ class TokenBatches(Dataset[Batch]):
     @property
     def fixed_inputs(self) -> bool:
         """Whether an example's input is the same in every epoch; masked tokens are not."""
-        return not getattr(self.add_targets, "changes_input", False)
+        return self.add_targets is None or not self.add_targets.changes_input
 
     def by_ids(self, ids: NDArray[np.int64]) -> Batch:
         """Make the batch of the examples with these ids [B], in this order, as in evaluation.

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.data.datamodule import TextDataModule
-from lightning_compress.data.dataset import AddTargets, Sequences
-from lightning_compress.data.masking import MaskedTokens, next_tokens
+from lightning_compress.data.dataset import Sequences, Targets
+from lightning_compress.data.masking import MaskedTokens, NextTokens
 from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
 from lightning_compress.data.tokenization import Encoding, frame_of
@@ -128,10 +128,10 @@ class LanguageModelingDataModule(TextDataModule):
             raise InputError(f"{self.sources[origin].name} is too short for a single prediction")
         return sequences
 
-    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Targets:
         assert self.tokenizer is not None
         if self.objective == "causal":
-            return next_tokens
+            return NextTokens()
         mask_token_id = self.tokenizer.mask_token_id
         assert mask_token_id is not None
         return MaskedTokens(

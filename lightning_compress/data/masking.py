@@ -1,4 +1,4 @@
-"""Targets of masked language modelling.
+"""Targets of language models: the next token, or the masked ones.
 
 Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", 2018, arXiv:1810.04805, section 3.1 and appendix A.1: a share of the tokens is
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_compress.data.dataset import Targets
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.types import IGNORE_INDEX, Batch
 
 
-class MaskedTokens:
+class MaskedTokens(Targets):
     """Masks a batch's tokens, and asks for what was there.
 
     The choice depends on the seed, the example and, in training, the epoch alone: not on the
@@ -74,10 +75,13 @@ class MaskedTokens:
         return draws
 
 
-def next_tokens(batch: Batch, request: BatchRequest) -> None:
-    """Add the labels of causal language modelling: the input itself, -100 at padding.
+class NextTokens(Targets):
+    """Targets of causal language modelling: the input itself, -100 at padding.
 
-    They stand at the places of their own tokens; the loss shifts them, once.
+    Labels are aligned with the input; the loss shifts them, once.
     """
-    padding = batch["attention_mask"] == 0
-    batch["labels"] = batch["input_ids"].masked_fill(padding, IGNORE_INDEX)
+
+    def __call__(self, batch: Batch, request: BatchRequest) -> None:
+        """Add ``labels`` [B, S]."""
+        padding = batch["attention_mask"] == 0
+        batch["labels"] = batch["input_ids"].masked_fill(padding, IGNORE_INDEX)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.checking import check_columns
 from lightning_compress.data.datamodule import TextDataModule
-from lightning_compress.data.dataset import AddTargets, Sequences
+from lightning_compress.data.dataset import Sequences, Targets
 from lightning_compress.data.labels import LabelScheme, label_scheme
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
@@ -68,7 +68,7 @@ class TextClassificationDataModule(TextDataModule):
         unlabelled = self._texts("unlabelled", np.arange(len(self._tokens("unlabelled"))))
         return unlabelled if self.train_on == "unlabelled" else JoinedTexts([labelled, unlabelled])
 
-    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> AddTargets:
+    def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Targets:
         labels = self._labels[origin][rows]
         if split != "train" or self.train_on == "labelled":
             return _RowLabels(labels)
@@ -132,7 +132,7 @@ class TextClassificationDataModule(TextDataModule):
         return {**super()._columns_of(split), **labelled}
 
 
-class _RowLabels:
+class _RowLabels(Targets):
     """Adds the labels of the rows to a batch."""
 
     def __init__(self, labels: NDArray[Any]) -> None:

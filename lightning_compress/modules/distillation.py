@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_compress.charts import Chart
+from lightning_compress.data.info import DataInfo
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
 from lightning_compress.distillation.soft_targets import soft_target_loss
@@ -83,9 +84,13 @@ class DistillationModule(FineTuningModule):
         terms = [name for name, term in vars(losses).items() if term is not None]
         if not terms:
             raise InputError("model.losses are all null: there is nothing to learn")
-        self.learns_without_labels = terms != ["task"]
         self._terms_chart = Chart("terms", tuple(f"^train_{name}$" for name in terms))
         self.charts: tuple[Chart, ...] = (self._terms_chart,)
+
+    @property
+    def learns_without_labels(self) -> bool:
+        """Whether the loss has a term besides that of the task."""
+        return any(term is not None for name, term in vars(self.losses).items() if name != "task")
 
     def setup(self, stage: str) -> None:
         """Load the teacher, if it is going to teach."""
@@ -97,7 +102,7 @@ class DistillationModule(FineTuningModule):
             check_inputs(
                 model,
                 tokens=None if inputs else self._vocabulary.get("vocab_size"),
-                max_length=getattr(data, "max_length", None),
+                max_length=DataInfo.of(data).max_length,
             )
             self._live = LiveTeacher(model, inputs)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
@@ -53,7 +54,6 @@ class FineTuningModule(L.LightningModule):
     """
 
     model: "PreTrainedModel"
-    learns_without_labels = False
     val_metrics: MetricCollection
     test_metrics: MetricCollection
 
@@ -78,27 +78,25 @@ class FineTuningModule(L.LightningModule):
         self._vocabulary: dict[str, Any] = {}
         self._seed: int | None = None
 
+    @property
+    def learns_without_labels(self) -> bool:
+        """Whether the loss has a term that needs no labels."""
+        return False
+
     def setup(self, stage: str) -> None:
         """Learn from the data module what the model has to fit: labels and vocabulary."""
-        data = getattr(self.trainer, "datamodule", None)
-        if getattr(data, "train_on", None) == "unlabelled" and not self.learns_without_labels:
+        data = DataInfo.of_trainer(self.trainer)
+        if data.train_on == "unlabelled" and not self.learns_without_labels:
             raise InputError(
                 "data.train_on is unlabelled, and there is nothing to learn without labels: use "
                 "lightning_compress.modules.DistillationModule, which learns from a teacher"
             )
-        tokenizer = getattr(data, "tokenizer", None)
-        if tokenizer is not None:
-            self._vocabulary = {
-                "vocab_size": len(tokenizer),
-                "pad_token_id": getattr(data, "pad_token_id", tokenizer.pad_token_id),
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-            }
-        if not self.task.over_vocabulary and data is not None:
+        self._vocabulary = data.vocabulary or self._vocabulary
+        if not self.task.over_vocabulary:
             for field in ("num_labels", "problem_type"):
                 if self._labels.get(field) is None:
-                    self._labels[field] = getattr(data, field, None)
-            names = getattr(data, "label_names", None)
+                    self._labels[field] = getattr(data, field)
+            names = data.label_names
             if names and len(names) == self._labels["num_labels"]:
                 self._labels["id2label"] = dict(enumerate(names))
                 self._labels["label2id"] = {name: index for index, name in enumerate(names)}
@@ -133,7 +131,7 @@ class FineTuningModule(L.LightningModule):
 
     def _check_fit(self) -> None:
         """Compare the model with tokenizer and data; a misfit would end in an index error."""
-        data = getattr(self._trainer, "datamodule", None)
+        data = DataInfo.of_trainer(self._trainer)
         rows, positions = reading_limits(self.model)
         if rows is not None and self._vocabulary.get("vocab_size", 0) > rows:
             raise InputError(
@@ -141,17 +139,16 @@ class FineTuningModule(L.LightningModule):
                 f"{rows}: set data.tokenizer to the one the model was trained with"
             )
         wanted = self._labels["num_labels"]
-        found = getattr(data, "num_labels", None)
+        found = data.num_labels
         if not self.task.over_vocabulary and found and wanted and found > wanted:
             raise InputError(
                 f"the data have {found} labels and model.num_labels is {wanted}: leave it out, or "
                 "use data with fewer labels"
             )
-        longest = getattr(data, "max_length", 0)
-        if positions is not None and longest > positions:
+        if positions is not None and data.max_length > positions:
             raise InputError(
-                f"data.max_length is {longest} and the model reads at most {positions} tokens: "
-                "lower it"
+                f"data.max_length is {data.max_length} and the model reads at most {positions} "
+                "tokens: lower it"
             )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:

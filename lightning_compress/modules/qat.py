@@ -49,7 +49,11 @@ class QATModule(DistillationModule):
             "scheme": scheme, "group": group, "observer": observer, "smooth": smooth,
             "symmetric": symmetric, "keep": keep, "start": start, "freeze": freeze,
         }  # fmt: skip
-        self.learns_without_labels = self.learns_without_labels and teacher is not None
+
+    @property
+    def learns_without_labels(self) -> bool:
+        """Whether there is a teacher, and the loss has a term besides that of the task."""
+        return self._is_taught() and super().learns_without_labels
 
     def _is_taught(self) -> bool:
         return self.hparams["teacher"] is not None

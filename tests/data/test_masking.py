@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lightning_compress.data.masking import MaskedTokens, next_tokens
+from lightning_compress.data.masking import MaskedTokens, NextTokens
 from lightning_compress.data.sampler import BatchRequest
 
 SPECIAL = [0, 1, 2, 3]
@@ -71,6 +71,6 @@ def test_nothing_to_mask() -> None:
 def test_next_tokens_are_not_shifted_and_skip_padding() -> None:
     made = batch([1], 5, 8)
     made["input_ids"][0, 4] = 0  # the end, which is also what pads
-    next_tokens(made, BatchRequest(np.arange(1), None))
+    NextTokens()(made, BatchRequest(np.arange(1), None))
     assert made["labels"][0, :5].tolist() == made["input_ids"][0, :5].tolist()
     assert made["labels"][0, 5:].tolist() == [-100] * 3
