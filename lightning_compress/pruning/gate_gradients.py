@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.hooks import Call, Hook, before_calls
 from lightning_compress.models.structure import Units
 
 
@@ -25,20 +26,15 @@ def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
         gates: by name of the projection (``Units.output``), for its units in order: [U], or [B, U]
             with separate factors for every example of the batch.
     """
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(_multiply_by(gate))
-        for name, gate in gates.items()
-    ]
-    try:
+    with before_calls(
+        (model.get_submodule(name), _multiply_by(gate)) for name, gate in gates.items()
+    ):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _multiply_by(gate: Tensor):  # type: ignore[no-untyped-def]  # a hook, for torch alone
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values, *rest = inputs
+def _multiply_by(gate: Tensor) -> Hook:
+    def hook(call: Call) -> tuple[Tensor, ...]:
+        values, *rest = call.inputs
         units = values.reshape(*values.shape[:-1], gate.shape[-1], -1)
         # [B, U] to [B, 1, ..., U, 1], which broadcasts over [B, S, U, W]
         factors = gate.reshape(*gate.shape[:-1], *(1,) * (units.dim() - gate.dim() - 1), -1, 1)

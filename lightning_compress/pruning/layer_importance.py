@@ -13,14 +13,16 @@ Sources:
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_compress.models.calibration import Calibration, divergence_from, token_mask
-from lightning_compress.models.layers import hidden_in, skipped
+from lightning_compress.models.hooks import Call, after_calls
+from lightning_compress.models.layers import skipped
 from lightning_compress.models.structure import structure_of
 
 
@@ -69,32 +71,21 @@ def influence_scores(
     blocks = structure_of(model).layers
     total = torch.zeros(len(blocks), dtype=torch.float64)
     tokens = 0
-    mask: Tensor
 
-    def watch(layer: int):  # type: ignore[no-untyped-def]  # a hook, for torch alone
-        def hook(
-            module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
-        ) -> None:
-            after = output[0] if isinstance(output, tuple) else output
-            before = hidden_in(inputs, keywords)
-            cosine = functional.cosine_similarity(before.double(), after.double(), dim=-1)
-            total[layer] += float((1 - cosine)[mask].sum())
-
-        return hook
+    def add(layer: int, call: Call) -> None:
+        cosine = functional.cosine_similarity(
+            call.hidden.double(), call.hidden_output.double(), dim=-1
+        )
+        total[layer] += float((1 - cosine)[mask].sum())
 
     hooks = [
-        model.get_submodule(block).register_forward_hook(watch(layer), with_kwargs=True)
-        for layer, block in enumerate(blocks)
+        (model.get_submodule(block), partial(add, layer)) for layer, block in enumerate(blocks)
     ]
-    try:
-        with skipped(model, without):
-            for batch in calibration.batches:
-                mask = token_mask(batch)
-                tokens += int(mask.sum())
-                calibration.logits(batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    with after_calls(hooks), skipped(model, without):
+        for batch in calibration.batches:
+            mask = token_mask(batch)
+            tokens += int(mask.sum())
+            calibration.logits(batch)
     scores = total / tokens
     scores[list(without)] = torch.inf
     return scores

@@ -16,14 +16,15 @@ https://arxiv.org/abs/2204.09656, which fits one factor per unit; here all outgo
 fitted, in as many passes over the examples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.calibration import Calibration, in_one_piece, token_mask
+from lightning_compress.models.hooks import Call, before_calls, captured
 from lightning_compress.models.structure import (
     Units,
     inputs_of,
@@ -73,30 +74,19 @@ def input_statistics(
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    mask: Tensor
 
-    def watch(name: str):  # type: ignore[no-untyped-def]  # a hook, for torch alone
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].reshape(*mask.shape, -1)[mask].double()
-            products = values.T @ values if pairs else values.square().sum(0)
-            counts[name] = counts.get(name, 0) + len(values)
-            first[name] = first.get(name, 0) + values.sum(0)
-            second[name] = second.get(name, 0) + products
+    def add(name: str, call: Call) -> None:
+        values = call.inputs[0].reshape(*mask.shape, -1)[mask].double()
+        products = values.T @ values if pairs else values.square().sum(0)
+        counts[name] = counts.get(name, 0) + len(values)
+        first[name] = first.get(name, 0) + values.sum(0)
+        second[name] = second.get(name, 0) + products
 
-        return hook
-
-    hooks = [
-        model.get_submodule(one.output).register_forward_pre_hook(watch(one.output))
-        for one in units
-    ]
-    try:
-        with in_one_piece(model):
-            for batch in calibration.batches:
-                mask = token_mask(batch)
-                calibration.logits(batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    hooks = [(model.get_submodule(one.output), partial(add, one.output)) for one in units]
+    with before_calls(hooks), in_one_piece(model):
+        for batch in calibration.batches:
+            mask = token_mask(batch)
+            calibration.logits(batch)
     return {
         name: InputStatistics(first[name] / count, second[name] / count)
         for name, count in counts.items()
@@ -211,13 +201,13 @@ def _reconstruct_(
     targets: Tensor | float = 0.0  # of wanted outputs with inputs
     for batch in calibration.batches:
         mask = token_mask(batch)
-        with _calls(module) as small, _calls(linear_at(dense, name)) as whole:
+        with captured([module, linear_at(dense, name)]) as (small, whole):
             calibration.logits(batch)
             dense_logits(batch)
         # One call each, except for layers that share one block.
-        for (small_inputs, _), (_, dense_outputs) in zip(small, whole, strict=True):
-            inputs = small_inputs.reshape(*mask.shape, -1)[mask].double()
-            outputs = dense_outputs.reshape(*mask.shape, -1)[mask].double()
+        for call, dense_call in zip(small, whole, strict=True):
+            inputs = call.inputs[0].reshape(*mask.shape, -1)[mask].double()
+            outputs = dense_call.output.reshape(*mask.shape, -1)[mask].double()
             if module.bias is not None:
                 inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
             products = products + inputs.T @ inputs
@@ -233,18 +223,3 @@ def _reconstruct_(
         module.bias.copy_(fitted[:, -1])
         fitted = fitted[:, :-1]
     outputs_first(module).copy_(fitted)
-
-
-@contextmanager
-def _calls(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inputs and outputs of a module's calls."""
-    calls: list[tuple[Tensor, Tensor]] = []
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((inputs[0].detach(), output.detach()))
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield calls
-    finally:
-        handle.remove()
