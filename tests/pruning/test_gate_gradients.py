@@ -1,25 +1,121 @@
+"""Gates on heads and neurons, and the gradients of each example's loss by them."""
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_compress.models import units_of
-from lightning_compress.models.calibration import Calibration
+from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.structure import output_dim
-from lightning_compress.pruning.gate_gradients import gate_gradients
+from lightning_compress.pruning.gate_gradients import gate_gradients, gated
 
-from ..families import ALL
+from ..families import ALL, randomize_
+from .conftest import LENGTHS, all_units, calibration_of
+
+REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
+REMOVED = {"heads": {0: [1, 3], 1: [0]}, "neurons": {0: [0, 5, 63], 1: list(range(1, 64, 2))}}
+
+
+def three_examples():
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, 100, (3, 9), generator=generator)
+    mask = (torch.arange(9) < torch.tensor([[5], [9], [7]])).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def logits(model, rows=slice(None)):
+    with torch.no_grad():
+        return model(**{name: value[rows] for name, value in three_examples().items()}).logits
+
+
+def close(one, other):
+    return torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def hooks_of(model):
+    return sum(len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("alike", ["shared", "by example"])
+@pytest.mark.parametrize("kind", ["heads", "neurons"])
+@pytest.mark.parametrize("family", ALL)
+def test_a_gate_of_zero_removes_the_unit(tiny_model, family, kind, alike):
+    model, smaller = tiny_model(family).double(), tiny_model(family).double()
+    gates = {}
+    for units in units_of(model, kind):
+        gate = torch.ones(units.count, dtype=torch.float64)
+        gate[REMOVED[kind][units.layer]] = 0
+        gates[units.output] = gate if alike == "shared" else gate.repeat(3, 1)
+    REMOVE[kind](
+        smaller, {units.layer: REMOVED[kind][units.layer] for units in units_of(model, kind)}
+    )
+    dense = logits(model)
+    with gated(model, gates):
+        assert close(logits(model), logits(smaller))
+    assert not close(dense, logits(smaller))
+    assert torch.equal(logits(model), dense)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_every_example_has_gates_of_its_own(tiny_model, family):
+    model = tiny_model(family).double()
+    generator = torch.Generator().manual_seed(2)
+    gates = {
+        units.output: 2 * torch.rand(3, units.count, generator=generator, dtype=torch.float64)
+        for kind in ("heads", "neurons")
+        for units in units_of(model, kind)
+    }
+    dense = logits(model)
+    with gated(model, gates):
+        together = logits(model)
+    for row in range(3):
+        with gated(model, {name: gate[row] for name, gate in gates.items()}):
+            assert close(logits(model, slice(row, row + 1))[0], together[row])
+            # and the gates of others are not its own
+            assert not close(logits(model)[row - 1], together[row - 1])
+    assert not close(dense, together)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ALL)
+def test_gates_of_one_change_nothing_in_any_precision(tiny_model, family, dtype):
+    model = tiny_model(family).to(dtype)
+    dense = logits(model)
+    for shape in ((), (3,)):
+        gates = {
+            units.output: torch.ones(*shape, units.count)
+            for kind in ("heads", "neurons")
+            for units in units_of(model, kind)
+        }
+        with gated(model, gates):
+            output = logits(model)
+        assert output.dtype == dtype
+        assert torch.equal(output, dense)
+
+
+def test_the_hooks_are_removed_even_after_an_error(tiny_bert):
+    gates = {units.output: torch.zeros(4) for units in units_of(tiny_bert, "heads")}
+    dense = logits(tiny_bert)
+    with gated(tiny_bert, gates):
+        assert hooks_of(tiny_bert) == 2
+    assert hooks_of(tiny_bert) == 0
+
+    def fail():
+        with gated(tiny_bert, gates):
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fail()
+    assert hooks_of(tiny_bert) == 0
+    assert torch.equal(logits(tiny_bert), dense)
+
 
 EPSILON = 1e-4
 
 
-def lively(model):
-    """Weights as large as after training, biases that are not zero; in float64."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
-    model.double()
+def randomized(model):
+    """Weights as large as after training, in float64."""
+    randomize_(model).double()
     # Llama's own norm computes in float32, too coarse for differences.
     for name, module in list(model.named_modules()):
         if name.endswith("norm") and hasattr(module, "variance_epsilon"):
@@ -30,7 +126,7 @@ def lively(model):
     return model
 
 
-def batch(lengths):
+def labelled_batch(lengths):
     generator = torch.Generator().manual_seed(len(lengths))
     ids = torch.randint(2, 100, (len(lengths), 9), generator=generator)
     mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
@@ -38,16 +134,8 @@ def batch(lengths):
     return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
 
 
-def looking(model):
-    return Calibration(
-        [batch([4, 9, 6]), batch([7, 3, 9, 5])],
-        lambda batch: model(**batch).loss,
-        lambda batch: model(**batch).logits,
-    )
-
-
-def all_units(model):
-    return [*units_of(model, "heads"), *units_of(model, "neurons")]
+def labelled_batches():
+    return [labelled_batch(lengths) for lengths in LENGTHS]
 
 
 @torch.no_grad()
@@ -73,8 +161,8 @@ def slope(model, batch, units, unit):
 
 @pytest.mark.parametrize("family", ALL)
 def test_gradients_are_those_of_each_example_s_own_loss(tiny_model, family):
-    model = lively(tiny_model(family))
-    units, calibration = all_units(model), looking(model)
+    model = randomized(tiny_model(family))
+    units, calibration = all_units(model), calibration_of(model, labelled_batches())
     gradients = list(gate_gradients(model, units, calibration))
     assert [set(found) for found in gradients] == [{one.output for one in units}] * 2
     for found, batch in zip(gradients, calibration.batches, strict=True):
@@ -87,8 +175,8 @@ def test_gradients_are_those_of_each_example_s_own_loss(tiny_model, family):
 
 
 def test_the_parameters_get_no_gradients_and_need_none(tiny_bert):
-    model = lively(tiny_bert)
-    units, calibration = all_units(model), looking(model)
+    model = randomized(tiny_bert)
+    units, calibration = all_units(model), calibration_of(model, labelled_batches())
     expected = list(gate_gradients(model, units, calibration))
     assert all(weight.grad is None for weight in model.parameters())
     model.requires_grad_(False)
@@ -101,7 +189,7 @@ def test_the_parameters_get_no_gradients_and_need_none(tiny_bert):
 
 
 def test_gradients_that_are_there_already_stay_as_they_are(tiny_bert):
-    calibration = looking(tiny_bert)
+    calibration = calibration_of(tiny_bert, labelled_batches())
     calibration.loss(calibration.batches[0]).backward()
     before = [weight.grad.clone() for weight in tiny_bert.parameters()]
     list(gate_gradients(tiny_bert, all_units(tiny_bert), calibration))
@@ -110,8 +198,8 @@ def test_gradients_that_are_there_already_stay_as_they_are(tiny_bert):
 
 
 def test_half_precision_is_enough_for_gradients(tiny_bert):
-    model = lively(tiny_bert)
-    units, calibration = all_units(model), looking(model)
+    model = randomized(tiny_bert)
+    units, calibration = all_units(model), calibration_of(model, labelled_batches())
     expected = list(gate_gradients(model, units, calibration))
     model.bfloat16()
     for one, other in zip(gate_gradients(model, units, calibration), expected, strict=True):

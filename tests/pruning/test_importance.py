@@ -10,24 +10,10 @@ from lightning_compress.models.structure import macs_per_pair, macs_per_token, o
 from lightning_compress.pruning.importance import UNIT_SCORES
 
 from ..families import ALL
+from .conftest import all_units
 
 REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
 LENGTHS = [4, 9, 6, 7, 3, 9, 5]
-
-
-@pytest.fixture
-def lively_model(tiny_model):
-    """Weights as large as after training, biases that are not zero; in float64."""
-
-    def build(family):
-        model = tiny_model(family)
-        generator = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
-        return model.double()
-
-    return build
 
 
 def examples():
@@ -37,7 +23,7 @@ def examples():
     return {"input_ids": ids * mask, "attention_mask": mask, "labels": torch.arange(7) % 2}
 
 
-def looking(model, sizes=(3, 4)):
+def calibration_in(model, sizes=(3, 4)):
     """All examples in batches of these sizes, padded no further than needed."""
     batches, start = [], 0
     for size in sizes:
@@ -58,10 +44,6 @@ def one_by_one(model):
         yield {"input_ids": ids, "labels": labels}
 
 
-def all_units(model):
-    return [*units_of(model, "heads"), *units_of(model, "neurons")]
-
-
 def columns_of(weight, model, units, unit):
     """What a unit's outputs are multiplied with: [W, O]."""
     rows = weight if output_dim(model.get_submodule(units.output)) else weight.T
@@ -71,9 +53,9 @@ def columns_of(weight, model, units, unit):
 
 @pytest.mark.parametrize(("score", "power"), [("taylor", 1), ("fisher", 2)])
 @pytest.mark.parametrize("family", ALL)
-def test_gradient_scores_are_means_over_single_examples(lively_model, family, score, power):
-    model = lively_model(family)
-    found = UNIT_SCORES[score](model, all_units(model), looking(model))
+def test_gradient_scores_are_means_over_single_examples(randomized_model, family, score, power):
+    model = randomized_model(family)
+    found = UNIT_SCORES[score](model, all_units(model), calibration_in(model))
     expected = {one.output: torch.zeros(one.count).double() for one in all_units(model)}
     for example in one_by_one(model):
         model.zero_grad()
@@ -92,9 +74,11 @@ def test_gradient_scores_are_means_over_single_examples(lively_model, family, sc
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_activation_is_the_variance_without_padding_times_the_squared_weights(lively_model, family):
-    model = lively_model(family)
-    found = UNIT_SCORES["activation"](model, all_units(model), looking(model))
+def test_activation_is_the_variance_without_padding_times_the_squared_weights(
+    randomized_model, family
+):
+    model = randomized_model(family)
+    found = UNIT_SCORES["activation"](model, all_units(model), calibration_in(model))
     for one in all_units(model):
         said: list[torch.Tensor] = []
         module = model.get_submodule(one.output)
@@ -115,9 +99,9 @@ def test_activation_is_the_variance_without_padding_times_the_squared_weights(li
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_magnitude_is_what_leaves_the_model_with_the_unit(lively_model, family):
-    model = lively_model(family)
-    found = UNIT_SCORES["magnitude"](model, all_units(model), looking(model))
+def test_magnitude_is_what_leaves_the_model_with_the_unit(randomized_model, family):
+    model = randomized_model(family)
+    found = UNIT_SCORES["magnitude"](model, all_units(model), calibration_in(model))
 
     def squares(model):
         matrices = [weight.detach() for weight in model.parameters() if weight.dim() == 2]
@@ -127,14 +111,14 @@ def test_magnitude_is_what_leaves_the_model_with_the_unit(lively_model, family):
         for unit in range(0, one.count, 1 if one.kind == "heads" else 13):
             smaller = copy.deepcopy(model)
             REMOVE[one.kind](smaller, {one.layer: [unit]})
-            gone = squares(model) - squares(smaller)
-            assert float(found[one.output][unit]) == pytest.approx(gone, rel=1e-9)
+            removed = squares(model) - squares(smaller)
+            assert float(found[one.output][unit]) == pytest.approx(removed, rel=1e-9)
 
 
-def test_magnitude_takes_the_rows_of_query_key_and_value(lively_model):
+def test_magnitude_takes_the_rows_of_query_key_and_value(randomized_model):
     for family in ("bert", "gpt2", "llama"):
-        model = lively_model(family)
-        found = UNIT_SCORES["magnitude"](model, all_units(model), looking(model))
+        model = randomized_model(family)
+        found = UNIT_SCORES["magnitude"](model, all_units(model), calibration_in(model))
         for one in units_of(model, "heads"):
             get = model.get_submodule
             block = one.output.rpartition(".")[0].removesuffix(".output")
@@ -160,10 +144,10 @@ def test_magnitude_takes_the_rows_of_query_key_and_value(lively_model):
 
 @pytest.mark.parametrize("score", ["magnitude", "taylor", "fisher", "activation"])
 @pytest.mark.parametrize("family", ALL)
-def test_scores_do_not_depend_on_how_examples_are_batched(lively_model, family, score):
-    model = lively_model(family)
+def test_scores_do_not_depend_on_how_examples_are_batched(randomized_model, family, score):
+    model = randomized_model(family)
     found = [
-        UNIT_SCORES[score](model, all_units(model), looking(model, sizes))
+        UNIT_SCORES[score](model, all_units(model), calibration_in(model, sizes))
         for sizes in ((7,), (1, 5, 1), (1,) * 7)
     ]
     for other in found[1:]:
@@ -177,7 +161,7 @@ def test_random_scores_follow_torch_s_seed_and_the_cost_of_a_unit(tiny_bert):
 
     def draw(seed):
         torch.manual_seed(seed)
-        return UNIT_SCORES["random"](tiny_bert, units, looking(tiny_bert))
+        return UNIT_SCORES["random"](tiny_bert, units, calibration_in(tiny_bert))
 
     first, again, other = draw(1), draw(1), draw(2)
     for one in units:

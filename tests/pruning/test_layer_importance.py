@@ -7,7 +7,6 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.pruning.layer_importance import (
     divergence_scores,
@@ -15,27 +14,17 @@ from lightning_compress.pruning.layer_importance import (
     select_layers,
 )
 
-from ..families import STACKED
+from ..families import STACKED, randomize_
+from .conftest import LENGTHS, calibration_of, padded_batch, padded_batches
 
-LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
 SCORES = {"divergence": divergence_scores, "influence": influence_scores}
-
-
-def lively(model, seed=2):
-    """Weights as large as after training, no two layers alike; in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            size = 0.3 * torch.rand((), generator=generator)
-            weight.add_(size * torch.randn(weight.shape, generator=generator))
-    return model.eval().double()
 
 
 @pytest.fixture
 def deep_model(tiny_model):
     def build(family, layers=4, seed=2, **changes):
         model = tiny_model(family, num_hidden_layers=layers, **changes)
-        return lively(model, seed)
+        return randomize_(model, seed=seed, low=0.0, high=0.3).double()
 
     return build
 
@@ -45,34 +34,20 @@ def language_model():
         "gpt2", vocab_size=100, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1,
         eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    return lively(AutoModelForCausalLM.from_config(config))
-
-
-def batch(lengths):
-    generator = torch.Generator().manual_seed(len(lengths))
-    ids = torch.randint(2, 100, (len(lengths), 9), generator=generator)
-    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
-def looking(model):
-    return Calibration(
-        [batch(lengths) for lengths in LENGTHS],
-        lambda batch: model(**batch).loss,
-        lambda batch: model(**batch).logits,
-    )
+    model = AutoModelForCausalLM.from_config(config)
+    return randomize_(model, low=0.0, high=0.3).double()
 
 
 def one_by_one():
     """The examples without any padding."""
     for lengths in LENGTHS:
         for row, length in enumerate(lengths):
-            yield {"input_ids": batch(lengths)["input_ids"][row : row + 1, :length]}
+            yield {"input_ids": padded_batch(lengths)["input_ids"][row : row + 1, :length]}
 
 
 def logits(model, **inputs):
     with torch.no_grad():
-        return model(**(inputs or batch(LENGTHS[0]))).logits
+        return model(**(inputs or padded_batch(LENGTHS[0]))).logits
 
 
 def without(model, layers):
@@ -135,28 +110,28 @@ def test_layers_are_back_even_if_something_went_wrong(deep_model):
         fail()
     assert torch.equal(logits(model), dense)
     for name in ("divergence", "influence"):
-        SCORES[name](model, looking(model), [1])
+        SCORES[name](model, calibration_of(model, padded_batches()), [1])
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("gone", [[], [2]])
+@pytest.mark.parametrize("removed", [[], [2]])
 @pytest.mark.parametrize("family", STACKED)
-def test_divergence_is_what_the_predictions_lose(deep_model, family, gone):
+def test_divergence_is_what_the_predictions_lose(deep_model, family, removed):
     model = deep_model(family)
-    scores = divergence_scores(model, looking(model), gone)
+    scores = divergence_scores(model, calibration_of(model, padded_batches()), removed)
     assert scores.shape == (4,)
     for layer in range(4):
-        if layer in gone:
+        if layer in removed:
             assert scores[layer] == torch.inf
         else:
-            expected = slow_divergence(model, [*gone, layer])
+            expected = slow_divergence(model, [*removed, layer])
             assert float(scores[layer]) == pytest.approx(expected, rel=1e-6)
             assert expected > 1e-6
 
 
 def test_divergence_of_a_language_model_is_a_mean_over_each_example_s_tokens():
     model = language_model()
-    scores = divergence_scores(model, looking(model))
+    scores = divergence_scores(model, calibration_of(model, padded_batches()))
     expected = [slow_divergence(model, [layer]) for layer in range(3)]
     assert scores.tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -164,24 +139,24 @@ def test_divergence_of_a_language_model_is_a_mean_over_each_example_s_tokens():
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_divergence_of_a_single_number_is_its_squared_difference(deep_model, family):
     model = deep_model(family, num_labels=1)
-    scores = divergence_scores(model, looking(model))
+    scores = divergence_scores(model, calibration_of(model, padded_batches()))
     expected = [slow_divergence(model, [layer]) for layer in range(4)]
     assert scores.tolist() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("gone", [[], [2], [3, 0]])
+@pytest.mark.parametrize("removed", [[], [2], [3, 0]])
 @pytest.mark.parametrize("family", STACKED)
-def test_influence_is_how_far_hidden_states_turn(deep_model, family, gone):
+def test_influence_is_how_far_hidden_states_turn(deep_model, family, removed):
     model = deep_model(family)
-    scores = influence_scores(model, looking(model), gone)
-    kept = [layer for layer in range(4) if layer not in gone]
-    assert (scores[gone] == torch.inf).all()
-    assert torch.allclose(scores[kept], slow_influence(without(model, gone)), rtol=1e-6)
+    scores = influence_scores(model, calibration_of(model, padded_batches()), removed)
+    kept = [layer for layer in range(4) if layer not in removed]
+    assert (scores[removed] == torch.inf).all()
+    assert torch.allclose(scores[kept], slow_influence(without(model, removed)), rtol=1e-6)
 
 
 def test_influence_is_known_for_a_language_model_too():
     model = language_model()
-    scores = influence_scores(model, looking(model))
+    scores = influence_scores(model, calibration_of(model, padded_batches()))
     assert torch.allclose(scores, slow_influence(model), rtol=1e-6)
 
 
@@ -203,10 +178,13 @@ def test_layers_are_scored_again_after_each_choice(deep_model, score):
     differs = 0
     for seed in (1, 7):
         model = deep_model("bert", layers=6, seed=seed)
-        chosen, rounds = select_layers(model, looking(model), 3, score)
+        chosen, rounds = select_layers(model, calibration_of(model, padded_batches()), 3, score)
         assert chosen == greedy(model, score, 3)
         for number, scores in enumerate(rounds):
-            assert torch.equal(scores, SCORES[score](model, looking(model), chosen[:number]))
+            assert torch.equal(
+                scores,
+                SCORES[score](model, calibration_of(model, padded_batches()), chosen[:number]),
+            )
             assert int(scores.argmin()) == chosen[number]
         differs += chosen != rounds[0].argsort()[:3].tolist()
     assert differs  # one round of scores would have chosen others
@@ -214,10 +192,10 @@ def test_layers_are_scored_again_after_each_choice(deep_model, score):
 
 def test_the_last_layers_go_from_the_end(deep_model):
     model = deep_model("bert", layers=6)
-    chosen, rounds = select_layers(model, looking(model), 3, "last")
+    chosen, rounds = select_layers(model, calibration_of(model, padded_batches()), 3, "last")
     assert chosen == [5, 4, 3]
     assert [scores.isinf().sum() for scores in rounds] == [0, 1, 2]
-    assert select_layers(model, looking(model), 0, "last") == ([], [])
+    assert select_layers(model, calibration_of(model, padded_batches()), 0, "last") == ([], [])
 
 
 def test_random_layers_follow_torch_s_seed(deep_model):
@@ -225,7 +203,7 @@ def test_random_layers_follow_torch_s_seed(deep_model):
     found = []
     for seed in [*range(8), *range(8)]:
         torch.manual_seed(seed)
-        chosen, _ = select_layers(model, looking(model), 5, "random")
+        chosen, _ = select_layers(model, calibration_of(model, padded_batches()), 5, "random")
         assert len(set(chosen)) == 5
         found.append(chosen)
     assert found[:8] == found[8:]

@@ -1,12 +1,31 @@
-from itertools import combinations
+"""Budgets, costs, selection and rearrangement of heads and neurons."""
+
+from itertools import combinations, product
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation.footprint import count_macs
+from lightning_compress.models import remove_heads_, remove_neurons_
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.structure import Units
-from lightning_compress.pruning.selection import LayerMinimum, select_units
+from lightning_compress.pruning.selection import (
+    LayerMinimum,
+    rearrange,
+    select_units,
+    total_cost,
+    unit_macs,
+)
+from lightning_compress.substitution.edit import substitute_layers_
+
+from .conftest import all_units
+
+TOKENS = 8
+BATCH = {"input_ids": torch.randint(2, 100, (2, TOKENS))}
+REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
+
 
 FREE: dict[UnitKind, LayerMinimum] = {"heads": LayerMinimum(), "neurons": LayerMinimum()}
 
@@ -31,13 +50,18 @@ def random_scores(units, seed=0):
     return {u.output: torch.rand(u.count, generator=generator, dtype=torch.float64) for u in units}
 
 
-def flat(gone):
-    return {(kind, layer, u) for kind in gone for layer in gone[kind] for u in gone[kind][layer]}
+def flat(removed):
+    return {
+        (kind, layer, u)
+        for kind in removed
+        for layer in removed[kind]
+        for u in removed[kind][layer]
+    }
 
 
-def spent(units, gone, costs):
+def spent(units, removed, costs):
     everything = sum(costs[one.kind] * one.count for one in units)
-    return everything - sum(costs[kind] for kind, _, _ in flat(gone))
+    return everything - sum(costs[kind] for kind, _, _ in flat(removed))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -50,7 +74,7 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
         for unit in range(one.count)
     }
     for stay in (3, 5, 8, 11, 12):
-        gone = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay, FREE)
+        removed = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay, FREE)
         # Every layer keeps one, and that is all that keeps the smallest from going.
         whole = [set(combination) for combination in combinations(everything, 12 - stay)]
         allowed = [
@@ -59,7 +83,7 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
             if all(one.count > sum(layer == one.layer for _, layer, _ in chosen) for one in units)
         ]
         best = min(allowed, key=lambda chosen: sum(everything[unit] for unit in chosen))
-        assert flat(gone) == best
+        assert flat(removed) == best
         # A budget that lies between two numbers of units is met, not missed by one.
         if stay < 12:
             more = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay + 1, FREE)
@@ -96,11 +120,11 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
         with pytest.raises(InputError, match="budget cannot be met"):
             select_units(units, scores, priced(units, costs), budget, limits)
         return
-    gone = select_units(units, scores, priced(units, costs), budget, limits)
-    assert spent(units, gone, costs) <= budget * (1 + 1e-8)
+    removed = select_units(units, scores, priced(units, costs), budget, limits)
+    assert spent(units, removed, costs) <= budget * (1 + 1e-8)
     last_chunks = []
     for one in units:
-        chosen = gone[one.kind].get(one.layer, [])
+        chosen = removed[one.kind].get(one.layer, [])
         assert len(set(chosen)) == len(chosen)
         rest, limit = one.count - len(chosen), limits[one.kind]
         assert rest >= least[one.output]
@@ -119,7 +143,7 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
         highest = max(price for price, _, _ in last_chunks)
         dearest = [chunk for chunk in last_chunks if chunk[0] == pytest.approx(highest, rel=1e-9)]
         assert any(
-            spent(units, gone, costs) + size * costs[kind] > budget for _, size, kind in dearest
+            spent(units, removed, costs) + size * costs[kind] > budget for _, size, kind in dearest
         )
     else:
         assert total <= budget
@@ -131,8 +155,10 @@ def test_a_layer_is_brought_to_a_multiple_by_the_first_that_go():
     limits: dict[UnitKind, LayerMinimum] = {"neurons": LayerMinimum(8, 8)}
     sizes = set()
     for budget in range(16, 345):
-        gone = select_units(units, scores, priced(units, {"neurons": 1}), budget, limits)["neurons"]
-        sizes |= {172 - len(chosen) for chosen in gone.values()}
+        removed = select_units(units, scores, priced(units, {"neurons": 1}), budget, limits)[
+            "neurons"
+        ]
+        sizes |= {172 - len(chosen) for chosen in removed.values()}
     assert sizes == set(range(8, 169, 8))
     with pytest.raises(InputError, match="budget cannot be met"):
         select_units(units, scores, priced(units, {"neurons": 1}), 15, limits)
@@ -154,15 +180,15 @@ def test_heads_and_neurons_trade_by_what_a_saved_cost_loses(seed):
     left = total = 2 * (4 * 10 + 16 * 1.5)
     for number, (_, kind, _, _) in enumerate(order, 1):
         left -= costs[kind]
-        gone = select_units(units, scores, priced(units, costs), left, FREE)
-        assert flat(gone) == {tuple(unit) for _, *unit in order[:number]}
+        removed = select_units(units, scores, priced(units, costs), left, FREE)
+        assert flat(removed) == {tuple(unit) for _, *unit in order[:number]}
     kinds = [kind for kind, _, _ in (entry[1:] for entry in order[:20])]
     assert len(set(kinds)) == 2
     # Ten times dearer heads go first, at the same scores.
-    gone = select_units(
+    removed = select_units(
         units, scores, priced(units, {"heads": 1e6, "neurons": 1e-3}), 4e6 + 1, FREE
     )
-    assert {kind for kind, _, _ in flat(gone)} == {"heads"}
+    assert {kind for kind, _, _ in flat(removed)} == {"heads"}
     assert total == 128
 
 
@@ -172,8 +198,8 @@ def test_cheaper_units_of_a_narrow_layer_go_later():
     scores = {one.output: torch.ones(8) for one in units}
     costs = {"neurons.0": 1.0, "neurons.1": 4.0}
     for budget, wide, narrow in ((36, 1, 0), (12, 7, 0), (10, 7, 2), (5, 7, 7)):
-        gone = select_units(units, scores, costs, budget, {"neurons": LayerMinimum()})["neurons"]
-        assert (len(gone.get(1, [])), len(gone.get(0, []))) == (wide, narrow)
+        removed = select_units(units, scores, costs, budget, {"neurons": LayerMinimum()})["neurons"]
+        assert (len(removed.get(1, [])), len(removed.get(0, []))) == (wide, narrow)
 
 
 def test_an_impossible_budget_is_refused_with_both_shares():
@@ -185,21 +211,21 @@ def test_an_impossible_budget_is_refused_with_both_shares():
     }
     with pytest.raises(InputError, match=r"costs 37\.5% .* more than the 20\.0% asked for"):
         select_units(units, random_scores(units), priced(units, costs), 0.2 * 256, limits)
-    gone = select_units(units, random_scores(units), priced(units, costs), 0.375 * 256, limits)
-    assert len(flat(gone)) == 4 + 96
+    removed = select_units(units, random_scores(units), priced(units, costs), 0.375 * 256, limits)
+    assert len(flat(removed)) == 4 + 96
 
 
 @pytest.mark.parametrize("budget", [8.0, 8.0 - 1e-12, 100.0])
 def test_within_the_budget_nothing_goes(budget):
     units = units_with(heads=[4, 4])
-    gone = select_units(
+    removed = select_units(
         units,
         random_scores(units),
         priced(units, {"heads": 1.0}),
         budget,
         {"heads": LayerMinimum()},
     )
-    assert gone == {"heads": {}}
+    assert removed == {"heads": {}}
 
 
 @pytest.mark.parametrize(("numbers", "name"), [((0, 1), "minimum"), ((1, 0), "multiple")])
@@ -214,3 +240,56 @@ def test_scores_that_are_not_finite_are_refused():
     scores["heads.1"][2] = torch.nan
     with pytest.raises(InputError, match=r"scores of heads in layer 1 are not finite"):
         select_units(units, scores, priced(units, {"heads": 1.0}), 6, FREE)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2"])
+def test_the_macs_of_a_unit_are_what_torch_counts_less_without_it(tiny_model, family):
+    """Where narrow layers stand between wide ones, too."""
+    model = tiny_model(family)
+    substitute_layers_(model, [[1]], width=16)
+    units = all_units(model)
+    costs = unit_macs(model, units, TOKENS)
+    for one in units:
+        before = count_macs(model, BATCH)
+        REMOVE[one.kind](model, {one.layer: [0]})
+        assert before - count_macs(model, BATCH) == costs[one.output]
+
+
+def test_all_units_together_have_the_macs_of_the_blocks(tiny_bert):
+    units = all_units(tiny_bert)
+    found = total_cost(units, unit_macs(tiny_bert, units, TOKENS))
+    whole = count_macs(tiny_bert, BATCH)
+    tiny_bert.bert.encoder.layer = nn.ModuleList()
+    assert found == whole - count_macs(tiny_bert, BATCH) > 0
+
+
+def loss_without(gradients, removed):
+    """The slow way: square the sum of the gradients of the removed units, example by example."""
+    return sum(float(sum(row[unit] for unit in removed)) ** 2 for row in gradients)
+
+
+def test_units_that_compensate_each_other_are_removed_together():
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    gradients[:, 4] = -gradients[:, 1] * 1.01
+    assert rearrange(gradients, [0, 2]) == [1, 4]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_single_swap_helps_and_few_choices_are_better(seed):
+    generator = torch.Generator().manual_seed(seed)
+    gradients = torch.randn(20, 8, generator=generator) + torch.randn(8, generator=generator)
+    start = gradients.square().mean(0).argsort()[:4].tolist()
+    found = rearrange(gradients, start)
+    least = loss_without(gradients, found)
+    assert len(found) == 4
+    assert least <= loss_without(gradients, start) * (1 + 1e-6)
+    for out, back in product(found, set(range(8)) - set(found)):
+        swapped = [unit for unit in found if unit != out] + [back]
+        assert loss_without(gradients, swapped) >= least * (1 - 1e-6)
+
+
+def test_nothing_and_everything_stay_as_they_are():
+    gradients = torch.randn(5, 3)
+    assert rearrange(gradients, []) == []
+    assert rearrange(gradients, [0, 1, 2]) == [0, 1, 2]
