@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from lightning_compress.callbacks.run import require_agreement
+from lightning_compress.callbacks.run import require_agreement, run_folder
 
 # Two processes train; in the second run one of them is led astray just before an update.
 SCRIPT = """
@@ -82,3 +84,29 @@ def test_equal_decisions_pass_and_different_ones_stop():
     require_agreement(SimpleNamespace(world_size=1), 5, "anything")
     with pytest.raises(RuntimeError, match="step 7 the processes disagree on the heads"):
         require_agreement(trainer_of([5, 5, 6]), 5, "the heads")
+
+
+class OtherLogger(Logger):
+    """A logger that is neither TensorBoard's nor a CSV file."""
+
+    save_dir = "runs"
+    name = "project"
+    version = "x7"
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, *args, **kwargs):
+        pass
+
+
+def test_every_logger_has_its_folder(quiet_trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for logger, root, folder in (
+        (TensorBoardLogger("logs", "a"), None, Path("logs/a/version_0")),
+        (CSVLogger("logs", "b"), None, Path("logs/b/version_0")),
+        (OtherLogger(), None, Path("runs/project/x7")),
+        (False, tmp_path / "own", tmp_path / "own"),
+    ):
+        assert run_folder(quiet_trainer(logger=logger, default_root_dir=root)) == folder

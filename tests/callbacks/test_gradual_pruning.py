@@ -250,7 +250,7 @@ def test_the_page_charts_what_remains(toy_data, quiet_trainer, tmp_path):
 DDP = """
 import json, sys
 from tests.callbacks.conftest import Foreign, SameEverywhere, two_processes
-from tests.callbacks.test_structured_pruning import counts
+from tests.callbacks.test_gradual_pruning import counts
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning, LayerPruning, NeuronPruning
 

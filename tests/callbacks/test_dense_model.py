@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
@@ -44,20 +41,6 @@ class Edit(L.Callback):
                 weight(pl_module.encoder).zero_()
 
 
-class Elsewhere(Logger):
-    """A logger that is neither TensorBoard's nor a CSV file."""
-
-    save_dir = "runs"
-    name = "project"
-    version = "x7"
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
-
-    def log_metrics(self, *args, **kwargs):
-        pass
-
-
 def weight(model):
     return dict(model.named_parameters())[WEIGHT]
 
@@ -88,18 +71,6 @@ def model(tiny_model):
 def fit(trainer, bert, **options):
     trainer.fit(Theirs(bert), batches(), **options)
     return bert
-
-
-def test_every_logger_has_its_folder(quiet_trainer, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own").mkdir()
-    for logger, root, folder in (
-        (TensorBoardLogger("logs", "a"), None, Path("logs/a/version_0")),
-        (CSVLogger("logs", "b"), None, Path("logs/b/version_0")),
-        (Elsewhere(), None, Path("runs/project/x7")),
-        (False, tmp_path / "own", tmp_path / "own"),
-    ):
-        assert run_folder(quiet_trainer(logger=logger, default_root_dir=root)) == folder
 
 
 def test_a_run_that_names_no_folder_leaves_the_working_directory_alone(
