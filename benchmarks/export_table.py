@@ -64,7 +64,7 @@ def substituted(model, batches):
 
 def rounded(scheme):
     def edit(model, batches):
-        quantize_(model, scheme, calibration=batches)
+        quantize_(model, scheme, calibration_batches=batches)
 
     return edit
 
@@ -72,7 +72,7 @@ def rounded(scheme):
 def everything(model, batches):
     smaller(model, batches)
     substituted(model, batches)
-    quantize_(model, "int8-static", calibration=batches)
+    quantize_(model, "int8-static", calibration_batches=batches)
 
 
 KINDS = {

@@ -49,7 +49,7 @@ def halved(model):
 
 def quantized(model, scheme, batch):
     made = copy.deepcopy(model)
-    quantize_(made, scheme, calibration=[batch])
+    quantize_(made, scheme, calibration_batches=[batch])
     return made
 
 

@@ -27,6 +27,7 @@ from studies import bare_trainer
 from lightning_compress import load_compressed, quantize_, save_compressed
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.quantization import QuantizationConfig
 
 SCHEMES = {
     "fp32": None,
@@ -38,7 +39,7 @@ SCHEMES = {
     "int8-static, extremes": {"observer": "minmax"},
     "int8-static, percentile": {"observer": "percentile"},
     "int8-static, least error": {"observer": "mse"},
-    "int8-static, smoothed": {"observer": "mse", "smooth": 0.5},
+    "int8-static, smoothed": {"observer": "mse", "smooth_alpha": 0.5},
     "int8-static, symmetric": {"observer": "mse", "symmetric": True},
 }
 EXAMPLES = 512
@@ -54,11 +55,12 @@ def parts_of(task, seed):
     )
 
 
-def measured(task, seed, calibration, folder, data, name, saved):
+def measured(task, seed, calibration_batches, folder, data, name, saved):
     """The metric and the bytes of one scheme."""
     model = load_compressed(folder)
     if SCHEMES[name] is not None:
-        quantize_(model, name.split(",")[0], calibration=calibration, **SCHEMES[name])
+        config = QuantizationConfig(name.split(",")[0], **SCHEMES[name])
+        quantize_(model, config, calibration_batches=calibration_batches)
     size = sum(file.stat().st_size for file in save_compressed(model, saved).iterdir())
     task_name = "causal-lm" if task == "gpt2" else "sequence-classification"
     module = FineTuningModule(pretrained=str(saved), task=task_name)
@@ -75,11 +77,12 @@ def one_seed(task, seed):
     data.setup("fit")
     batches = iter(data.train_dataloader())
     count = EXAMPLES // (16 if task == "gpt2" else 32)
-    calibration = list(itertools.islice(batches, count))
+    calibration_batches = list(itertools.islice(batches, count))
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
         return {
-            name: measured(task, seed, calibration, folder, data, name, saved) for name in SCHEMES
+            name: measured(task, seed, calibration_batches, folder, data, name, saved)
+            for name in SCHEMES
         }
 
 

@@ -26,8 +26,9 @@ from studies import bare_trainer
 from lightning_compress import load_compressed, quantize_, save_compressed
 from lightning_compress.distillation.objective import Losses
 from lightning_compress.modules import FineTuningModule, QATModule
+from lightning_compress.quantization import QuantizationConfig
 
-GROUP = {"sst2": 256, "imdb": 256, "gpt2": 128}
+GROUP_SIZE = {"sst2": 256, "imdb": 256, "gpt2": 128}
 BATCHES = {"sst2": 150, "imdb": 40, "gpt2": 100}
 RATE = {"sst2": 1e-4, "imdb": 1e-4, "gpt2": 3e-4}
 WAYS = ("float", "after training", "in training")
@@ -42,16 +43,17 @@ def trainer_for(batches):
 
 
 def module_for(task, way, folder, seed):
+    config = QuantizationConfig("int4-weight", group_size=GROUP_SIZE[task])
     options = {"task": "causal-lm" if task == "gpt2" else "sequence-classification"}
     if way == "in training":
         return QATModule(
-            pretrained=str(folder), scheme="int4-weight", group=GROUP[task], teacher="dense",
+            pretrained=str(folder), quantization=config, teacher="dense",
             losses=Losses(task=None),
             config=None if task == "gpt2" else STILL, learning_rate=RATE[task], **options,
         )  # fmt: skip
     if way == "after training":
         model = load_compressed(folder)
-        quantize_(model, "int4-weight", group=GROUP[task])
+        quantize_(model, config)
         folder = save_compressed(model, ROOT / f"{task}-seed{seed}")
     return FineTuningModule(pretrained=str(folder), **options)
 
@@ -77,7 +79,7 @@ def run(task, way, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="gpt2", choices=GROUP)
+    parser.add_argument("--task", default="gpt2", choices=GROUP_SIZE)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -85,7 +87,7 @@ def main():
     task, seeds = arguments.task, arguments.seeds
     found = {way: [run(task, way, seed) for seed in seeds] for way in WAYS}
     metric = "perplexity" if task == "gpt2" else "accuracy, %"
-    print(f"\n{task}, weights of four bits in groups of {GROUP[task]}, seeds {seeds}\n")
+    print(f"\n{task}, weights of four bits in groups of {GROUP_SIZE[task]}, seeds {seeds}\n")
     print(f"| rounded | {metric} | to float |")
     print("| --- | --- | --- |")
     losses = {}

@@ -22,7 +22,7 @@ from lightning_compress.evaluation.runtimes.table import RuntimeName
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import manifest_of, transformer_in
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
-from lightning_compress.quantization.precisions import Precision
+from lightning_compress.quantization.precisions import PrecisionName
 from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
@@ -72,7 +72,7 @@ class CompressionBenchmark(L.Callback):
         *,
         baseline: str | None = None,
         runtimes: Sequence[RuntimeName] | None = ("eager", "compile"),
-        precisions: Sequence[Precision] | None = None,
+        precisions: Sequence[PrecisionName] | None = None,
         devices: Sequence[str] | None = None,
         batch_sizes: Sequence[int] = (1, 8, 32),
         latency_examples: int = 100,
@@ -116,7 +116,7 @@ class CompressionBenchmark(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember some training examples if a precision needs them: the test loop has none."""
         model = transformer_in(pl_module)
-        if model is not None and "int8-static" in (self.settings.precisions or ()):
+        if model is not None and self.settings.needs_calibration:
             self._seen = calibration_for(trainer, model, CALIBRATION_EXAMPLES).batches
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -118,56 +118,60 @@ def run_figures(folder: Path) -> list[Path]:
     return [folder / name for name in RUN_FIGURES if (folder / name).is_file()]
 
 
-def log_quantization(trainer: L.Trainer, coverage: Coverage, moved: Mapping[str, float]) -> None:
-    """Log how much is quantized and, where it was measured, how much each module's rounding moves.
+def log_quantization(
+    trainer: L.Trainer, coverage: Coverage, divergences: Mapping[str, float]
+) -> None:
+    """Log how much of a model is quantized, and each module's sensitivity where it was measured.
 
-    The chart of that also becomes ``sensitivity.png`` in the run's folder, which the report shows.
+    The chart of the sensitivities is also written to ``sensitivity.png`` in the run's folder,
+    from where the report takes it.
 
     Args:
         trainer: of the run.
         coverage: of the quantized model.
-        moved: divergence by name of the module, the largest first; empty if not measured.
+        divergences: in nats by name of the module that alone was quantized, largest first; empty
+            where they were not measured.
     """
     for logger in trainer.loggers:
-        logger.log_metrics({"quantized parameters": coverage.share}, trainer.global_step)
-    if not moved:
+        logger.log_metrics({"quantized_fraction": coverage.quantized_fraction}, trainer.global_step)
+    if not divergences:
         return
-    figure, folder = sensitivity_figure(moved, coverage), run_folder(trainer)
+    figure, folder = sensitivity_figure(divergences, coverage), run_folder(trainer)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / SENSITIVITY, dpi=100)
     for board in tensorboard_loggers(trainer):
-        board.experiment.add_figure("sensitivity to rounding", figure, trainer.global_step)
+        board.experiment.add_figure("sensitivity to quantization", figure, trainer.global_step)
 
 
-def sensitivity_figure(moved: Mapping[str, float], coverage: Coverage) -> "Figure":
-    """A bar for each module, those that stay in floating point in another colour."""
+def sensitivity_figure(divergences: Mapping[str, float], coverage: Coverage) -> "Figure":
+    """Draw a bar for each of the 40 most sensitive modules, skipped ones in another colour."""
     from matplotlib.figure import Figure
 
-    shown = dict(list(moved.items())[:_BARS])
+    shown = dict(list(divergences.items())[:_BARS])
     figure = Figure(figsize=(8, 1.2 + 0.22 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    colours = ["C1" if name in coverage.kept else "C0" for name in shown]
+    colours = ["C1" if name in coverage.skipped else "C0" for name in shown]
     axes.barh(list(shown), list(shown.values()), color=colours)
     axes.invert_yaxis()
-    axes.set(xlabel="divergence of the predictions, nats", xscale="log")
-    axes.set_title("rounded alone (orange: stays in floating point)", fontsize=10)
+    axes.set(xlabel="KL divergence of the predictions, nats", xscale="log")
+    axes.set_title("quantized alone (orange: skipped, stays in floating point)", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", labelsize=7)
     return figure
 
 
-def said_of(scheme: str, coverage: Coverage) -> str:
-    """Coverage in words: how much, and what stays."""
+def describe_coverage(scheme: str, coverage: Coverage) -> str:
+    """Describe in a sentence how much is quantized, and what is skipped and why."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in coverage.kept.items():
+    for name, reason in coverage.skipped.items():
         reasons.setdefault(reason, []).append(name)
-    kept = "; ".join(
+    skipped = "; ".join(
         f"{', '.join(names) if len(names) < 4 else len(names)} ({reason})"
         for reason, names in reasons.items()
     )
-    rest = f"; not {kept}" if kept else ""
-    return f"Quantized to {scheme}: {coverage.share:.1%} of the parameters{rest}."
+    rest = f"; skipped: {skipped}" if skipped else ""
+    return f"Quantized to {scheme}: {coverage.quantized_fraction:.1%} of the parameters{rest}."
 
 
 def log_matching(

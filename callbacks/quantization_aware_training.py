@@ -1,4 +1,4 @@
-"""When layers round while they learn: from a step on, to the end of the fit."""
+"""Quantization-aware training: fake quantization from a given step to the end of ``fit``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +11,18 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.models.forward import evaluating
 from lightning_compress.quantization import (
-    Observer,
-    Options,
-    SchemeName,
+    QuantizationConfig,
     check_preparation,
     coverage_of,
-    needs_examples,
     prepare_,
 )
-from lightning_compress.quantization.fake_quantized import convert_, is_prepared, stretches_of
+from lightning_compress.quantization.fake_quantized import convert_, is_prepared, log_scales_of
 from lightning_compress.types import Batch
 
 from .best_checkpoint import load_best, save_as_best
 from .calibration_batches import calibration_for
 from .dense_model import dense_models
-from .figures import log_quantization, said_of
+from .figures import describe_coverage, log_quantization
 from .model_edit import (
     ModelEdit,
     follow_reshaping,
@@ -37,100 +34,92 @@ from .run import digest_of, is_dev_run, require_agreement, run_length, steps_don
 
 
 class QuantizationAwareTraining(ModelEdit):
-    """Train any LightningModule's Hugging Face model while its layers round as they will.
+    """Train the Hugging Face model in any LightningModule with fake quantization.
 
-    From its start on the model says what the quantized one would say, to the last bit, and learns
-    to say it well; at the end of ``fit`` the best checkpoint's weights are quantized and become the
-    best checkpoint. Pruning callbacks of the same run have to be done by then. With a
-    DistillationModule the float model teaches.
+    From ``start`` on, the forward pass is bit-identical to the quantized model's: what is
+    validated is what is deployed. At the end of ``fit`` the best checkpoint's weights are quantized
+    and saved as the best checkpoint. Pruning callbacks of the same run must have finished by
+    ``start``. With a DistillationModule the teacher stays in floating point.
 
     Args:
-        scheme: ``int8-weight``, ``int4-weight``, ``int8-dynamic`` or ``int8-static``, which also
-            learns its steps.
-        group: how many neighbouring weights of four bits share a step.
-        observer: how ``int8-static`` finds the steps that it starts from.
-        smooth: strength of SmoothQuant, between 0 and 1; default: none.
-        symmetric: whether the steps of ``int8-static`` are counted from zero, as TensorRT needs it.
-        keep: names of modules that stay in floating point.
-        start: share of the run after which layers round.
-        freeze: share of the run, at its end, in which learned steps stay what they are.
-        calibration_examples: how many training examples to look at, where that is needed.
+        quantization: the scheme and its options, see
+            :class:`~lightning_compress.quantization.QuantizationConfig`; a scheme with 8 or 4
+            bits. ``int8-static`` learns its scales, starting from the observer's.
+        start: fraction of the run after which fake quantization starts, in [0, 1).
+        freeze: fraction of the run, at its end, in which learned scales are frozen, in [0, 1).
+        calibration_examples: number of training examples to calibrate on, where the options need
+            some.
 
     Raises:
-        InputError: an option is out of range, or the model cannot be quantized so; before the
+        InputError: an option is out of range, or the model cannot be quantized; before the
             training starts.
 
-    Source: ``lightning_compress.quantization.fake_quantized`` names them.
+    Source: see :mod:`lightning_compress.quantization.fake_quantized`.
     """
 
     def __init__(
         self,
         *,
-        scheme: SchemeName = "int8-dynamic",
-        group: int = 32,
-        observer: Observer = "mse",
-        smooth: float | None = None,
-        symmetric: bool = False,
-        keep: Sequence[str] = (),
+        quantization: QuantizationConfig = QuantizationConfig(),  # noqa: B008  # it is immutable
         start: float = 0.0,
         freeze: float = 0.1,
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self._options = Options(group, observer, smooth, symmetric, tuple(keep))
-        for name, share in (("start", start), ("freeze", freeze)):
-            if not 0 <= share < 1:
-                raise InputError(f"{name} is a share of the run in [0, 1), not {share}")
+        for name, fraction in (("start", start), ("freeze", freeze)):
+            if not 0 <= fraction < 1:
+                raise InputError(f"{name} must be a fraction of the run in [0, 1), not {fraction}")
         if start + freeze >= 1:
             raise InputError(
-                f"start and freeze are {start + freeze:g} of the run together: less than all of it"
+                f"start and freeze must add up to less than 1, not to {start + freeze:g}: no steps "
+                "would be left to learn scales in"
             )
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
-        self._start = 0  # the steps at which
-        self._freeze = 0.0
+        self._start_step = 0
+        self._freeze_step = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that it can be done, before anything is trained."""
+        """Check that the model can be quantized, before anything is trained."""
         require_reshapable(trainer)
         model = reshapable_model(pl_module)
         if not self.target_reached:
-            check_preparation(model, self.hparams["scheme"], self._options)
+            check_preparation(model, self.hparams["quantization"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay it out over the run."""
+        """Turn fractions of the run into steps."""
         run, _ = run_length(trainer)
-        self._start = round(self.hparams["start"] * run) if self.hparams["start"] else 0
-        self._freeze = (1 - self.hparams["freeze"]) * run
+        self._start_step = round(self.hparams["start"] * run) if self.hparams["start"] else 0
+        self._freeze_step = (1 - self.hparams["freeze"]) * run
         self._prepare_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Let layers round when it is time."""
+        """Start fake quantization when its step is reached."""
         self._prepare_if_due(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Leave learned steps alone towards the end."""
-        if trainer.global_step >= self._freeze:
-            for parameter in stretches_of(reshapable_model(pl_module)):
+        """Freeze learned scales at the end of the run."""
+        if trainer.global_step >= self._freeze_step:
+            for parameter in log_scales_of(reshapable_model(pl_module)):
                 parameter.grad = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warn if the run ended before quantization-aware training began."""
+        """Warn if the run ended before fake quantization started."""
         self._progress.warn_unless_reached(
             trainer,
             pl_module,
-            due=self._start,
+            due=self._start_step,
             state="the model is not quantized",
             remedy="lower start",
         )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Quantize, and make the result the best checkpoint."""
+        """Quantize, and save the result as the best checkpoint."""
         model = reshapable_model(pl_module)
         if is_dev_run(trainer) or not is_prepared(model):
             return
@@ -139,30 +128,28 @@ class QuantizationAwareTraining(ModelEdit):
         require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
         coverage = coverage_of(model)
         log_quantization(trainer, coverage, {})
-        rank_zero_info(said_of(self.hparams["scheme"], coverage))
+        rank_zero_info(describe_coverage(self.hparams["quantization"].scheme, coverage))
         save_as_best(trainer)
 
     def _prepare_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.target_reached or steps_done(trainer, pl_module) < self._start:
+        if self.target_reached or steps_done(trainer, pl_module) < self._start_step:
             return
         model = reshapable_model(pl_module)
         dense_models.save(trainer, pl_module)
+        config: QuantizationConfig = self.hparams["quantization"]
         batches: Sequence[Batch] = ()
-        if needs_examples(self.hparams["scheme"], self._options):
-            seen = calibration_for(trainer, model, self.hparams["calibration_examples"])
-            batches = seen.batches
+        if config.needs_calibration:
+            batches = calibration_for(trainer, model, self.hparams["calibration_examples"]).batches
         with evaluating(model):
             prepare_(
                 model,
-                self.hparams["scheme"],
-                self._options,
-                calibration=batches,
+                config,
+                calibration_batches=batches,
                 technique="quantization_aware_training",
             )
         model.train(pl_module.training)
         rebuild_optimizers(trainer)
         follow_reshaping(trainer)
         self._progress.reach_target(
-            trainer,
-            f"Fake quantization to {self.hparams['scheme']} from step {self._start} on.",
+            trainer, f"Fake quantization to {config.scheme} from step {self._start_step} on."
         )

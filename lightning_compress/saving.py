@@ -29,9 +29,9 @@ from lightning_compress.models.removal import reshaping, resizing, sizes_of
 from lightning_compress.models.structure import structure_of
 from lightning_compress.quantization.fake_quantized import (
     convert_,
+    fake_quantized_specs,
     is_prepared,
-    place_rounded_,
-    rounded_specs,
+    place_fake_quantized_,
 )
 from lightning_compress.quantization.modules import (
     cast_as_recorded_,
@@ -73,7 +73,7 @@ def compression_state(model: nn.Module) -> dict[str, Any]:
         "compact": compact_shapes(model),
         "sizes": sizes_of(model),
         "quantized": quantized_specs(model),
-        "rounded": rounded_specs(model),
+        "rounded": fake_quantized_specs(model),
         "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
     }
 
@@ -96,7 +96,7 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
         except AttributeError as error:
             raise InputError(f"the manifest belongs to another model: {error}") from error
     try:
-        place_rounded_(model, state.get("rounded", {}))
+        place_fake_quantized_(model, state.get("rounded", {}))
         place_quantized_(model, state.get("quantized", {}))
         cast_as_recorded_(model, state["edits"])
     except AttributeError as error:

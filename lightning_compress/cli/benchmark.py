@@ -63,7 +63,7 @@ def _measure(
     if baseline is not None:
         models = {"dense": load_saved(baseline, task), **models}
     calibration: list[Batch] = []
-    if "int8-static" in (settings.precisions or ()):
+    if settings.needs_calibration:
         calibration = calibration_of(data, measured, settings.batch_size)
     data.setup("test")
     report = benchmark(

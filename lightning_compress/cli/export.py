@@ -15,7 +15,7 @@ from lightning_compress.cli.saved_model import (
 )
 from lightning_compress.errors import InputError
 from lightning_compress.export.formats import FormatName
-from lightning_compress.quantization.precisions import Precision
+from lightning_compress.quantization.precisions import PrecisionName
 
 _BATCH_SIZE = 16
 
@@ -40,7 +40,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--output", type=str, required=True, help="folder to make")
     parser.add_argument(
         "--precision",
-        type=Precision | None,
+        type=PrecisionName | None,
         default=None,
         help="default: that of a quantized model, fp32 of another",
     )
@@ -69,7 +69,7 @@ def _export(ready: Any) -> None:
     from lightning_compress.export.export import check_export, export_model
     from lightning_compress.export.format import ExportOptions
     from lightning_compress.export.verify import verdict
-    from lightning_compress.quantization.precisions import own_precision
+    from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 
     if ready.examples < 1:
         raise InputError(f"examples must be at least 1, not {ready.examples}")
@@ -81,7 +81,7 @@ def _export(ready: Any) -> None:
         dry_run=ready.dry_run,
     )
     check_export(model, output, ready.format, options, overwrite=ready.overwrite)
-    if options.precision == "int8-static":
+    if PRECISIONS[options.precision].needs_calibration:
         seen = calibration_of(data, model, _BATCH_SIZE)
         options = dataclasses.replace(options, calibration_batches=seen)
     data.setup("test")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
-from lightning_compress.models.modeling_quantized import unpack_pairs
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.saving import save_compressed
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ class Footprint:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count the parameters and those of them that are not zero; tied ones count once."""
-    # Weights of four bits lie in pairs.
-    parameters = [p if p.dtype != torch.uint8 else unpack_pairs(p) for p in model.parameters()]
+    unpacked = {
+        layer.weight: layer.integer_weight()
+        for layer in model.modules()
+        if isinstance(layer, QuantizedLinear)
+    }
+    parameters = [unpacked.get(parameter, parameter) for parameter in model.parameters()]
     return (
         sum(parameter.numel() for parameter in parameters),
         sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
@@ -45,7 +49,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """Count multiply-accumulate operations per example, by torch's own counter.
+    """Count int8_matmul-accumulate operations per example, by torch's own counter.
 
     That counts matrix products, convolutions and attention. It knows nothing of the fused
     attention for CPUs and would count none there, so attention is computed as two plain products

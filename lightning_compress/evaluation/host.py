@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from lightning_compress.quantization.precisions import PRECISIONS, Precision
+
 _PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
 
 
@@ -66,61 +68,36 @@ def _cpu_model() -> str:
 
 
 def bf16_caveat(device: str) -> str | None:
-    """Why bf16 is slow on a device; None where nothing is known against it."""
-    kind = torch.device(device).type
-    if kind == "cuda" and not _bf16_on_cuda(device):
-        return "this GPU has no bf16 instructions: bf16 saves memory, not time"
-    if kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
-        has = torch.cpu.get_capabilities()
-        if not (has.get("avx512_bf16") or has.get("amx_bf16")):
-            return (
-                "this CPU has no bf16 instructions (AVX512-BF16, AMX): bf16 saves memory, not time"
-            )
-    return None
-
-
-def _bf16_on_cuda(device: str) -> bool:
-    """NVIDIA's from Ampere on; AMD's all."""
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
-
-
-WEIGHTS_ONLY = (
-    "weights only: they become floating-point numbers to be multiplied, which saves memory, not "
-    "time"
-)
-
-
-UNFUSED = "eager: each step of rounding is a pass over memory of its own; compile fuses them"
+    """Why bf16 is not faster than fp32 on a device; None where no reason is known."""
+    return _missing_instructions(PRECISIONS["bf16"], device)
 
 
 def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
-    """Why a precision is not faster in a runtime and on a device; None if nothing is known."""
-    if precision == "bf16":
-        return bf16_caveat(device)
-    if precision == "fp16":
-        return _fp16_caveat(device)
-    if precision.endswith("-weight"):
-        return WEIGHTS_ONLY
-    if precision.startswith("int8"):
-        return _int8_caveat(device) if fused else UNFUSED
+    """Why a precision is not faster than fp32 on a device; None where no reason is known.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        device: such as ``cpu``.
+        fused: whether the runtime fuses consecutive operations.
+    """
+    chosen = PRECISIONS[precision]
+    if chosen.caveat is not None:
+        return chosen.caveat
+    if not fused and chosen.unfused_caveat is not None:
+        return chosen.unfused_caveat
+    return _missing_instructions(chosen, device)
+
+
+def _missing_instructions(precision: Precision, device: str) -> str | None:
+    needed, kind = precision.instructions, torch.device(device).type
+    if needed is None:
+        return None
+    if kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        present = torch.cpu.get_capabilities()
+        if not any(present.get(name) for name in needed.x86):
+            return f"this CPU {needed.missing}"
+    # AMD's GPUs have them all.
+    nvidia = kind == "cuda" and torch.version.hip is None
+    if nvidia and torch.cuda.get_device_capability(device)[0] < (needed.cuda or 0):
+        return f"this GPU {needed.missing}"
     return None
-
-
-def _fp16_caveat(device: str) -> str | None:
-    if torch.device(device).type == "cpu" and _x86():
-        has = torch.cpu.get_capabilities()
-        if not (has.get("avx512_fp16") or has.get("amx_fp16")):
-            return "this CPU has no fp16 instructions: fp16 saves memory, not time"
-    return None
-
-
-def _int8_caveat(device: str) -> str | None:
-    if torch.device(device).type == "cpu" and _x86():
-        has = torch.cpu.get_capabilities()
-        if not (has.get("avx512_vnni") or has.get("avx_vnni") or has.get("amx_int8")):
-            return "this CPU has no instructions for products of whole numbers (VNNI, AMX)"
-    return None
-
-
-def _x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64")

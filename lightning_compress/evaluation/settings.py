@@ -10,7 +10,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
 from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
-from lightning_compress.quantization.precisions import PRECISIONS, Precision
+from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class BenchmarkSettings:
     """
 
     runtimes: Sequence[RuntimeName] | None = ("eager", "compile")
-    precisions: Sequence[Precision] | None = None
+    precisions: Sequence[PrecisionName] | None = None
     devices: Sequence[str] | None = None
     batch_sizes: Sequence[int] = (1, 8, 32)
     latency_examples: int = 100
@@ -86,7 +86,12 @@ class BenchmarkSettings:
         """The devices to measure on."""
         return torch_devices() if self.devices is None else self.devices
 
-    def precisions_on(self, device: str) -> Sequence[Precision]:
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a precision among them needs calibration examples."""
+        return any(PRECISIONS[name].needs_calibration for name in self.precisions or ())
+
+    def precisions_on(self, device: str) -> Sequence[PrecisionName]:
         """The precisions to measure on a device."""
         if self.precisions is not None:
             return self.precisions

@@ -34,7 +34,7 @@ class AotInductorFormat(Format):
     """
 
     name = runtime = "aotinductor"
-    precisions = PRECISIONS
+    precisions = tuple(PRECISIONS)
 
     def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         """Compile the model."""

@@ -19,7 +19,8 @@ from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
-from lightning_compress.quantization.modules import float_embedding
+from lightning_compress.quantization.modules import embedding_to_float
+from lightning_compress.quantization.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,12 +106,12 @@ def _plain(model: "PreTrainedModel") -> "PreTrainedModel":
         if isinstance(module, QuantizedLinear):
             weight = module.dequantized()
             # What was multiplied into the inputs is multiplied into the weights.
-            weight = weight if module.factor is None else weight * module.factor
+            weight = weight if module.smoothing_scale is None else weight * module.smoothing_scale
             put_(made, name, _linear(weight, module.bias))
         elif isinstance(module, Conv1D):
             put_(made, name, _linear(module.weight.detach().t().contiguous(), module.bias))
         elif isinstance(module, QuantizedEmbedding):
-            put_(made, name, float_embedding(module))
+            put_(made, name, embedding_to_float(module))
     made.eval()
     return made
 
@@ -144,7 +145,7 @@ def _quantized(
         def transform_for_annotation(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             return model
 
-    dynamic = options.precision == "int8-dynamic"
+    dynamic = PRECISIONS[options.precision].activations == "dynamic"
     scheme = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     quantizer = LinearLayersOnly()
     quantizer.set_module_type(nn.Linear, scheme)

@@ -22,7 +22,7 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     verdict,
 )
-from lightning_compress.quantization.precisions import own_precision
+from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ def export_model(
     options = options or ExportOptions(precision=own_precision(model) or "fp32")
     folder, target = Path(folder), FORMATS[format]
     check_export(model, folder, format, options, overwrite=overwrite)
-    calibrates = options.precision == "int8-static" and (
+    calibrates = PRECISIONS[options.precision].needs_calibration and (
         own_precision(model) is None or target.recalibrates
     )
     if calibrates and not options.calibration_batches:
-        raise InputError("int8-static needs training examples: set calibration_batches")
+        raise InputError(f"{options.precision} needs calibration examples: set calibration_batches")
     source = target.source(model, options)
     with whole_folder(folder) as unfinished:
         agreement = _written(source, unfinished, target, options, examples)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.quantization.precisions import in_precision
+from lightning_compress.quantization.quantize import in_precision
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import (
-    LIMITS,
-    SMALLEST_STEP,
+    MIN_SCALE,
+    QMAX,
     QuantizedEmbedding,
     QuantizedLinear,
 )
-from lightning_compress.quantization.modules import float_embedding
+from lightning_compress.quantization.modules import embedding_to_float
 
 OPSET = 21
 
@@ -35,20 +35,20 @@ Reader = Literal["onnxruntime", "openvino", "tensorrt"]
 class _OnnxLinear(nn.Module):
     """[..., inputs] to [..., outputs]."""
 
-    step: Tensor
+    scale: Tensor
     zero: Tensor
     zeros: Tensor
-    input_step: Tensor
+    input_scale: Tensor
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self.factor = layer.factor
-        self.register_buffer("step", layer.step.view(-1))
+        self.smoothing_scale = layer.smoothing_scale
+        self.register_buffer("scale", layer.scale.view(-1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.factor is not None:
-            inputs = inputs * self.factor
+        if self.smoothing_scale is not None:
+            inputs = inputs * self.smoothing_scale
         found = self.product(inputs)
         return found if self.bias is None else found + self.bias
 
@@ -57,22 +57,22 @@ class _OnnxLinear(nn.Module):
 
 
 class _Static(_OnnxLinear):
-    """Rounded, and taken back: runtimes make a product of whole numbers of these pairs."""
+    """FakeQuantized, and taken back: runtimes make a product of whole numbers of these pairs."""
 
     middle, kind = _MIDDLE, torch.uint8
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
-        assert layer.input_step is not None
-        self.register_buffer("input_step", layer.input_step.view(()))
-        self.register_buffer("zero", (layer.input_zero.view(()) + self.middle).to(self.kind))
-        self.register_buffer("zeros", torch.zeros_like(self.step, dtype=torch.int8))
+        assert layer.input_scale is not None
+        self.register_buffer("input_scale", layer.input_scale.view(()))
+        self.register_buffer("zero", (layer.input_zero_point.view(()) + self.middle).to(self.kind))
+        self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8))
 
     def product(self, inputs: Tensor) -> Tensor:
-        grid = (self.input_step, self.zero)
+        grid = (self.input_scale, self.zero)
         numbers = _onnx("QuantizeLinear", (inputs, *grid), self.kind, inputs.shape)
         taken_back = _onnx("DequantizeLinear", (numbers, *grid), torch.float32, inputs.shape)
-        rows = (self.weight, self.step, self.zeros)
+        rows = (self.weight, self.scale, self.zeros)
         weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
         return torch.matmul(taken_back, weight.t())
 
@@ -91,12 +91,12 @@ class _Dynamic(_OnnxLinear):
         self.register_buffer("zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
 
     def product(self, inputs: Tensor) -> Tensor:
-        own = (inputs.abs().amax(-1, keepdim=True) / LIMITS[8]).clamp(min=SMALLEST_STEP)
+        own = (inputs.abs().amax(-1, keepdim=True) / QMAX[8]).clamp(min=MIN_SCALE)
         numbers = ((inputs / own).round() + _MIDDLE).to(torch.uint8)
         shape = (*inputs.shape[:-1], len(self.weight))
         given = (numbers, self.weight.t(), self.zero)
         # One after the other: a product of both ONNX Runtime 1.31 takes for one step of all tokens.
-        return _onnx("MatMulInteger", given, torch.int32, shape) * self.step * own
+        return _onnx("MatMulInteger", given, torch.int32, shape) * self.scale * own
 
 
 class _Unpacked(_OnnxLinear):
@@ -107,13 +107,13 @@ class _Unpacked(_OnnxLinear):
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
-        self.bits, self.groups = layer.bits, layer.step
+        self.bits, self.groups = layer.bits, layer.scale
 
     def product(self, inputs: Tensor) -> Tensor:
         numbers = self.weight.int()
         if self.bits == 4:
             pairs = torch.stack([numbers % 16, numbers // 16], dim=-1).flatten(-2)
-            numbers = torch.where(pairs > LIMITS[4], pairs - 16, pairs)
+            numbers = torch.where(pairs > QMAX[4], pairs - 16, pairs)
         weight = numbers.view((*self.groups.shape, -1)) * self.groups.unsqueeze(-1)
         return functional.linear(inputs, weight.flatten(1))
 
@@ -123,10 +123,10 @@ class _LeftToIt(_OnnxLinear):
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
-        self.register_buffer("zeros", torch.zeros_like(self.step, dtype=torch.int8))
+        self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8))
 
     def product(self, inputs: Tensor) -> Tensor:
-        rows = (self.weight, self.step, self.zeros)
+        rows = (self.weight, self.scale, self.zeros)
         weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
         return torch.matmul(inputs, weight.t())
 
@@ -164,7 +164,7 @@ def in_onnx_forms(model: nn.Module, reader: Reader) -> Iterator[None]:
         if isinstance(layer, QuantizedLinear):
             put[name] = _FORMS[reader][layer.activations](layer)
         elif isinstance(layer, QuantizedEmbedding) and reader == "tensorrt":
-            put[name] = float_embedding(layer)  # it looks nothing up in whole numbers
+            put[name] = embedding_to_float(layer)  # it looks nothing up in whole numbers
     before = {name: model.get_submodule(name) for name in put}
     for name, form in put.items():
         put_(model, name, form)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILE = "openvino_model.xml"
+_HINTS = {torch.bfloat16: "bf16", torch.float16: "f16"}
 _GROUP_SIZE = "128"  # activations of a token that share a scale; the fastest of the sizes offered
 USAGE = """import openvino
 from transformers import AutoTokenizer
@@ -54,7 +55,7 @@ class OpenVinoFormat(Format):
 
     def source_precision(self, options: ExportOptions) -> str:
         """fp32 where OpenVINO casts, or NNCF quantizes."""
-        converted = options.precision in ("bf16", "fp16") or options.nncf
+        converted = PRECISIONS[options.precision].dtype is not None or options.nncf
         return "fp32" if converted else options.precision
 
     def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
@@ -66,7 +67,8 @@ class OpenVinoFormat(Format):
             made = openvino.convert_model(Path(between) / ONNX_FILE)
             if options.nncf:
                 made = _quantized_by_nncf(made, options.calibration_batches)
-            openvino.save_model(made, folder / FILE, compress_to_fp16=options.precision == "fp16")
+            half = PRECISIONS[options.precision].dtype == torch.float16
+            openvino.save_model(made, folder / FILE, compress_to_fp16=half)
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         """Compile the model for the CPU."""
@@ -94,9 +96,10 @@ def inference_options(precision: str) -> dict[str, str]:
     By default it computes in bf16 where the CPU supports it, and quantizes the activations of
     layers with int8 weights.
     """
+    chosen = PRECISIONS[precision]
     return {
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(precision, "f32"),
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP_SIZE if precision == "int8-dynamic" else "0",
+        "INFERENCE_PRECISION_HINT": _HINTS.get(chosen.dtype or torch.float32, "f32"),
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP_SIZE if chosen.activations == "dynamic" else "0",
     }
 
 

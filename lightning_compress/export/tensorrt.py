@@ -75,7 +75,7 @@ def _require_symmetric(model: "PreTrainedModel") -> None:
     asymmetric = [
         name
         for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLinear) and layer.input_zero.any()
+        if isinstance(layer, QuantizedLinear) and layer.input_zero_point.any()
     ]
     if asymmetric:
         raise InputError(

@@ -8,18 +8,8 @@ from torch import Tensor
 from lightning_compress.errors import InputError
 from lightning_compress.export.format import Program
 from lightning_compress.models.calibration import token_mask
+from lightning_compress.quantization.precisions import PRECISIONS
 from lightning_compress.types import Batch
-
-LARGEST_DIFFERENCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
-"""Largest allowed difference of logits, relative to the largest logit where that exceeds 1."""
-
-
-EQUAL_PREDICTIONS = {"fp32": 0.999, "fp16": 0.99}
-"""Smallest allowed fraction of equal predictions."""
-
-
-# Quantized: a value halfway between two levels may be rounded either way.
-_LARGEST_DIFFERENCE_QUANTIZED, _EQUAL_PREDICTIONS_QUANTIZED = 0.1, 0.97
 
 
 @dataclass(frozen=True)
@@ -68,35 +58,28 @@ def agreement_of(
     return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, fraction)
 
 
-def tolerance(precision: str) -> tuple[float, float]:
-    """Largest allowed difference of logits, and smallest allowed fraction of equal predictions."""
-    return (
-        LARGEST_DIFFERENCE.get(precision, _LARGEST_DIFFERENCE_QUANTIZED),
-        EQUAL_PREDICTIONS.get(precision, _EQUAL_PREDICTIONS_QUANTIZED),
-    )
-
-
 def require_within_tolerance(agreement: Agreement, precision: str) -> None:
     """Check that an exported model matches its reference within the precision's tolerance.
 
     Raises:
         InputError: it does not; the message gives the differences and the tolerance.
     """
-    largest, equal = tolerance(precision)
-    allowed = largest * max(1.0, agreement.largest_logit)
+    tolerance = PRECISIONS[precision].tolerance
+    allowed = tolerance.max_difference * max(1.0, agreement.largest_logit)
     found = agreement.equal_predictions
-    if agreement.largest_difference > allowed or (found is not None and found < equal):
+    too_few_equal = found is not None and found < tolerance.min_equal
+    if agreement.largest_difference > allowed or too_few_equal:
         raise InputError(
             f"the exported model's outputs differ from PyTorch's on {agreement.examples} examples: "
             f"logits differ by up to {agreement.largest_difference:.2g} (at most {allowed:.2g})"
             + ("" if found is None else f", {found:.2%} of the predictions are equal")
-            + f" (at least {equal:.1%}): nothing was written"
+            + f" (at least {tolerance.min_equal:.1%}): nothing was written"
         )
 
 
 def verdict(agreement: Agreement, precision: str) -> str:
     """The result of the comparison as two sentences."""
-    largest, equal = tolerance(precision)
+    tolerance = PRECISIONS[precision].tolerance
     words = (
         f"On {agreement.examples} examples the logits differ from PyTorch's by at most "
         f"{agreement.largest_difference:.2g} (the largest is {agreement.largest_logit:.3g})"
@@ -104,6 +87,7 @@ def verdict(agreement: Agreement, precision: str) -> str:
     if agreement.equal_predictions is not None:
         words += f", and {agreement.equal_predictions:.2%} of the predictions are equal"
     return (
-        f"{words}. Tolerance: a difference of {largest:g}, relative to the largest logit where "
-        f"that exceeds 1, and {equal:.1%} of the predictions equal."
+        f"{words}. Tolerance: a difference of {tolerance.max_difference:g}, relative to the "
+        f"largest logit where that exceeds 1, and {tolerance.min_equal:.1%} of the predictions "
+        "equal."
     )

@@ -1,13 +1,14 @@
-"""Linear layers and embeddings whose weights are whole numbers of eight or four bits.
+"""Quantized linear layers and embeddings: int8 or int4 weights, float, dynamic or static inputs.
 
-This file needs torch only. It lies in the folder of every quantized model, beside
-``modeling_compressed.py``, which builds these modules by the ``quantized_modules`` in
+This file needs torch only. It is copied into the folder of every quantized model, beside
+``modeling_compressed.py``, which builds these modules from ``quantized_modules`` in
 ``config.json``.
 
-A weight is a whole number times a step, which a row shares (of four bits, a group of neighbours in
-a row). What a linear layer multiplies it with stays as it is, or is rounded too: in steps of each
-token's own (dynamic) or in steps found once on examples (static); then whole numbers are multiplied
-and added up exactly. Source: Jacob et al., "Quantization and Training of Neural Networks for
+Weights are quantized symmetrically: an integer times a scale. Int8 weights have one scale per
+output channel (a row of the weight); int4 weights one per group of neighbouring inputs in a row.
+Inputs stay in floating point (weight-only quantization), or are quantized to int8 with one scale
+per token (dynamic) or with one scale and zero point found by calibration (static); int8 products
+accumulate exactly in int32. Source: Jacob et al., "Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877.
 """
 
@@ -17,209 +18,230 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LIMITS = {8: 127, 4: 7}
-"""The largest whole number of so many bits; the smallest is its negative, so zero stays zero."""
+QMAX = {8: 127, 4: 7}
+"""Largest integer of a symmetrically quantized value, by bits; the smallest is its negative."""
 
-INPUTS = (-128, 127)
-"""The whole numbers for inputs with fixed steps: all there are, any of which may stand for zero."""
+INPUT_QMIN, INPUT_QMAX = -128, 127
+"""Range of statically quantized inputs, which have a zero point and so use all of int8."""
 
-SMALLEST_STEP = 1e-12
-# What multiplies whole numbers on CUDA takes more rows than these, and columns by the eight.
+MIN_SCALE = 1e-12
+# torch._int_mm on CUDA takes more than 16 rows, and columns in multiples of eight.
 _CUDA_ROWS, _CUDA_COLUMNS = 17, 8
 
 
-def round_rows(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Round to whole multiples of a step of each row, the last dimension.
+def quantize_per_row(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Quantize symmetrically with one scale per row (the last dimension).
 
     Args:
         values: [..., N] float.
         bits: 8 or 4.
 
     Returns:
-        Whole numbers [..., N] int8, and steps [..., 1] float32.
+        Integers [..., N] int8 in [-QMAX[bits], QMAX[bits]], and scales [..., 1] float32.
     """
-    values, limit = values.float(), LIMITS[bits]
-    step = (values.abs().amax(-1, keepdim=True) / limit).clamp(min=SMALLEST_STEP)
-    return (values / step).round().clamp(-limit, limit).to(torch.int8), step
+    values, qmax = values.float(), QMAX[bits]
+    scale = (values.abs().amax(-1, keepdim=True) / qmax).clamp(min=MIN_SCALE)
+    return (values / scale).round().clamp(-qmax, qmax).to(torch.int8), scale
 
 
-def round_by(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
-    """Round to whole multiples of a step, counted from ``zero`` on: [...] float to int8."""
-    return ((values.float() / step).round() + zero).clamp(*INPUTS).to(torch.int8)
+def quantize_affine(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Quantize with one scale and zero point: ``round(values / scale) + zero_point``, clamped.
+
+    Args:
+        values: [...] float.
+        scale: [1] float32.
+        zero_point: [1] int32, the integer that stands for a value of zero.
+
+    Returns:
+        [...] int8 in [INPUT_QMIN, INPUT_QMAX].
+    """
+    integers = (values.float() / scale).round() + zero_point
+    return integers.clamp(INPUT_QMIN, INPUT_QMAX).to(torch.int8)
 
 
-def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Exact products of whole numbers: [M, K] int8 by [N, K] int8 gives [M, N] int32."""
+def int8_matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product with exact accumulation: [M, K] int8 by [N, K] int8 gives [M, N] int32."""
     if left.is_cuda:
-        rows, columns = left.shape[0], right.shape[0]  # len() would fix them in what is traced
-        spare = -left.shape[1] % _CUDA_COLUMNS
-        left = functional.pad(left, (0, spare, 0, max(0, _CUDA_ROWS - rows)))
-        right = functional.pad(right, (0, spare, 0, -columns % _CUDA_COLUMNS))
+        rows, columns = left.shape[0], right.shape[0]  # len() would be a constant when traced
+        padding = -left.shape[1] % _CUDA_COLUMNS
+        left = functional.pad(left, (0, padding, 0, max(0, _CUDA_ROWS - rows)))
+        right = functional.pad(right, (0, padding, 0, -columns % _CUDA_COLUMNS))
         return torch._int_mm(left, right.t())[:rows, :columns]
     return torch._int_mm(left, right.t())
 
 
-def pack_pairs(values: Tensor) -> Tensor:
-    """Two numbers of four bits in a byte: [..., N] int8 to [..., N / 2] uint8."""
+def pack_int4(values: Tensor) -> Tensor:
+    """Pack two int4 values into a byte: [..., N] int8 to [..., N / 2] uint8."""
     low, high = (values[..., start::2] & 0xF for start in (0, 1))
     return (low | (high << 4)).view(torch.uint8)
 
 
-def unpack_pairs(packed: Tensor) -> Tensor:
-    """The numbers of :func:`pack_pairs`: [..., N / 2] uint8 to [..., N] int8."""
+def unpack_int4(packed: Tensor) -> Tensor:
+    """Invert :func:`pack_int4`: [..., N / 2] uint8 to [..., N] int8."""
     both = packed.view(torch.int8)
-    # Shifting left and back brings the sign along.
+    # Shifting left and back extends the sign.
     return torch.stack([(both << 4) >> 4, both >> 4], dim=-1).flatten(-2)
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with a quantized weight.
+    """Linear layer with a quantized weight.
 
     Args:
-        inputs: number of inputs.
-        outputs: number of outputs.
-        bits: of a weight: 8, or 4, of which two make a byte.
-        group: how many neighbouring weights of a row share a step; 0: all of them.
-        activations: how the inputs are rounded: ``float`` (not), ``dynamic`` or ``static``.
-        smooth: whether each input has a factor of its own before it is rounded.
+        in_features: number of inputs.
+        out_features: number of outputs.
+        bits: of a weight: 8, or 4, packed two to a byte.
+        group_size: number of neighbouring weights of a row that share a scale; 0: the whole row.
+        activations: how inputs are quantized: ``float`` (not at all), ``dynamic`` or ``static``.
+        smoothing: whether each input is multiplied by a smoothing scale first (SmoothQuant).
         bias: whether there is a bias.
 
     Attributes:
-        weight: [outputs, inputs] int8; of 4 bits [outputs, inputs / 2] uint8.
-        step: [outputs, groups] float32.
-        factor: [inputs], only if smooth.
-        input_step: [1], only if static.
-        input_zero: [1] int32, only if static: the whole number that stands for an input of zero.
-        surplus: [outputs] int32, only if static: what these zeros add to each output.
+        weight: [out_features, in_features] int8; int4: [out_features, in_features / 2] uint8.
+        scale: of the weight, [out_features, groups] float32.
+        smoothing_scale: [in_features]; None without smoothing.
+        input_scale: [1]; None unless static.
+        input_zero_point: [1] int32; None unless static.
+        zero_point_correction: [out_features] int32, the input zero point times the sum of each
+            weight row, which is subtracted from the int8 product; None unless static.
     """
 
-    step: Tensor
-    factor: Tensor | None
-    input_step: Tensor
-    input_zero: Tensor
-    surplus: Tensor
+    scale: Tensor
+    smoothing_scale: Tensor | None
+    input_scale: Tensor
+    input_zero_point: Tensor
+    zero_point_correction: Tensor
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_features: int,
+        out_features: int,
         *,
         bits: int,
-        group: int,
+        group_size: int,
         activations: str,
-        smooth: bool,
+        smoothing: bool,
         bias: bool,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = inputs, outputs
-        self.bits, self.group, self.activations = bits, group, activations
-        columns, kind = (inputs, torch.int8) if bits == 8 else (inputs // 2, torch.uint8)
-        self.weight = _fixed(torch.zeros(outputs, columns, dtype=kind))
-        self.bias = _fixed(torch.zeros(outputs)) if bias else None
-        self.register_buffer("step", torch.ones(outputs, inputs // group if group else 1))
-        self.register_buffer("factor", torch.ones(inputs) if smooth else None)
+        self.in_features, self.out_features = in_features, out_features
+        self.bits, self.group_size, self.activations = bits, group_size, activations
+        columns, dtype = (in_features, torch.int8) if bits == 8 else (in_features // 2, torch.uint8)
+        self.weight = _frozen(torch.zeros(out_features, columns, dtype=dtype))
+        self.bias = _frozen(torch.zeros(out_features)) if bias else None
+        groups = in_features // group_size if group_size else 1
+        self.register_buffer("scale", torch.ones(out_features, groups))
+        self.register_buffer("smoothing_scale", torch.ones(in_features) if smoothing else None)
         static = activations == "static"
-        self.register_buffer("input_step", torch.ones(1) if static else None)
-        for name, size in (("input_zero", 1), ("surplus", outputs)):
-            whole = torch.zeros(size, dtype=torch.int32) if static else None
-            self.register_buffer(name, whole)
+        self.register_buffer("input_scale", torch.ones(1) if static else None)
+        for name, size in (("input_zero_point", 1), ("zero_point_correction", out_features)):
+            integers = torch.zeros(size, dtype=torch.int32) if static else None
+            self.register_buffer(name, integers)
 
     def spec(self) -> dict[str, Any]:
-        """What builds another of its kind."""
+        """Arguments that build a module of the same shape, as plain data."""
         return {
-            "inputs": self.in_features,
-            "outputs": self.out_features,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
             "bits": self.bits,
-            "group": self.group,
+            "group_size": self.group_size,
             "activations": self.activations,
-            "smooth": self.factor is not None,
+            "smoothing": self.smoothing_scale is not None,
             "bias": self.bias is not None,
         }
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs], of the same type."""
+        """[..., in_features] to [..., out_features], of the same dtype."""
         rows = inputs.reshape(-1, self.in_features)
-        if self.factor is not None:
-            rows = rows * self.factor
+        if self.smoothing_scale is not None:
+            rows = rows * self.smoothing_scale
         if self.activations == "float":
-            found = self._by_floats(rows)
+            outputs = self._weight_only(rows)
         elif self.activations == "dynamic":
-            numbers, own = round_rows(rows)
-            found = multiply(numbers, self.weight) * (own * self.step.view(-1))
+            integers, token_scale = quantize_per_row(rows)
+            product = int8_matmul(integers, self.weight)
+            outputs = product * (token_scale * self.scale.view(-1))
         else:
-            numbers = round_by(rows, self.input_step, self.input_zero)
-            whole = multiply(numbers, self.weight) - self.surplus
-            found = whole * (self.input_step * self.step.view(-1))
+            integers = quantize_affine(rows, self.input_scale, self.input_zero_point)
+            product = int8_matmul(integers, self.weight) - self.zero_point_correction
+            outputs = product * (self.input_scale * self.scale.view(-1))
         if self.bias is not None:
-            found = found + self.bias
-        return found.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+            outputs = outputs + self.bias
+        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
-    def _by_floats(self, rows: Tensor) -> Tensor:
-        if self.bits == 8 and not self.group:
-            return functional.linear(rows, self.weight.to(rows.dtype)) * self.step.view(-1)
+    def _weight_only(self, rows: Tensor) -> Tensor:
+        if self.bits == 8 and not self.group_size:
+            return functional.linear(rows, self.weight.to(rows.dtype)) * self.scale.view(-1)
         return functional.linear(rows, self.dequantized().to(rows.dtype))
 
-    def count(self) -> int:
-        """Number of weights."""
+    def weight_count(self) -> int:
+        """Number of weights, however they are packed."""
         return self.out_features * self.in_features
 
+    def integer_weight(self) -> Tensor:
+        """The unpacked integer weight: [out_features, in_features] int8."""
+        return unpack_int4(self.weight) if self.bits == 4 else self.weight
+
     def dequantized(self) -> Tensor:
-        """The weight in floating point: [outputs, inputs]."""
-        numbers = unpack_pairs(self.weight) if self.bits == 4 else self.weight
-        grouped = numbers.view(self.out_features, self.step.shape[1], -1)
-        return (grouped * self.step.unsqueeze(-1)).view(self.out_features, self.in_features)
+        """The weight in floating point: [out_features, in_features]."""
+        groups = self.integer_weight().view(self.out_features, self.scale.shape[1], -1)
+        return (groups * self.scale.unsqueeze(-1)).view(self.out_features, self.in_features)
 
     def extra_repr(self) -> str:
-        """What a print shows."""
+        """Arguments of the module, for ``print``."""
         return ", ".join(f"{name}={value}" for name, value in self.spec().items())
 
 
 class QuantizedEmbedding(nn.Module):
-    """An embedding whose rows are of eight bits, with a step of each row.
+    """Embedding with an int8 weight and one scale per row.
 
     Args:
-        rows: number of embeddings.
-        width: of each.
-        padding: index of the row for padding, or None.
+        num_embeddings: number of rows.
+        embedding_dim: size of each.
+        padding_idx: index of the padding row, or None.
+
+    Attributes:
+        weight: [num_embeddings, embedding_dim] int8.
+        scale: [num_embeddings, 1] float32.
     """
 
-    step: Tensor
+    scale: Tensor
 
-    def __init__(self, rows: int, width: int, *, padding: int | None) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None) -> None:
         super().__init__()
-        self.num_embeddings, self.embedding_dim, self.padding_idx = rows, width, padding
-        self.weight = _fixed(torch.zeros(rows, width, dtype=torch.int8))
-        self.register_buffer("step", torch.ones(rows, 1))
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = padding_idx
+        self.weight = _frozen(torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(num_embeddings, 1))
 
     def spec(self) -> dict[str, Any]:
-        """What builds another of its kind."""
+        """Arguments that build a module of the same shape, as plain data."""
         return {
-            "rows": self.num_embeddings,
-            "width": self.embedding_dim,
-            "padding": self.padding_idx,
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "padding_idx": self.padding_idx,
         }
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[...] to [..., width]."""
-        return functional.embedding(ids, self.weight) * functional.embedding(ids, self.step)
+        """[...] to [..., embedding_dim]."""
+        return functional.embedding(ids, self.weight) * functional.embedding(ids, self.scale)
 
-    def count(self) -> int:
+    def weight_count(self) -> int:
         """Number of weights."""
         return self.weight.numel()
 
     def dequantized(self) -> Tensor:
-        """The embeddings in floating point: [rows, width]."""
-        return self.weight * self.step
+        """The weight in floating point: [num_embeddings, embedding_dim]."""
+        return self.weight * self.scale
 
     def extra_repr(self) -> str:
-        """What a print shows."""
+        """Arguments of the module, for ``print``."""
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
-def _fixed(values: Tensor) -> nn.Parameter:
+def _frozen(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=False)
 
 
 def quantized_module(spec: dict[str, Any]) -> QuantizedLinear | QuantizedEmbedding:
-    """Build what ``spec()`` describes; its weights are unset."""
-    return QuantizedEmbedding(**spec) if "rows" in spec else QuantizedLinear(**spec)
+    """Build the module that ``spec()`` describes; its weight is unset."""
+    return QuantizedEmbedding(**spec) if "num_embeddings" in spec else QuantizedLinear(**spec)

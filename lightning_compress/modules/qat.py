@@ -1,32 +1,26 @@
-"""Quantization-aware training: a model that learns to be rounded, from labels or from a teacher."""
+"""Quantization-aware training from labels or from a teacher, as one module."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 
 from lightning_compress.modules.distillation import DistillationModule
-from lightning_compress.quantization import Observer, SchemeName
+from lightning_compress.quantization import QuantizationConfig
 
 
 class QATModule(DistillationModule):
-    """Train a Hugging Face model while its layers round as they will once it is quantized.
+    """Fine-tune or distil a Hugging Face model with fake quantization.
 
-    It is a FineTuningModule, or with a ``teacher`` a DistillationModule, that brings the callback
-    QuantizationAwareTraining along; in a module of your own use that.
+    A FineTuningModule, or with a ``teacher`` a DistillationModule, that adds the callback
+    QuantizationAwareTraining to the Trainer unless the Trainer has one already; with a
+    LightningModule of your own use the callback itself.
 
     Args:
-        teacher: as of :class:`DistillationModule`; default: none, and the labels teach alone.
-            ``dense``: the model as it was.
-        scheme: see :class:`~lightning_compress.callbacks.QuantizationAwareTraining`, and so of the
-            next ones.
-        group: see there.
-        observer: see there.
-        smooth: see there.
-        symmetric: see there.
-        keep: see there.
-        start: see there.
-        freeze: see there.
+        teacher: see :class:`DistillationModule`; ``dense``: the model before this run quantizes
+            it. Default: none, the loss is the task's alone.
+        quantization: see :class:`~lightning_compress.quantization.QuantizationConfig`.
+        start: see :class:`~lightning_compress.callbacks.QuantizationAwareTraining`.
+        freeze: see :class:`~lightning_compress.callbacks.QuantizationAwareTraining`.
         options: those of :class:`DistillationModule`.
     """
 
@@ -34,21 +28,12 @@ class QATModule(DistillationModule):
         self,
         *,
         teacher: str | None = None,
-        scheme: SchemeName = "int8-dynamic",
-        group: int = 32,
-        observer: Observer = "mse",
-        smooth: float | None = None,
-        symmetric: bool = False,
-        keep: Sequence[str] = (),
+        quantization: QuantizationConfig = QuantizationConfig(),  # noqa: B008  # it is immutable
         start: float = 0.0,
         freeze: float = 0.1,
         **options: Any,
     ) -> None:
         super().__init__(teacher=teacher, **options)
-        self._rounding = {
-            "scheme": scheme, "group": group, "observer": observer, "smooth": smooth,
-            "symmetric": symmetric, "keep": keep, "start": start, "freeze": freeze,
-        }  # fmt: skip
 
     @property
     def learns_without_labels(self) -> bool:
@@ -59,11 +44,18 @@ class QATModule(DistillationModule):
         return self.hparams["teacher"] is not None
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """What lets layers round, unless the Trainer has it already."""
-        # Looked up when a Trainer asks: otherwise modules know nothing of callbacks.
+        """The callback, unless the Trainer has one."""
+        # The one import upwards: Lightning's hook by which a module brings a callback along. It
+        # runs when a Trainer asks, so that importing modules imports no callbacks.
         from lightning_compress.callbacks import QuantizationAwareTraining
 
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
         if any(isinstance(callback, QuantizationAwareTraining) for callback in callbacks):
             return []
-        return [QuantizationAwareTraining(**self._rounding)]
+        options = {name: self.hparams[name] for name in ("quantization", "start", "freeze")}
+        return [QuantizationAwareTraining(**options)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the options of quantization out: the model's state has what is needed."""
+        super().on_save_checkpoint(checkpoint)
+        del checkpoint["hyper_parameters"]["quantization"]

@@ -1,31 +1,28 @@
-"""Quantization: weights, and what they are multiplied with, in fewer bits."""
+"""Quantization: int8 and int4 weights, int8 activations, half precision."""
 
-from lightning_compress.quantization.qat import check_preparation, prepare_
-from lightning_compress.quantization.quantize import (
-    Coverage,
-    check_quantization,
-    coverage_of,
-    quantize_,
-)
-from lightning_compress.quantization.schemes import (
+from lightning_compress.quantization.config import Observer, QuantizationConfig
+from lightning_compress.quantization.coverage import Coverage, coverage_of
+from lightning_compress.quantization.precisions import (
+    PRECISIONS,
     SCHEMES,
-    Observer,
-    Options,
-    SchemeName,
-    needs_examples,
+    Precision,
+    PrecisionName,
 )
+from lightning_compress.quantization.qat import check_preparation, prepare_
+from lightning_compress.quantization.quantize import check_quantization, quantize_
 from lightning_compress.quantization.sensitivity import sensitivities
 
 __all__ = [
+    "PRECISIONS",
     "SCHEMES",
     "Coverage",
     "Observer",
-    "Options",
-    "SchemeName",
+    "Precision",
+    "PrecisionName",
+    "QuantizationConfig",
     "check_preparation",
     "check_quantization",
     "coverage_of",
-    "needs_examples",
     "prepare_",
     "quantize_",
     "sensitivities",

@@ -1,8 +1,8 @@
-"""Layers in training that say what they will say once they are quantized.
+"""Fake-quantized layers: floating-point parameters in training, quantized in the forward pass.
 
-What the forward pass says is computed by the quantized module itself, so it is the same to the last
-bit. Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877.
+The forward pass runs the quantized module itself, made anew from the current parameters, so it is
+bit-identical to the converted model's. Source: Jacob et al., "Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference", 2018, https://arxiv.org/abs/1712.05877.
 """
 
 from collections.abc import Mapping
@@ -20,171 +20,214 @@ from lightning_compress.models.manifest import (
     manifest_of,
     set_manifest_,
 )
-from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
-from lightning_compress.quantization.modules import fill_, quantized_embedding
-from lightning_compress.quantization.straight_through import as_quantized, rounded_rows
+from lightning_compress.quantization.modules import (
+    embedding_from_float,
+    linear_weight,
+    pack_weights_,
+)
+from lightning_compress.quantization.straight_through import (
+    fake_quantize_per_row,
+    fake_quantized_linear,
+)
 
 
-class RoundedLinear(nn.Linear):
-    """``nn.Linear`` that rounds.
+class _FakeQuantizedLayer(nn.Module):
+    """What :class:`FakeQuantLinear` and :class:`FakeQuantConv1D` share.
 
-    It keeps the names of its parameters. ``spec`` describes the quantized module that it will be.
-    Where steps are learned they are those at the beginning, the buffers ``weight_step`` [outputs]
-    and ``input_step`` [1], times the exponentials of two more parameters, ``weight_stretch``
-    [outputs] and ``input_stretch`` [1]: so an optimizer changes them in proportion, and they stay
-    positive. Further buffers are ``input_zero`` [1] int32 and, where inputs are smoothed,
-    ``factor`` [inputs].
+    Attributes:
+        spec: of the quantized module that the layer becomes.
+        weight_scale: initial weight scales, [out_features]; None unless they are learned.
+        weight_log_scale: learned, [out_features]: the weight scales are ``weight_scale`` times
+            its exponential, so an optimizer changes them in proportion and they stay positive.
+        input_scale: initial input scale, [1]; None unless static.
+        input_log_scale: learned, [1], as ``weight_log_scale``.
+        input_zero_point: [1] int32; None unless static.
+        smoothing_scale: [in_features]; None without smoothing.
     """
 
+    weight: Any  # typed differently by nn.Linear and Conv1D
+    bias: Any
     spec: dict[str, Any]
+    weight_scale: Tensor | None
+    weight_log_scale: nn.Parameter | None
+    input_scale: Tensor | None
+    input_log_scale: nn.Parameter | None
+    input_zero_point: Tensor | None
+    smoothing_scale: Tensor | None
+
+    def adopt_(self, module: Any, spec: Mapping[str, Any], *, learn_weight_scale: bool) -> None:
+        """Take over a layer's parameters, the same objects, and add unset quantization ones."""
+        self.weight, self.bias, self.spec = module.weight, module.bias, dict(spec)
+        self.train(module.training)
+        weight, static = self.weight, spec["activations"] == "static"
+        weight_size = spec["out_features"] if static and learn_weight_scale else None
+        for name, size in (("weight", weight_size), ("input", 1 if static else None)):
+            scale = log_scale = None
+            if size is not None:
+                scale = weight.new_ones(size)
+                log_scale = nn.Parameter(weight.new_zeros(size))
+            self.register_buffer(f"{name}_scale", scale)
+            self.register_parameter(f"{name}_log_scale", log_scale)
+        zero_point = torch.zeros(1, dtype=torch.int32, device=weight.device)
+        self.register_buffer("input_zero_point", zero_point if static else None)
+        smoothing = weight.new_ones(spec["in_features"]) if spec["smoothing"] else None
+        self.register_buffer("smoothing_scale", smoothing)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
-        return _said(self, self.weight, inputs)
-
-    def quantized(self) -> QuantizedLinear:
-        """The quantized module that says the same."""
-        return _quantized(self, self.weight)
-
-
-class RoundedConv1D(Conv1D):
-    """GPT-2's ``Conv1D`` that rounds; as :class:`RoundedLinear`."""
-
-    spec: dict[str, Any]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
-        return _said(self, self.weight.t(), inputs)
-
-    def quantized(self) -> QuantizedLinear:
-        """The quantized module that says the same."""
-        return _quantized(self, self.weight.t())
-
-
-class RoundedEmbedding(nn.Embedding):
-    """``nn.Embedding`` that rounds."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """[...] to [..., width]."""
-        return rounded_rows(functional.embedding(ids, self.weight, self.padding_idx))
-
-    def quantized(self) -> QuantizedEmbedding:
-        """The quantized module that says the same."""
-        return quantized_embedding(self)
-
-
-Rounded = RoundedLinear | RoundedConv1D | RoundedEmbedding
-
-
-def _said(layer: Any, matrix: Tensor, inputs: Tensor) -> Tensor:
-    """What a linear layer with that weight, [outputs, inputs], says."""
-    return as_quantized(layer.quantized(), inputs, matrix, layer.bias, *_steps(layer))
-
-
-def _steps(layer: Any) -> tuple[Tensor | None, Tensor | None]:
-    """The learned steps of weights [outputs, 1] and of inputs [1], as far as there are any."""
-    of_weight = of_input = None
-    if hasattr(layer, "weight_stretch"):
-        of_weight = (layer.weight_step * layer.weight_stretch.exp()).unsqueeze(1)
-    if hasattr(layer, "input_stretch"):
-        of_input = layer.input_step * layer.input_stretch.exp()
-    return of_weight, of_input
-
-
-@torch.no_grad()
-def _quantized(layer: Any, matrix: Tensor) -> QuantizedLinear:
-    made = QuantizedLinear(**layer.spec).to(matrix.device)
-    made.bias = layer.bias
-    if made.factor is not None:
-        made.factor.copy_(layer.factor)
-    step, input_step = _steps(layer)
-    zero = None if input_step is None else layer.input_zero
-    fill_(made, matrix, step=step, input_step=input_step, input_zero=zero)
-    return made.train(layer.training)
-
-
-_CLASSES = {nn.Linear: RoundedLinear, Conv1D: RoundedConv1D, nn.Embedding: RoundedEmbedding}
-
-
-def round_(module: nn.Module, spec: Mapping[str, Any], *, own_weight: bool = True) -> None:
-    """Make a layer one that rounds, in place; learned steps are unset.
-
-    Args:
-        module: an ``nn.Linear``, ``Conv1D`` or ``nn.Embedding``. Its parameters stay what they are.
-        spec: of the quantized module that it will be.
-        own_weight: whether the weight is its own; the step of one that is shared is not learned.
-    """
-    weight: Any = module.weight
-    module.__class__ = _CLASSES[type(module)]
-    if "rows" in spec:
-        return
-    module.spec = dict(spec)  # type: ignore[assignment]  # torch allows any attribute
-    if spec["smooth"]:
-        module.register_buffer("factor", weight.new_ones(spec["inputs"]))
-    if spec["activations"] == "static":
-        sizes = {"weight": spec["outputs"]} if own_weight else {}
-        for name, size in (sizes | {"input": 1}).items():
-            module.register_buffer(f"{name}_step", weight.new_ones(size))
-            module.register_parameter(f"{name}_stretch", nn.Parameter(weight.new_zeros(size)))
-        module.register_buffer(
-            "input_zero", torch.zeros(1, dtype=torch.int32, device=weight.device)
+        """[..., in_features] to [..., out_features]."""
+        weight = linear_weight(self)
+        return fake_quantized_linear(
+            self.quantized(), inputs, weight, self.bias, *self.learned_scales()
         )
 
+    def learned_scales(self) -> tuple[Tensor | None, Tensor | None]:
+        """The learned scales of weights, [out_features, 1], and of inputs, [1]; None if none."""
+        weight_scale = input_scale = None
+        if self.weight_scale is not None and self.weight_log_scale is not None:
+            weight_scale = (self.weight_scale * self.weight_log_scale.exp()).unsqueeze(1)
+        if self.input_scale is not None and self.input_log_scale is not None:
+            input_scale = self.input_scale * self.input_log_scale.exp()
+        return weight_scale, input_scale
 
-def rounded_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What the layers that round will be, by name, as plain data."""
+    @torch.no_grad()
+    def quantized(self) -> QuantizedLinear:
+        """The quantized module with the same outputs."""
+        made = QuantizedLinear(**self.spec).to(self.weight.device)
+        made.bias = self.bias
+        if made.smoothing_scale is not None and self.smoothing_scale is not None:
+            made.smoothing_scale.copy_(self.smoothing_scale)
+        scale, input_scale = self.learned_scales()
+        pack_weights_(
+            made,
+            linear_weight(self),
+            scale=scale,
+            input_scale=input_scale,
+            input_zero_point=self.input_zero_point,
+        )
+        return made.train(self.training)
+
+
+class FakeQuantLinear(_FakeQuantizedLayer, nn.Linear):
+    """Fake-quantized ``nn.Linear`` with the same parameters under the same names.
+
+    Args:
+        module: the layer whose parameters it takes over.
+        spec: of the quantized module that it becomes.
+        learn_weight_scale: whether static precisions learn the scale of the weight; not of one
+            that is shared and has its scale learned by another layer.
+    """
+
+    def __init__(self, module: nn.Linear, spec: Mapping[str, Any], *, learn_weight_scale: bool):
+        with torch.device("meta"):  # its own parameters are replaced, and draw no random numbers
+            nn.Linear.__init__(self, module.in_features, module.out_features)
+        self.adopt_(module, spec, learn_weight_scale=learn_weight_scale)
+
+
+class FakeQuantConv1D(_FakeQuantizedLayer, Conv1D):
+    """Fake-quantized ``Conv1D`` of GPT-2; see :class:`FakeQuantLinear`."""
+
+    def __init__(self, module: Conv1D, spec: Mapping[str, Any], *, learn_weight_scale: bool):
+        with torch.device("meta"):
+            Conv1D.__init__(self, module.nf, module.nx)
+        self.adopt_(module, spec, learn_weight_scale=learn_weight_scale)
+
+
+class FakeQuantEmbedding(nn.Embedding):
+    """Fake-quantized ``nn.Embedding`` with the same parameter under the same name."""
+
+    def __init__(self, module: nn.Embedding):
+        with torch.device("meta"):
+            super().__init__(module.num_embeddings, module.embedding_dim, module.padding_idx)
+        self.weight = module.weight
+        self.train(module.training)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] to [..., embedding_dim]."""
+        return fake_quantize_per_row(functional.embedding(ids, self.weight, self.padding_idx))
+
+    def quantized(self) -> QuantizedEmbedding:
+        """The quantized module with the same outputs."""
+        return embedding_from_float(self)
+
+
+FakeQuantized = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
+
+
+def fake_quantized(
+    module: nn.Module, spec: Mapping[str, Any], *, learn_weight_scale: bool = True
+) -> FakeQuantized:
+    """Make the fake-quantized layer of a floating-point one; its quantization scales are unset.
+
+    Args:
+        module: an ``nn.Linear``, ``Conv1D`` or ``nn.Embedding``, whose parameters it takes over.
+        spec: of the quantized module that it becomes; not used for embeddings.
+        learn_weight_scale: see :class:`FakeQuantLinear`.
+    """
+    if isinstance(module, nn.Embedding):
+        return FakeQuantEmbedding(module)
+    if isinstance(module, Conv1D):
+        return FakeQuantConv1D(module, spec, learn_weight_scale=learn_weight_scale)
+    assert isinstance(module, nn.Linear)
+    return FakeQuantLinear(module, spec, learn_weight_scale=learn_weight_scale)
+
+
+def fake_quantized_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The arguments of :func:`fake_quantized` for each such layer, by name, as plain data."""
     return {
-        name: {
-            "spec": {"rows": True} if isinstance(module, RoundedEmbedding) else dict(module.spec),
-            "own_weight": hasattr(module, "weight_stretch"),
+        name: {"spec": {}, "learn_weight_scale": False}
+        if isinstance(module, FakeQuantEmbedding)
+        else {
+            "spec": dict(module.spec),
+            "learn_weight_scale": module.weight_log_scale is not None,
         }
         for name, module in model.named_modules()
-        if isinstance(module, Rounded)
+        if isinstance(module, FakeQuantized)
     }
 
 
-def place_rounded_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a model layers that round, as of :func:`rounded_specs`, in place."""
-    for name, spec in specs.items():
-        if not isinstance(model.get_submodule(name), Rounded):
-            round_(model.get_submodule(name), spec["spec"], own_weight=spec["own_weight"])
+def place_fake_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give a model the layers of :func:`fake_quantized_specs`, in place; parameters stay."""
+    for name, arguments in specs.items():
+        module = model.get_submodule(name)
+        if not isinstance(module, FakeQuantized):
+            model.set_submodule(name, fake_quantized(module, **arguments))
 
 
 @torch.no_grad()
 def convert_(model: nn.Module) -> None:
-    """Put the quantized modules in the place of those that round, in place.
+    """Replace fake-quantized layers by the quantized ones with the same outputs, in place.
 
     Raises:
-        InputError: the model was not prepared.
+        InputError: the model has no fake-quantized layers.
     """
-    edits = manifest_of(model)
     if not is_prepared(model):
-        raise InputError(f"{type(model).__name__} has no layers that round: prepare it first")
-    rounded = {n: module for n, module in model.named_modules() if isinstance(module, Rounded)}
-    made = {name: module.quantized() for name, module in rounded.items()}
+        raise InputError(
+            f"{type(model).__name__} has no fake-quantized layers: call prepare_ before convert_"
+        )
+    layers = {n: module for n, module in model.named_modules() if isinstance(module, FakeQuantized)}
+    made = {name: layer.quantized() for name, layer in layers.items()}
     owners: dict[Tensor, str] = {}
-    for name, module in rounded.items():
-        made[name].weight = made[owners.setdefault(module.weight, name)].weight
-    for name, quantized in made.items():
-        put_(model, name, quantized)
-    done = {"edit": QUANTIZATION_EDIT}
+    for name, layer in layers.items():
+        made[name].weight = made[owners.setdefault(layer.weight, name)].weight
+    for name, module in made.items():
+        model.set_submodule(name, module)
     set_manifest_(
-        model, [{**edit, **done} if edit["edit"] == PREPARATION_EDIT else edit for edit in edits]
+        model,
+        [
+            {**edit, "edit": QUANTIZATION_EDIT} if edit["edit"] == PREPARATION_EDIT else edit
+            for edit in manifest_of(model)
+        ],
     )
 
 
-def stretches_of(model: nn.Module) -> list[nn.Parameter]:
-    """What learns the steps of the layers that round."""
-    return [
-        parameter
-        for module in model.modules()
-        if isinstance(module, RoundedLinear | RoundedConv1D)
-        for name, parameter in module.named_parameters(recurse=False)
-        if name.endswith("_stretch")
-    ]
+def log_scales_of(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn the scales of fake-quantized layers."""
+    layers = [one for one in model.modules() if isinstance(one, _FakeQuantizedLayer)]
+    pairs = [(layer.weight_log_scale, layer.input_log_scale) for layer in layers]
+    return [parameter for pair in pairs for parameter in pair if parameter is not None]
 
 
 def is_prepared(model: nn.Module) -> bool:
-    """Whether the layers of a model round."""
+    """Whether the layers of a model are fake-quantized."""
     return any(edit["edit"] == PREPARATION_EDIT for edit in manifest_of(model))

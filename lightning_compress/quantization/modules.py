@@ -1,7 +1,4 @@
-"""Quantized modules of a model: which they are, and how they come back.
-
-Quantized modules made of floating-point ones.
-"""
+"""Quantized modules made from floating-point ones, and how a model gets them back when restored."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,92 +7,145 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, Edit
-from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import (
-    LIMITS,
+    QMAX,
     QuantizedEmbedding,
     QuantizedLinear,
-    pack_pairs,
+    pack_int4,
+    quantize_per_row,
     quantized_module,
-    round_rows,
 )
+from lightning_compress.models.structure import output_dim
+from lightning_compress.quantization.activation_stats import ActivationStats
+from lightning_compress.quantization.config import QuantizationConfig
+from lightning_compress.quantization.precisions import Precision
+from lightning_compress.quantization.qparams import choose_qparams, smoothing_scale
+
+Quantized = QuantizedLinear | QuantizedEmbedding
 
 
 def quantized_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What the quantized modules of a model are, as plain data, by name."""
+    """The ``spec()`` of each quantized module of a model, by name, as plain data."""
     return {
         name: module.spec()
         for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear | QuantizedEmbedding)
+        if isinstance(module, Quantized)
     }
 
 
 def place_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a model modules as of :func:`quantized_specs`, in place; their weights are unset."""
-    there = quantized_specs(model)
+    """Give a model the modules of :func:`quantized_specs`, in place; their weights are unset."""
+    present = quantized_specs(model)
     for name, spec in specs.items():
-        if there.get(name) != spec:
-            device = model.get_submodule(name).weight.device
-            put_(model, name, quantized_module(dict(spec)).to(device))  # type: ignore[arg-type]
+        if present.get(name) != spec:
+            device = next(model.get_submodule(name).parameters()).device
+            model.set_submodule(name, quantized_module(dict(spec)).to(device))
 
 
 def cast_as_recorded_(model: nn.Module, edits: Iterable[Edit]) -> None:
-    """Cast a model to the type of sixteen bits that edits name, if they do."""
+    """Cast a model to the 16-bit type that its edits record, if they do."""
     for edit in edits:
         if edit["edit"] == QUANTIZATION_EDIT and "dtype" in edit:
             model.to(getattr(torch, edit["dtype"]))
 
 
 @torch.no_grad()
-def quantized_embedding(module: Any) -> QuantizedEmbedding:
-    """The quantized module of an ``nn.Embedding``."""
+def embedding_from_float(module: nn.Embedding) -> QuantizedEmbedding:
+    """Quantize an ``nn.Embedding``, one scale per row."""
     made = QuantizedEmbedding(
-        module.num_embeddings, module.embedding_dim, padding=module.padding_idx
+        module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx
     ).to(module.weight.device)
-    numbers, step = round_rows(module.weight)
-    made.weight.copy_(numbers)
-    made.step.copy_(step)
+    integers, scale = quantize_per_row(module.weight)
+    made.weight.copy_(integers)
+    made.scale.copy_(scale)
     return made.train(module.training)
 
 
-def float_embedding(module: QuantizedEmbedding) -> nn.Embedding:
-    """An ``nn.Embedding`` that says what a quantized one says."""
+def embedding_to_float(module: QuantizedEmbedding) -> nn.Embedding:
+    """An ``nn.Embedding`` with the same outputs."""
     made = nn.Embedding(module.num_embeddings, module.embedding_dim)
     made.weight = nn.Parameter(module.dequantized(), requires_grad=False)
     return made.train(module.training)
 
 
-@torch.no_grad()
-def fill_(
-    made: QuantizedLinear,
-    matrix: Tensor,
+def linear_weight(module: Any) -> Tensor:
+    """The weight of an ``nn.Linear`` or ``Conv1D``, [out_features, in_features]."""
+    weight: Tensor = module.weight
+    return weight if output_dim(module) == 0 else weight.t()
+
+
+def linear_from_float(
+    module: Any,
+    config: QuantizationConfig,
+    precision: Precision,
     *,
-    step: Tensor | None = None,
-    input_step: Tensor | None = None,
-    input_zero: Tensor | None = None,
-) -> None:
-    """Round a weight into a quantized linear layer, in place.
+    stats: ActivationStats | None,
+    smooth_alpha: float | None,
+) -> QuantizedLinear:
+    """Quantize an ``nn.Linear`` or ``Conv1D``, which stays as it is; the bias is shared.
 
     Args:
-        made: the layer; its factors, if it has some, are set.
-        matrix: the weight before the factors, [outputs, inputs].
-        step: of each row, [outputs, 1]; None: the least by which nothing is cut off.
-        input_step: of a static layer, [1].
-        input_zero: of a static layer, [1] int32.
+        module: the layer.
+        config: observer, symmetry and group size.
+        precision: of this layer; that of ``config`` unless the weight is an embedding's.
+        stats: of its inputs; needed for static precisions and for smoothing.
+        smooth_alpha: strength of SmoothQuant, or None.
     """
-    matrix = matrix.float()
-    if made.factor is not None:
-        matrix = matrix / made.factor
-    if step is None:
-        groups = matrix.reshape(len(matrix), made.step.shape[1], -1)
-        numbers, steps = round_rows(groups, made.bits)
-        numbers, step = numbers.reshape(matrix.shape), steps.squeeze(-1)
+    weight = linear_weight(module)
+    out_features, in_features = weight.shape
+    made = QuantizedLinear(
+        in_features,
+        out_features,
+        bits=precision.weight_bits,
+        group_size=config.group_size if precision.weight_bits == 4 else 0,
+        activations=precision.activations,
+        smoothing=smooth_alpha is not None,
+        bias=module.bias is not None,
+    ).to(weight.device)
+    made.bias = module.bias
+    if made.smoothing_scale is not None and smooth_alpha is not None and stats is not None:
+        max_abs = stats.max.maximum(-stats.min)
+        made.smoothing_scale.copy_(smoothing_scale(weight.float(), max_abs, smooth_alpha))
+        stats = stats.scaled(made.smoothing_scale)
+    input_scale = zero_point = None
+    if precision.needs_calibration:
+        assert stats is not None  # callers require calibration examples
+        input_scale, zero_point = choose_qparams(stats, config.observer, symmetric=config.symmetric)
+    pack_weights_(made, weight, input_scale=input_scale, input_zero_point=zero_point)
+    return made.train(module.training)
+
+
+@torch.no_grad()
+def pack_weights_(
+    layer: QuantizedLinear,
+    weight: Tensor,
+    *,
+    scale: Tensor | None = None,
+    input_scale: Tensor | None = None,
+    input_zero_point: Tensor | None = None,
+) -> None:
+    """Quantize a weight into a quantized linear layer, in place.
+
+    Args:
+        layer: its smoothing scale, if it has one, is set.
+        weight: before smoothing, [out_features, in_features] float.
+        scale: of each row, [out_features, 1]; None: the smallest that clips no weight.
+        input_scale: of a static layer, [1].
+        input_zero_point: of a static layer, [1] int32.
+    """
+    weight = weight.float()
+    if layer.smoothing_scale is not None:
+        weight = weight / layer.smoothing_scale
+    if scale is None:
+        groups = weight.reshape(len(weight), layer.scale.shape[1], -1)
+        integers, scales = quantize_per_row(groups, layer.bits)
+        integers, scale = integers.reshape(weight.shape), scales.squeeze(-1)
     else:
-        limit = LIMITS[made.bits]
-        numbers = (matrix / step).round().clamp(-limit, limit).to(torch.int8)
-    made.weight.copy_(pack_pairs(numbers) if made.bits == 4 else numbers)
-    made.step.copy_(step)
-    if input_step is not None and input_zero is not None:
-        made.input_step.copy_(input_step)
-        made.input_zero.copy_(input_zero)
-        made.surplus.copy_(numbers.sum(1, dtype=torch.int32) * input_zero)
+        qmax = QMAX[layer.bits]
+        integers = (weight / scale).round().clamp(-qmax, qmax).to(torch.int8)
+    layer.weight.copy_(pack_int4(integers) if layer.bits == 4 else integers)
+    layer.scale.copy_(scale)
+    if input_scale is not None and input_zero_point is not None:
+        layer.input_scale.copy_(input_scale)
+        layer.input_zero_point.copy_(input_zero_point)
+        layer.zero_point_correction.copy_(integers.sum(1, dtype=torch.int32) * input_zero_point)

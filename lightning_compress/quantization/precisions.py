@@ -1,56 +1,128 @@
-"""A model in one precision or another, by the names that reports give them."""
+"""The precisions that a model can be in: one table, which everything else reads.
 
-import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+A new precision is one entry of ``PRECISIONS`` (and of ``PrecisionName``, the type of options) and,
+where it computes differently, the module that implements it in
+:mod:`lightning_compress.models.modeling_quantized`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, manifest_of
-from lightning_compress.quantization.quantize import quantize_
-from lightning_compress.types import Batch
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Precision = Literal[
+PrecisionName = Literal[
     "fp32", "bf16", "fp16", "int8-weight", "int4-weight", "int8-dynamic", "int8-static"
 ]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Activations = Literal["float", "dynamic", "static"]
 
 
-def own_precision(model: nn.Module) -> str | None:
-    """The precision that a quantized model is in; None of one that can be cast to any."""
-    schemes = [str(e["scheme"]) for e in manifest_of(model) if e["edit"] == QUANTIZATION_EDIT]
-    return schemes[0] if schemes else None
-
-
-def in_precision(
-    model: "PreTrainedModel",
-    precision: str,
-    device: str,
-    calibration: Sequence[Batch],
-    *,
-    symmetric: bool = False,
-) -> "PreTrainedModel":
-    """A copy of a model in a precision on a device.
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions of a processor without which a precision saves memory, but no time.
 
     Args:
-        model: it stays as it is.
-        precision: one of ``PRECISIONS``; of a quantized model its own.
-        device: such as ``cpu``.
-        calibration: training examples, for ``int8-static``.
-        symmetric: whether its steps are counted from zero.
-
-    Raises:
-        InputError: it does not work; the message says why.
+        missing: what a report notes on a processor without them, after "this CPU" or "this GPU".
+        x86: names in ``torch.cpu.get_capabilities()``, one of which is enough.
+        cuda: lowest major compute capability; None: every GPU has them.
     """
-    made = copy.deepcopy(model)
-    nn.Module.to(made, device=device)
-    if precision == own_precision(model):
-        return made
-    nn.Module.to(made, dtype=torch.float32)
-    if precision != "fp32":
-        quantize_(made, precision, calibration=calibration, symmetric=symmetric)
-    return made
+
+    missing: str
+    x86: tuple[str, ...]
+    cuda: int | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an exported model may differ from the model in PyTorch.
+
+    Args:
+        max_difference: between logits of magnitude 1; relative to the largest logit above that.
+        min_equal: fraction of the predictions that must be equal, in [0, 1].
+    """
+
+    max_difference: float
+    min_equal: float
+
+
+# An activation near the midpoint of two integers may be quantized to either.
+_QUANTIZED = Tolerance(max_difference=0.1, min_equal=0.97)
+_INT8_PRODUCTS = Instructions(
+    "has no int8 dot-product instructions (VNNI, AMX)", ("avx512_vnni", "avx_vnni", "amx_int8")
+)
+_UNFUSED = "eager: each quantization step is a separate pass over memory; compile fuses them"
+_DEQUANTIZED = "weight-only: weights are dequantized before each product, which costs no less time"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision of weights and activations.
+
+    Args:
+        weight_bits: of the weights of linear layers: 32, 16, 8 or 4 (packed two to a byte).
+            Embeddings have 8 where linear layers have 8 or 4.
+        activations: how the inputs of linear layers are quantized: ``float`` (not at all),
+            ``dynamic`` (int8, one scale per token) or ``static`` (int8, scale and zero point
+            found by calibration).
+        dtype: floating-point type that the whole model is cast to; None: linear layers and
+            embeddings become quantized modules, and everything else stays in float32.
+        tolerance: of an exported model.
+        instructions: without which it is not faster than fp32.
+        caveat: why it is not faster than fp32 anywhere.
+        unfused_caveat: why it is not faster than fp32 in a runtime that fuses no operations.
+    """
+
+    weight_bits: int
+    activations: Activations = "float"
+    dtype: torch.dtype | None = None
+    tolerance: Tolerance = _QUANTIZED
+    instructions: Instructions | None = None
+    caveat: str | None = None
+    unfused_caveat: str | None = None
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether scales are found on calibration examples."""
+        return self.activations == "static"
+
+
+PRECISIONS: dict[str, Precision] = {
+    "fp32": Precision(32, dtype=torch.float32, tolerance=Tolerance(1e-4, 0.999)),
+    "bf16": Precision(
+        16,
+        dtype=torch.bfloat16,
+        tolerance=Tolerance(0.1, 0.97),
+        instructions=Instructions(
+            "has no bf16 instructions (x86: AVX512-BF16 or AMX; NVIDIA: Ampere or later): "
+            "bf16 saves memory, not time",
+            ("avx512_bf16", "amx_bf16"),
+            cuda=8,
+        ),
+    ),
+    "fp16": Precision(
+        16,
+        dtype=torch.float16,
+        tolerance=Tolerance(0.02, 0.99),
+        instructions=Instructions(
+            "has no fp16 instructions (AVX512-FP16, AMX): fp16 saves memory, not time",
+            ("avx512_fp16", "amx_fp16"),
+        ),
+    ),
+    "int8-weight": Precision(8, caveat=_DEQUANTIZED),
+    "int4-weight": Precision(4, caveat=_DEQUANTIZED),
+    "int8-dynamic": Precision(8, "dynamic", instructions=_INT8_PRODUCTS, unfused_caveat=_UNFUSED),
+    "int8-static": Precision(8, "static", instructions=_INT8_PRODUCTS, unfused_caveat=_UNFUSED),
+}
+
+SCHEMES: dict[str, Precision] = {
+    name: precision for name, precision in PRECISIONS.items() if precision.weight_bits < 32
+}
+"""The precisions that :func:`~lightning_compress.quantization.quantize_` produces."""
+
+
+def own_precision(model: nn.Module) -> PrecisionName | None:
+    """The precision of a quantized model, in which it stays; None: it can be cast to any."""
+    schemes = [edit["scheme"] for edit in manifest_of(model) if edit["edit"] == QUANTIZATION_EDIT]
+    return schemes[0] if schemes else None

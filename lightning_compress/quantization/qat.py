@@ -1,4 +1,4 @@
-"""Quantization-aware training: layers that round while they learn."""
+"""Quantization-aware training: a model prepared with fake-quantized layers, to be trained."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from lightning_compress.models.manifest import (
     set_manifest_,
 )
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.fake_quantized import round_
-from lightning_compress.quantization.quantize import check_quantization, quantized_parts
-from lightning_compress.quantization.schemes import Options, scheme_named
+from lightning_compress.quantization.config import QuantizationConfig, config_from
+from lightning_compress.quantization.fake_quantized import fake_quantized
+from lightning_compress.quantization.precisions import PrecisionName
+from lightning_compress.quantization.quantize import check_quantization, quantized_modules
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -26,59 +27,67 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def prepare_(
     model: "PreTrainedModel",
-    scheme: str,
-    options: Options,
+    config: PrecisionName | QuantizationConfig,
     *,
-    calibration: Sequence[Batch] = (),
+    calibration_batches: Sequence[Batch] = (),
     technique: str = QUANTIZATION_EDIT,
 ) -> None:
-    """Let the layers of a model round as they will once it is quantized, in place.
+    """Replace the layers of a model by fake-quantized ones, in place.
 
-    From here on the model says what the quantized one would say, to the last bit, and can be
-    trained, and at the end :func:`~lightning_compress.models.rounded.convert_` makes it that one.
-    Parameters keep their names. ``int8-static`` also learns its steps, by new parameters of each
-    layer, see :class:`~lightning_compress.models.rounded.RoundedLinear`.
+    The forward pass is from then on bit-identical to the quantized model's, and the model can be
+    trained; :func:`~lightning_compress.quantization.fake_quantized.convert_` makes it the quantized
+    one. Parameters are the same objects under the same names. ``int8-static`` also learns its
+    scales, by additional parameters of each layer, see
+    :class:`~lightning_compress.quantization.fake_quantized.FakeQuantLinear`.
 
     Args:
         model: a transformer.
-        scheme: one of whole numbers, as of :func:`~.quantizing.quantize_`.
-        options: of the scheme.
-        calibration: batches of examples, as of :func:`~.quantizing.quantize_`.
-        technique: what asked for it; the report names it.
+        config: a scheme with 8 or 4 bits by name, or all options.
+        calibration_batches: see :func:`~lightning_compress.quantization.quantize_`.
+        technique: name of the edit in the report.
 
     Raises:
-        InputError: as of :func:`~.quantizing.quantize_`, or the scheme is of sixteen bits. The
-            model is then unchanged.
+        InputError: as :func:`~lightning_compress.quantization.quantize_`, or the scheme has 16
+            bits. The model is then unchanged.
     """
-    check_preparation(model, scheme, options)
-    made, kept = quantized_parts(model, scheme, calibration, options)
-    owned: set[Tensor] = set()
-    for name, module in made.items():
-        layer: Any = model.get_submodule(name)
-        round_(layer, module.spec(), own_weight=layer.weight not in owned)
-        owned.add(layer.weight)
+    config = config_from(config)
+    check_preparation(model, config)
+    modules, skipped = quantized_modules(model, config, calibration_batches)
+    weights: set[Tensor] = set()
+    for name, module in modules.items():
+        original: Any = model.get_submodule(name)
+        layer: Any = fake_quantized(
+            original, module.spec(), learn_weight_scale=original.weight not in weights
+        )
+        weights.add(original.weight)
+        model.set_submodule(name, layer)
         if not isinstance(module, QuantizedLinear):
             continue
-        if module.factor is not None:
-            layer.factor.copy_(module.factor)
+        if module.smoothing_scale is not None:
+            layer.smoothing_scale.copy_(module.smoothing_scale)
         if module.activations == "static":
-            if hasattr(layer, "weight_step"):
-                layer.weight_step.copy_(module.step.view(-1))
-            layer.input_step.copy_(module.input_step)
-            layer.input_zero.copy_(module.input_zero)
-    edit = {"edit": PREPARATION_EDIT, "scheme": scheme, "technique": technique, "kept": kept}
+            if layer.weight_scale is not None:
+                layer.weight_scale.copy_(module.scale.view(-1))
+            layer.input_scale.copy_(module.input_scale)
+            layer.input_zero_point.copy_(module.input_zero_point)
+    edit = {
+        "edit": PREPARATION_EDIT,
+        "scheme": config.scheme,
+        "technique": technique,
+        "skipped": skipped,
+    }
     set_manifest_(model, [*manifest_of(model), edit])
 
 
-def check_preparation(model: "PreTrainedModel", scheme: str, options: Options) -> None:
-    """See that a model can be prepared, as far as that shows without examples.
+def check_preparation(model: "PreTrainedModel", config: QuantizationConfig) -> None:
+    """Check that a model can be prepared, before calibration examples are there.
 
     Raises:
-        InputError: it cannot, as of :func:`prepare_`.
+        InputError: it cannot, see :func:`prepare_`.
     """
-    if scheme_named(scheme).dtype is not None:
+    if config.precision.dtype is not None:
         raise InputError(
-            f"{scheme} has nothing to learn: train with trainer.precision bf16-mixed or 16-mixed, "
-            "and quantize the result"
+            f"{config.scheme} needs no quantization-aware training: train with trainer.precision "
+            "bf16-mixed or 16-mixed, and quantize the result"
         )
-    check_quantization(model, scheme, options)
+    check_quantization(model, config)

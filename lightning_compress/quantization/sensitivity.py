@@ -1,4 +1,4 @@
-"""How much each module's quantization alone moves what the model says."""
+"""Sensitivity of a model's predictions to the quantization of each module alone."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -7,9 +7,8 @@ import torch
 
 from lightning_compress.models.calibration import Calibration, divergence_from
 from lightning_compress.models.manifest import require_float
-from lightning_compress.models.modeling_compressed import put_
-from lightning_compress.quantization.quantize import quantized_parts
-from lightning_compress.quantization.schemes import Options
+from lightning_compress.quantization.config import QuantizationConfig
+from lightning_compress.quantization.quantize import quantized_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,35 +17,34 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def sensitivities(
     model: "PreTrainedModel",
-    scheme: str,
+    config: QuantizationConfig,
     calibration: Calibration,
-    options: Options,
     *,
     on_progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, float]:
-    """Quantize one module at a time and see how far the predictions move.
+    """Quantize one module at a time and measure how far the predictions move.
 
     Args:
         model: a transformer in eval mode; it stays as it is.
-        scheme: of whole numbers, as of :func:`~.quantizing.quantize_`.
+        config: of a scheme with 8 or 4 bits.
         calibration: the examples; their labels are not used.
-        options: of the scheme.
-        on_progress: called with the name of each module that is done.
+        on_progress: called with the name of each module that was measured.
 
     Returns:
-        Nats (see :func:`~lightning_compress.models.divergence.divergence_from`) by name of the
-        module, the largest first.
+        KL divergence of the predictions from the original model's, in nats (see
+        :func:`~lightning_compress.models.calibration.divergence_from`), by name of the module,
+        largest first.
     """
     require_float(model, "measure the model that it came from")
-    made, _ = quantized_parts(model, scheme, calibration.batches, options)
-    whole = [calibration.logits(batch) for batch in calibration.batches]
-    found = {}
-    for name, module in made.items():
-        before = model.get_submodule(name)
-        put_(model, name, module)
+    modules, _ = quantized_modules(model, config, calibration.batches)
+    logits = [calibration.logits(batch) for batch in calibration.batches]
+    measured = {}
+    for name, module in modules.items():
+        original = model.get_submodule(name)
+        model.set_submodule(name, module)
         try:
-            found[name] = divergence_from(whole, calibration)
+            measured[name] = divergence_from(logits, calibration)
         finally:
-            put_(model, name, before)
+            model.set_submodule(name, original)
         on_progress(name)
-    return dict(sorted(found.items(), key=lambda one: -one[1]))
+    return dict(sorted(measured.items(), key=lambda item: -item[1]))

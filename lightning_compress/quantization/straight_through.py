@@ -1,9 +1,9 @@
-"""What quantized layers say, with gradients for what they were made of.
+"""Quantized layers in the forward pass, straight-through gradients in the backward pass.
 
-Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons for
-Conditional Computation", 2013, https://arxiv.org/abs/1308.3432: the backward pass takes rounding
-for the identity. Learned steps: Esser et al., "Learned Step Size Quantization", 2020,
-https://arxiv.org/abs/1902.08153.
+Sources: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons for
+Conditional Computation", 2013, https://arxiv.org/abs/1308.3432 (the gradient of quantization is
+taken for that of the identity); Esser et al., "Learned Step Size Quantization", 2020,
+https://arxiv.org/abs/1902.08153 (gradients of learned scales).
 """
 
 from typing import Any
@@ -12,114 +12,124 @@ import torch
 from torch import Tensor
 
 from lightning_compress.models.modeling_quantized import (
-    INPUTS,
-    LIMITS,
+    INPUT_QMAX,
+    INPUT_QMIN,
+    QMAX,
     QuantizedLinear,
-    round_by,
-    round_rows,
+    quantize_affine,
+    quantize_per_row,
 )
 
-_LIMIT = LIMITS[8]
+_QMAX = QMAX[8]
 
 
-def rounded_rows(rows: Tensor) -> Tensor:
-    """Rows in whole multiples of a step of each: [..., N]."""
-    found: Tensor = _RoundedRows.apply(rows)  # type: ignore[no-untyped-call]  # torch's
-    return found
+def fake_quantize_per_row(rows: Tensor) -> Tensor:
+    """Quantize to int8 with one scale per row and dequantize: [..., N] to [..., N]."""
+    outputs: Tensor = _FakeQuantizePerRow.apply(rows)  # type: ignore[no-untyped-call]  # torch's
+    return outputs
 
 
-def as_quantized(
-    made: QuantizedLinear,
+def fake_quantized_linear(
+    layer: QuantizedLinear,
     inputs: Tensor,
-    matrix: Tensor,
+    weight: Tensor,
     bias: Tensor | None,
-    weight_step: Tensor | None,
-    input_step: Tensor | None,
+    weight_scale: Tensor | None,
+    input_scale: Tensor | None,
 ) -> Tensor:
-    """What a quantized linear layer says.
+    """Run a quantized linear layer, with gradients for the weight that it was made from.
 
     Args:
-        made: the layer.
-        inputs: [..., inputs].
-        matrix: the weight that it was made of, [outputs, inputs].
-        bias: the layer's.
-        weight_step: learned steps that it was made with, [outputs, 1].
-        input_step: a learned step of its inputs, [1].
+        layer: the quantized layer.
+        inputs: [..., in_features].
+        weight: the floating-point weight that it was made from, [out_features, in_features].
+        bias: the layer's, [out_features].
+        weight_scale: learned scales that it was made with, [out_features, 1].
+        input_scale: learned scale of its inputs, [1].
 
     Returns:
-        [..., outputs], with gradients for all but the layer.
+        [..., out_features], bit-identical to ``layer(inputs)``.
     """
-    found: Tensor = _AsQuantized.apply(inputs, matrix, bias, weight_step, input_step, made)  # type: ignore[no-untyped-call]  # torch's
-    return found
+    outputs: Tensor = _FakeQuantizedLinear.apply(  # type: ignore[no-untyped-call]  # torch's
+        inputs, weight, bias, weight_scale, input_scale, layer
+    )
+    return outputs
 
 
-class _RoundedRows(torch.autograd.Function):
+class _FakeQuantizePerRow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        numbers, step = round_rows(rows)
-        return numbers * step
+        integers, scale = quantize_per_row(rows)
+        return integers * scale
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
-class _AsQuantized(torch.autograd.Function):
-    """What the quantized layer says, and gradients for what it was made of."""
-
+class _FakeQuantizedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         inputs: Tensor,
-        matrix: Tensor,
+        weight: Tensor,
         bias: Tensor | None,
-        weight_step: Tensor | None,
-        input_step: Tensor | None,
-        made: QuantizedLinear,
+        weight_scale: Tensor | None,
+        input_scale: Tensor | None,
+        layer: QuantizedLinear,
     ) -> Tensor:
-        ctx.made = made
-        ctx.save_for_backward(inputs, matrix)
-        found: Tensor = made(inputs)
-        return found
+        ctx.layer = layer
+        ctx.save_for_backward(inputs, weight)
+        outputs: Tensor = layer(inputs)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, matrix = ctx.saved_tensors
-        made: QuantizedLinear = ctx.made
-        rows = inputs.reshape(-1, made.in_features).float()
-        out = gradient.reshape(-1, made.out_features).float()
-        if made.factor is not None:
-            rows, matrix = rows * made.factor, matrix / made.factor
-        met, open_inputs, input_slope = _met(made, rows)
-        to_rows, to_weight = out @ made.dequantized(), out.t() @ met
-        to_input_step = None
-        if open_inputs is not None and input_slope is not None:
-            scale = (rows.numel() * _LIMIT) ** -0.5
-            to_input_step = (to_rows * input_slope).sum().reshape(1) * scale
-            to_rows = to_rows * open_inputs
-        to_weight_step = None
+        inputs, weight = ctx.saved_tensors
+        layer: QuantizedLinear = ctx.layer
+        rows = inputs.reshape(-1, layer.in_features).float()
+        grad_outputs = gradient.reshape(-1, layer.out_features).float()
+        if layer.smoothing_scale is not None:
+            rows, weight = rows * layer.smoothing_scale, weight / layer.smoothing_scale
+        dequantized, unclipped, input_slope = _dequantized_inputs(layer, rows)
+        grad_rows = grad_outputs @ layer.dequantized()
+        grad_weight = grad_outputs.t() @ dequantized
+        grad_input_scale = None
+        if unclipped is not None and input_slope is not None:
+            # The paper's gradient scale, so that scales learn at the pace of weights.
+            pace = (rows.numel() * _QMAX) ** -0.5
+            grad_input_scale = (grad_rows * input_slope).sum().reshape(1) * pace
+            grad_rows = grad_rows * unclipped
+        grad_weight_scale = None
         if ctx.needs_input_grad[3]:
-            inside = (matrix / made.step).round().abs() <= _LIMIT
-            slope = made.weight - torch.where(inside, matrix / made.step, 0.0)
-            scale = (made.in_features * _LIMIT) ** -0.5
-            to_weight_step = (to_weight * slope).sum(1, keepdim=True) * scale
-            to_weight = to_weight * inside
-        if made.factor is not None:
-            to_rows, to_weight = to_rows * made.factor, to_weight / made.factor
-        to_bias = out.sum(0) if ctx.needs_input_grad[2] else None
-        to_inputs = to_rows.reshape(inputs.shape).to(inputs.dtype)
-        return to_inputs, to_weight, to_bias, to_weight_step, to_input_step, None
+            inside = (weight / layer.scale).round().abs() <= _QMAX
+            slope = layer.weight - torch.where(inside, weight / layer.scale, 0.0)
+            pace = (layer.in_features * _QMAX) ** -0.5
+            grad_weight_scale = (grad_weight * slope).sum(1, keepdim=True) * pace
+            grad_weight = grad_weight * inside
+        if layer.smoothing_scale is not None:
+            grad_rows = grad_rows * layer.smoothing_scale
+            grad_weight = grad_weight / layer.smoothing_scale
+        grad_bias = grad_outputs.sum(0) if ctx.needs_input_grad[2] else None
+        grad_inputs = grad_rows.reshape(inputs.shape).to(inputs.dtype)
+        return grad_inputs, grad_weight, grad_bias, grad_weight_scale, grad_input_scale, None
 
 
-def _met(made: QuantizedLinear, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What the weights meet, which inputs are not cut off, and its slope over the step."""
-    if made.activations == "float":
+def _dequantized_inputs(
+    layer: QuantizedLinear, rows: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The inputs that the weights are multiplied by, [M, in_features].
+
+    Of a static layer also which inputs are not clipped, and the slope of each over the scale.
+    """
+    if layer.activations == "float":
         return rows, None, None
-    if made.activations == "dynamic":
-        numbers, own = round_rows(rows)
-        return numbers * own, None, None
-    counted = round_by(rows, made.input_step, made.input_zero) - made.input_zero
-    whole = (rows / made.input_step).round() + made.input_zero
-    inside = (whole >= INPUTS[0]) & (whole <= INPUTS[1])
-    slope = counted - torch.where(inside, rows / made.input_step, 0.0)
-    return counted * made.input_step, inside, slope
+    if layer.activations == "dynamic":
+        integers, token_scale = quantize_per_row(rows)
+        return integers * token_scale, None, None
+    scale, zero_point = layer.input_scale, layer.input_zero_point
+    centred = quantize_affine(rows, scale, zero_point) - zero_point
+    unclamped = (rows / scale).round() + zero_point
+    inside = (unclamped >= INPUT_QMIN) & (unclamped <= INPUT_QMAX)
+    slope = centred - torch.where(inside, rows / scale, 0.0)
+    return centred * scale, inside, slope

@@ -18,7 +18,8 @@ from lightning_compress.callbacks import (
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.modules import FineTuningModule
-from lightning_compress.quantization import SCHEMES, coverage_of
+from lightning_compress.quantization import SCHEMES, QuantizationConfig, coverage_of
+from lightning_compress.quantization.coverage import SKIPPED_BY_NAME
 from lightning_compress.saving import load_compressed, save_compressed
 
 from .conftest import CONFIG, Foreign, model_of
@@ -34,14 +35,15 @@ def fine_tuning(**options):
 def trained(toy_data, quiet_trainer, tmp_path):
     """Fits with quantization at the end; gives trainer, module and the checkpoint."""
 
-    def fit(*callbacks, epochs=6, module=None, **options):
+    def fit(*callbacks, epochs=6, module=None, **quantization):
         metric = "score" if isinstance(module, Foreign) else "val_accuracy"
         best = ModelCheckpoint(tmp_path / f"checkpoints-{epochs}", monitor=metric, mode="max")
         module = module or fine_tuning()
+        callback = PostTrainingQuantization(quantization=QuantizationConfig(**quantization))
         trainer = quiet_trainer(
             max_epochs=epochs,
             enable_checkpointing=True,
-            callbacks=[*callbacks, PostTrainingQuantization(**options), best],
+            callbacks=[*callbacks, callback, best],
         )
         trainer.fit(module, toy_data)
         return trainer, module, best
@@ -52,11 +54,14 @@ def trained(toy_data, quiet_trainer, tmp_path):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_trained_model_stays_good_and_reloads(trained, toy_data, scheme, caplog):
     with caplog.at_level(logging.INFO):
-        trainer, module, best = trained(scheme=scheme, smooth=0.5 if "int8-" in scheme else None)
+        smooth_alpha = 0.5 if "int8-" in scheme else None
+        trainer, module, best = trained(scheme=scheme, smooth_alpha=smooth_alpha)
     coverage = coverage_of(module.model)
-    assert coverage.share > 0.9
-    assert f"Quantized to {scheme}: {coverage.share:.1%} of the parameters" in caplog.text
-    assert ("classifier (the layer that decides" in caplog.text) == (SCHEMES[scheme].bits < 16)
+    assert coverage.quantized_fraction > 0.9
+    assert (
+        f"Quantized to {scheme}: {coverage.quantized_fraction:.1%} of the parameters" in caplog.text
+    )
+    assert ("classifier (classifier: small" in caplog.text) == (SCHEMES[scheme].weight_bits < 16)
     assert best.best_model_path.endswith("post_training.ckpt")
     assert manifest_of(load_compressed(Path(trainer.default_root_dir) / "dense")) == []
     trainer.test(module, toy_data, ckpt_path="best", verbose=False, weights_only=True)
@@ -87,7 +92,7 @@ def test_without_epochs_nothing_is_trained(trained):
     for name in coverage_of(module.model).quantized:
         made = module.model.get_submodule(name)
         error = (made.dequantized() - dense.get_submodule(name).weight).abs()
-        assert (error <= made.step * 0.5001).all()
+        assert (error <= made.scale * 0.5001).all()
 
 
 def test_pruned_first_it_is_quantized_too(trained, toy_data):
@@ -111,17 +116,17 @@ def test_the_worst_stay_in_floating_point_and_tensorboard_shows_it(
 ):
     module = fine_tuning()
     logger = TensorBoardLogger(tmp_path)
-    callback = PostTrainingQuantization(scheme="int8-dynamic", worst=2)
+    callback = PostTrainingQuantization(skip_most_sensitive=2)
     quiet_trainer(max_epochs=2, callbacks=[callback], logger=logger).fit(module, toy_data)
-    asked = [n for n, why in coverage_of(module.model).kept.items() if why == "asked for"]
+    asked = [n for n, why in coverage_of(module.model).skipped.items() if why == SKIPPED_BY_NAME]
     assert len(asked) == 2
     assert all(isinstance(module.model.get_submodule(name), nn.Linear) for name in asked)
     board = EventAccumulator(logger.log_dir)
     board.Reload()
-    assert "sensitivity to rounding" in board.Tags()["images"]
+    assert "sensitivity to quantization" in board.Tags()["images"]
     assert (Path(logger.log_dir) / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
-    (share,) = board.Scalars("quantized parameters")
-    assert share.value == pytest.approx(coverage_of(module.model).share)
+    (share,) = board.Scalars("quantized_fraction")
+    assert share.value == pytest.approx(coverage_of(module.model).quantized_fraction)
 
 
 def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
@@ -130,7 +135,7 @@ def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
     measure = CompressionBenchmark(
         runtimes=["eager"], precisions=["fp32", "int8-static"], latency_examples=4, seconds=0.01
     )
-    callbacks = [PostTrainingQuantization(scheme="int8-dynamic"), measure]
+    callbacks = [PostTrainingQuantization(), measure]
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
     module = fine_tuning()
     trainer.fit(module, toy_data)
@@ -143,7 +148,7 @@ def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
     assert all(row["metrics"]["accuracy"] is not None for row in rows.values())
     assert rows["compressed", "int8-dynamic"]["techniques"] == ["post_training_quantization"]
     assert rows["compressed", "int8-dynamic"]["size_bytes"] < rows["dense", "fp32"]["size_bytes"]
-    assert rows["dense", "int8-static"]["note"].startswith("eager: each step of rounding")
+    assert rows["dense", "int8-static"]["note"].startswith("eager: each quantization step")
     macs = {row["macs"] for row in rows.values()}
     assert len(macs) == 1
     assert len({row["parameters"] for row in rows.values()}) == 1
@@ -160,11 +165,8 @@ def test_a_quantized_model_is_not_trained_on(trained, toy_data, quiet_trainer, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"worst": -1}, "worst must be at least 0, not -1"),
+        ({"skip_most_sensitive": -1}, "skip_most_sensitive must be at least 0, not -1"),
         ({"calibration_examples": 0}, "calibration_examples must be at least 1, not 0"),
-        ({"smooth": 2.0}, "smooth is a strength between 0 and 1, not 2.0"),
-        ({"group": 3}, "group is an even number of weights, not 3"),
-        ({"observer": "max"}, "observer is one of minmax, percentile, mse, not 'max'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -175,16 +177,22 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "int2"}, "there is no scheme 'int2'; there are bf16"),
-        ({"scheme": "int4-weight", "group": 12}, "group: 12 does not divide the 32 inputs"),
-        ({"keep": ["bert.head"]}, "keep: BertForSequenceClassification has no module 'bert.head'"),
+        (
+            {"scheme": "int4-weight", "group_size": 12},
+            "group_size: 12 does not divide",
+        ),
+        (
+            {"skip_modules": ["bert.head"]},
+            "skip_modules: .* has no module 'bert.head'",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_training(
     toy_data, quiet_trainer, options, message
 ):
     module = fine_tuning()
-    trainer = quiet_trainer(max_epochs=1, callbacks=[PostTrainingQuantization(**options)])
+    callback = PostTrainingQuantization(quantization=QuantizationConfig(**options))
+    trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
     with pytest.raises(InputError, match=message):
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0

@@ -18,23 +18,30 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.modules import DistillationModule, FineTuningModule, QATModule
-from lightning_compress.quantization import coverage_of
-from lightning_compress.quantization.fake_quantized import RoundedLinear, is_prepared, stretches_of
+from lightning_compress.quantization import QuantizationConfig, coverage_of
+from lightning_compress.quantization.fake_quantized import (
+    FakeQuantLinear,
+    is_prepared,
+    log_scales_of,
+)
 from lightning_compress.saving import load_compressed, save_compressed
 
 from ..conftest import SaveEveryStep, assert_same
 from .conftest import CONFIG, Foreign, model_of, state
 
 STILL = CONFIG | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-WHOLE = ["int8-weight", "int4-weight", "int8-dynamic", "int8-static"]
+INTEGER_SCHEMES = ["int8-weight", "int4-weight", "int8-dynamic", "int8-static"]
 
 
-def qat(**options):
+def qat(scheme="int8-dynamic", *, start=0.0, freeze=0.1, **quantization):
     torch.manual_seed(0)
-    return QATModule(**{"config": STILL, "learning_rate": 3e-3, **options})
+    config = QuantizationConfig(scheme, **quantization)
+    return QATModule(
+        config=STILL, learning_rate=3e-3, quantization=config, start=start, freeze=freeze
+    )
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 def test_what_was_validated_is_what_is_kept(toy_data, quiet_trainer, tmp_path, scheme, caplog):
     best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val_loss", mode="min")
     trainer = quiet_trainer(max_epochs=6, enable_checkpointing=True, callbacks=[best])
@@ -43,7 +50,7 @@ def test_what_was_validated_is_what_is_kept(toy_data, quiet_trainer, tmp_path, s
         trainer.fit(module, toy_data)
     assert f"Fake quantization to {scheme} from step 0 on" in caplog.text
     assert f"Quantized to {scheme}: " in caplog.text
-    assert coverage_of(module.model).share > 0.9
+    assert coverage_of(module.model).quantized_fraction > 0.9
     assert not is_prepared(module.model)
     assert best.best_model_path.endswith("post_training.ckpt")
     (edit,) = manifest_of(module.model)
@@ -79,7 +86,7 @@ def test_steps_are_learned_and_then_frozen(toy_data, quiet_trainer):
             self.seen = []
 
         def on_train_batch_end(self, trainer, pl_module, *_):
-            found = torch.cat([p.detach().flatten() for p in stretches_of(pl_module.model)])
+            found = torch.cat([p.detach().flatten() for p in log_scales_of(pl_module.model)])
             self.seen.append(found.clone())
 
     watch = Watch()
@@ -99,7 +106,8 @@ def test_before_the_start_it_trains_as_without(toy_data, quiet_trainer, tmp_path
     for name, module in (("plain", FineTuningModule), ("late", QATModule)):
         torch.manual_seed(0)
         late = module is QATModule
-        options: dict[str, Any] = {"start": 0.5, "scheme": "int8-static"} if late else {}
+        config = QuantizationConfig("int8-static")
+        options: dict[str, Any] = {"start": 0.5, "quantization": config} if late else {}
         trained = module(config=STILL, learning_rate=3e-3, **options)
         folder = tmp_path / name
         trainer = quiet_trainer(max_epochs=4, callbacks=[SaveEveryStep(folder)])
@@ -126,7 +134,7 @@ def test_resumed_anywhere_it_ends_as_uninterrupted(text_files, quiet_trainer, tm
             path=str(text_files), tokenizer=str(text_files / "tokenizer"), max_length=16,
             batch_size=8, cache_dir=str(tmp_path / "cache"),
         )  # fmt: skip
-        module = qat(scheme=scheme, start=0.3, smooth=0.5)
+        module = qat(scheme=scheme, start=0.3, smooth_alpha=0.5)
         trainer = quiet_trainer(max_epochs=2, callbacks=[*callbacks])
         trainer.fit(module, datamodule=data, weights_only=True, **options)
         return state(trainer, module), trainer.global_step
@@ -142,7 +150,7 @@ def test_resumed_anywhere_it_ends_as_uninterrupted(text_files, quiet_trainer, tm
 def test_somebody_elses_module_resumes_too(toy_data, quiet_trainer, tmp_path, scheme):
     def fit(*callbacks, **options):
         module = Foreign()
-        rounding = QuantizationAwareTraining(scheme=scheme, start=0.4)
+        rounding = QuantizationAwareTraining(quantization=QuantizationConfig(scheme), start=0.4)
         trainer = quiet_trainer(max_epochs=3, callbacks=[rounding, *callbacks])
         trainer.fit(module, toy_data, weights_only=True, **options)
         return state(trainer, module)
@@ -155,7 +163,7 @@ def test_somebody_elses_module_resumes_too(toy_data, quiet_trainer, tmp_path, sc
 def test_pruned_before_it_stays_so(toy_data, quiet_trainer):
     """Heads leave, weights are masked, then layers round: one run."""
     callbacks = [
-        HeadPruning(removed_count=2, pruning_steps=1, recovery=0.6),
+        HeadPruning(count=2, rounds=1, recovery=0.6),
         IterativeMagnitudePruning(sparsity=0.5, recovery=0.6),
     ]
     module = qat(scheme="int8-dynamic", start=0.6)
@@ -181,15 +189,15 @@ def test_a_teacher_helps(toy_data, quiet_trainer, tmp_path):
     folder = save_compressed(teacher.model, tmp_path / "teacher")
     options: dict[str, Any] = {"pretrained": str(folder), "teacher": "dense", "learning_rate": 1e-3}
     for module in (
-        QATModule(**options, scheme="int4-weight"),
+        QATModule(**options, quantization=QuantizationConfig("int4-weight")),
         DistillationModule(**options),
     ):
-        rounding = QuantizationAwareTraining(scheme="int4-weight")
+        rounding = QuantizationAwareTraining(quantization=QuantizationConfig("int4-weight"))
         callbacks = [] if isinstance(module, QATModule) else [rounding]
         trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
         trainer.fit(module, toy_data)
         assert float(trainer.callback_metrics["val_agreement"]) > 0.9
-        assert coverage_of(module.model).share > 0.9
+        assert coverage_of(module.model).quantized_fraction > 0.9
 
 
 def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer, caplog):
@@ -216,23 +224,22 @@ def test_what_is_saved_in_the_middle_is_quantized(toy_data, quiet_trainer, tmp_p
 
     class SaveModel(SaveEveryStep):
         def on_train_end(self, trainer, pl_module):
-            assert isinstance(model_of(pl_module).bert.pooler.dense, RoundedLinear)
+            assert isinstance(model_of(pl_module).bert.pooler.dense, FakeQuantLinear)
             save_compressed(pl_module.model, tmp_path / "middle")
 
     quiet_trainer(max_epochs=1, callbacks=[SaveModel(tmp_path)]).fit(module, toy_data)
     middle = load_compressed(tmp_path / "middle")
-    assert coverage_of(middle).share > 0.9
+    assert coverage_of(middle).quantized_fraction > 0.9
     assert_same(middle.state_dict(), module.model.state_dict())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": 1.0}, r"start is a share of the run in \[0, 1\), not 1.0"),
-        ({"freeze": -0.1}, r"freeze is a share of the run in \[0, 1\), not -0.1"),
-        ({"start": 0.6, "freeze": 0.5}, "start and freeze are 1.1 of the run together"),
+        ({"start": 1.0}, r"start must be a fraction of the run in \[0, 1\), not 1.0"),
+        ({"freeze": -0.1}, r"freeze must be a fraction of the run in \[0, 1\), not -0.1"),
+        ({"start": 0.6, "freeze": 0.5}, "start and freeze must add up to less than 1, not to 1.1"),
         ({"calibration_examples": 0}, "calibration_examples must be at least 1, not 0"),
-        ({"group": 5}, "group is an even number of weights, not 5"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -243,9 +250,11 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "bf16"}, "bf16 has nothing to learn: train with trainer"),
-        ({"scheme": "int1"}, "there is no scheme 'int1'"),
-        ({"scheme": "int4-weight", "group": 12}, "group: 12 does not divide the 32 inputs"),
+        ({"scheme": "bf16"}, "bf16 needs no quantization-aware training: train with"),
+        (
+            {"scheme": "int4-weight", "group_size": 12},
+            "group_size: 12 does not divide",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_training(
@@ -264,20 +273,23 @@ from tests.conftest import ToyData
 from tests.callbacks.conftest import SameEverywhere, two_processes
 from tests.callbacks.test_quantization_aware_training import STILL
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.fake_quantized import stretches_of
+from lightning_compress.quantization.fake_quantized import log_scales_of
 from lightning_compress.modules import QATModule
+from lightning_compress.quantization import QuantizationConfig
 
 class Learned(L.Callback):
     most = 0.0
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        learned = [float(one.abs().max()) for one in stretches_of(pl_module.model)]
+        learned = [float(one.abs().max()) for one in log_scales_of(pl_module.model)]
         self.most = max(learned, default=self.most)
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     data, learned = ToyData(), Learned()
-    module = QATModule(config=STILL, learning_rate=3e-3, scheme="int8-static", start=0.25)
+    module = QATModule(
+        config=STILL, learning_rate=3e-3, start=0.25, quantization=QuantizationConfig("int8-static")
+    )
     trainer = two_processes(
         sys.argv[1], max_epochs=4, callbacks=[SameEverywhere(), learned]
     )

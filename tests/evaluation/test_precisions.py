@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.host import UNFUSED, WEIGHTS_ONLY, precision_caveat
+from lightning_compress.evaluation.host import precision_caveat
 from lightning_compress.evaluation.settings import BenchmarkSettings
+from lightning_compress.quantization import PRECISIONS
 
 
 def test_what_is_against_a_precision_is_said(monkeypatch):
@@ -20,8 +21,10 @@ def test_what_is_against_a_precision_is_said(monkeypatch):
         assert (precision_caveat("fp16", "cpu", fused=False) is None) == has
         assert (precision_caveat("int8-dynamic", "cpu", fused=True) is None) == has
         assert precision_caveat("fp32", "cpu", fused=False) is None
-        assert precision_caveat("int8-static", "cpu", fused=False) == UNFUSED
-        assert precision_caveat("int4-weight", "cpu", fused=True) == WEIGHTS_ONLY
+        unfused = precision_caveat("int8-static", "cpu", fused=False)
+        assert unfused == PRECISIONS["int8-static"].unfused_caveat
+        weight_only = precision_caveat("int4-weight", "cpu", fused=True)
+        assert weight_only == PRECISIONS["int4-weight"].caveat
 
 
 def test_a_precision_that_is_not_there_is_refused():

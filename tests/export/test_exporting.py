@@ -28,7 +28,8 @@ from lightning_compress.export.tensorrt import TensorRtProgram
 from lightning_compress.export.verify import Agreement, agreement_of, require_within_tolerance
 from lightning_compress.models import manifest_of, set_masks_
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.modules import fill_
+from lightning_compress.quantization import QuantizationConfig
+from lightning_compress.quantization.modules import pack_weights_
 from lightning_compress.substitution.edit import substitute_layers_
 
 from ..families import SUBSTITUTABLE
@@ -63,9 +64,8 @@ def test_onnx_says_the_same_of_a_model_that_has_seen_every_edit(
     torch.manual_seed(0)
     model = tiny_model(family, num_hidden_layers=4)
     all_at_once(model)
-    quantize_(
-        model, "int8-static", calibration=batches[:1], keep=["score"] if family == "gpt2" else []
-    )
+    config = QuantizationConfig("int8-static", skip_modules=["score"] if family == "gpt2" else [])
+    quantize_(model, config, calibration_batches=batches[:1])
     before = said(model, batches)
     found = export_model(model, tmp_path / "out", "onnx", examples=batches)
     # The steps of inputs are whole multiples there and here: nothing may fall between two.
@@ -101,10 +101,10 @@ def test_onnx_in_every_precision(precision, tiny_bert, batches, tmp_path):
 
 def test_steps_of_each_token_survive_what_the_runtime_fuses(tmp_path):
     layer = QuantizedLinear(
-        64, 48, bits=8, group=0, activations="dynamic", smooth=False, bias=True
+        64, 48, bits=8, group_size=0, activations="dynamic", smoothing=False, bias=True
     ).eval()
     generator = torch.Generator().manual_seed(0)
-    fill_(layer, torch.randn(48, 64, generator=generator))
+    pack_weights_(layer, torch.randn(48, 64, generator=generator))
     rows = torch.randn(3, 5, 64, generator=generator) * torch.logspace(-3, 3, 5).view(1, 5, 1)
     model = torch.nn.Sequential(layer).eval()
     wanted = model(rows)
@@ -444,7 +444,8 @@ def test_tensorrt_gets_whole_numbers_counted_from_zero(
     quantized_before, tiny_bert, batches, said, tmp_path
 ):
     if quantized_before:
-        quantize_(tiny_bert, "int8-static", calibration=batches, symmetric=True)
+        config = QuantizationConfig("int8-static", symmetric=True)
+        quantize_(tiny_bert, config, calibration_batches=batches)
     options = ExportOptions("int8-static", calibration_batches=batches, dry_run=True)
     found = export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, options=options)
     assert found.largest_difference < 1e-4
@@ -466,7 +467,7 @@ def test_tensorrt_gets_whole_numbers_counted_from_zero(
 
 
 def test_tensorrt_refuses_steps_that_begin_elsewhere(tiny_bert, batches, tmp_path):
-    quantize_(tiny_bert, "int8-static", calibration=batches)
+    quantize_(tiny_bert, "int8-static", calibration_batches=batches)
     options = ExportOptions("int8-static", dry_run=True)
     with pytest.raises(InputError, match="quantize with symmetric: true"):
         export_model(tiny_bert, tmp_path / "out", "tensorrt", examples=batches, options=options)

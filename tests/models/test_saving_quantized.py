@@ -3,7 +3,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_
-from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
+from lightning_compress.quantization import SCHEMES, QuantizationConfig, coverage_of, quantize_
 from lightning_compress.saving import (
     compression_state,
     load_compressed,
@@ -16,8 +16,8 @@ IDS = torch.arange(2, 26).reshape(3, 8)
 
 
 def quantized(model, scheme):
-    smooth = 0.5 if scheme == "int8-static" else None
-    quantize_(model, scheme, calibration=[{"input_ids": IDS}], smooth=smooth)
+    config = QuantizationConfig(scheme, smooth_alpha=0.5 if scheme == "int8-static" else None)
+    quantize_(model, config, calibration_batches=[{"input_ids": IDS}])
     return model
 
 

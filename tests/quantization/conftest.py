@@ -5,7 +5,7 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.quantization import SCHEMES
 
-WHOLE = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
+INTEGER_SCHEMES = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
 
 
 @pytest.fixture

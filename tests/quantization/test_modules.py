@@ -10,12 +10,12 @@ import torch
 from lightning_compress.models.modeling_quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
-    multiply,
-    pack_pairs,
+    int8_matmul,
+    pack_int4,
+    quantize_affine,
+    quantize_per_row,
     quantized_module,
-    round_by,
-    round_rows,
-    unpack_pairs,
+    unpack_int4,
 )
 
 
@@ -29,41 +29,41 @@ def filled(seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     usual: dict[str, Any] = {
         "bits": 8,
-        "group": 0,
+        "group_size": 0,
         "activations": "float",
-        "smooth": False,
+        "smoothing": False,
         "bias": True,
     }
     module = QuantizedLinear(24, 10, **usual | options)
     limit = 127 if module.bits == 8 else 7
     numbers = torch.randint(-limit, limit + 1, (10, 24), generator=generator, dtype=torch.int8)
-    module.weight.copy_(numbers if module.bits == 8 else pack_pairs(numbers))
-    module.step.uniform_(0.001, 0.01, generator=generator)
+    module.weight.copy_(numbers if module.bits == 8 else pack_int4(numbers))
+    module.scale.uniform_(0.001, 0.01, generator=generator)
     if module.bias is not None:
         module.bias.data.normal_(generator=generator)
-    if module.factor is not None:
-        module.factor.uniform_(0.1, 3.0, generator=generator)
+    if module.smoothing_scale is not None:
+        module.smoothing_scale.uniform_(0.1, 3.0, generator=generator)
     if module.activations == "static":
-        module.input_step.fill_(0.031)
-        module.input_zero.fill_(-17)
-        module.surplus.copy_(numbers.sum(1) * -17)
+        module.input_scale.fill_(0.031)
+        module.input_zero_point.fill_(-17)
+        module.zero_point_correction.copy_(numbers.sum(1) * -17)
     return module, numbers.double()
 
 
 def by_loops(module, numbers, rows):
     """What a quantized linear layer has to say of rows [M, 24]."""
-    step = module.step.double()
-    group = module.group or 24
+    step = module.scale.double()
+    group = module.group_size or 24
     found = np.zeros((len(rows), 10))
     for row, output in itertools.product(range(len(rows)), range(10)):
         inputs = rows[row].double()
-        if module.factor is not None:
-            inputs = inputs * module.factor.double()
+        if module.smoothing_scale is not None:
+            inputs = inputs * module.smoothing_scale.double()
         if module.activations == "dynamic":
             own = max(float(inputs.abs().max()) / 127, 1e-12)
             inputs = [max(-127, min(127, rounded(float(x) / own))) * own for x in inputs]
         elif module.activations == "static":
-            own, zero = float(module.input_step), int(module.input_zero)
+            own, zero = float(module.input_scale), int(module.input_zero_point)
             whole = [max(-128, min(127, rounded(float(x) / own) + zero)) for x in inputs]
             inputs = [(x - zero) * own for x in whole]
         for column in range(24):
@@ -76,18 +76,18 @@ def by_loops(module, numbers, rows):
 
 KINDS = [
     {"activations": "float"},
-    {"activations": "float", "group": 8},
-    {"activations": "float", "bits": 4, "group": 6},
+    {"activations": "float", "group_size": 8},
+    {"activations": "float", "bits": 4, "group_size": 6},
     {"activations": "dynamic"},
     {"activations": "static"},
 ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("smoothing", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_linear_layers_equal_a_slow_loop(kind, smooth, bias):
-    module, numbers = filled(**kind, smooth=smooth, bias=bias)
+def test_linear_layers_equal_a_slow_loop(kind, smoothing, bias):
+    module, numbers = filled(**kind, smoothing=smoothing, bias=bias)
     # Inputs that no rounding in float32 can push over the edge between two whole numbers.
     rows = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
     found = module(rows)
@@ -126,7 +126,7 @@ def test_rows_are_rounded_in_steps_of_their_own(bits):
     rows = torch.randn(5, 31)
     rows[2] = 0
     rows[3] *= 1e6
-    numbers, step = round_rows(rows, bits)
+    numbers, step = quantize_per_row(rows, bits)
     assert numbers.dtype == torch.int8
     assert step.shape == (5, 1)
     for row in range(5):
@@ -139,7 +139,7 @@ def test_rows_are_rounded_in_steps_of_their_own(bits):
 
 
 def test_a_fixed_step_clips_what_is_beyond():
-    numbers = round_by(torch.tensor([-100.0, -1.0, 0.0, 0.26, 100.0]), *_grid(0.5, 20))
+    numbers = quantize_affine(torch.tensor([-100.0, -1.0, 0.0, 0.26, 100.0]), *_grid(0.5, 20))
     assert numbers.tolist() == [-128, 18, 20, 21, 127]
 
 
@@ -151,36 +151,36 @@ def test_products_of_whole_numbers_are_exact():
     left = torch.randint(-127, 128, (33, 3001), dtype=torch.int8)
     right = torch.randint(-127, 128, (17, 3001), dtype=torch.int8)
     left[0], right[0] = 127, 127  # the largest there is
-    found = multiply(left, right)
+    found = int8_matmul(left, right)
     assert found.dtype == torch.int32
     assert torch.equal(found.long(), left.long() @ right.long().T)
 
 
 def test_two_numbers_of_four_bits_make_a_byte():
     pairs = torch.tensor(list(itertools.product(range(-7, 8), repeat=2)), dtype=torch.int8)
-    packed = pack_pairs(pairs)
+    packed = pack_int4(pairs)
     assert packed.shape == (225, 1)
     assert packed.element_size() == 1
     assert len(set(packed.flatten().tolist())) == 225
-    assert torch.equal(unpack_pairs(packed), pairs)
+    assert torch.equal(unpack_int4(packed), pairs)
 
 
 def test_embeddings_are_rows_times_their_steps():
-    module = QuantizedEmbedding(9, 6, padding=1)
+    module = QuantizedEmbedding(9, 6, padding_idx=1)
     module.weight.copy_(torch.randint(-127, 128, (9, 6)))
-    module.step.uniform_(0.1, 1.0)
+    module.scale.uniform_(0.1, 1.0)
     ids = torch.tensor([[3, 8], [0, 3]])
     found = module(ids)
     for place in itertools.product(range(2), repeat=2):
         token = int(ids[place])
-        wanted = [float(x) * float(module.step[token]) for x in module.weight[token]]
+        wanted = [float(x) * float(module.scale[token]) for x in module.weight[token]]
         assert found[place].tolist() == pytest.approx(wanted)
     assert torch.equal(module.dequantized()[ids], found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_description_builds_another_of_its_kind(kind):
-    module, _ = filled(**kind, smooth=True)
+    module, _ = filled(**kind, smoothing=True)
     other = quantized_module(module.spec())
     other.load_state_dict(module.state_dict())
     rows = torch.randn(3, 24)

@@ -1,10 +1,13 @@
+from typing import get_args
+
 import pytest
 import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.precisions import PRECISIONS, in_precision, own_precision
+from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName, own_precision
+from lightning_compress.quantization.quantize import in_precision
 
 BATCHES = [{"input_ids": torch.randint(2, 100, (2, 8))}]
 
@@ -32,6 +35,10 @@ def test_a_copy_is_in_the_precision_and_the_model_stays(tiny_bert, precision):
             in_precision(made, "int8-dynamic", "cpu", ())
 
 
+def test_the_type_of_options_names_the_entries_of_the_table():
+    assert get_args(PrecisionName) == tuple(PRECISIONS)
+
+
 def test_sixteen_bits_become_others_by_way_of_thirty_two(tiny_bert):
     tiny_bert.to(torch.bfloat16)  # as loaded from somewhere
     made = in_precision(tiny_bert, "int8-dynamic", "cpu", ())
@@ -40,5 +47,8 @@ def test_sixteen_bits_become_others_by_way_of_thirty_two(tiny_bert):
 
 
 def test_fixed_steps_need_examples(tiny_bert):
-    with pytest.raises(InputError, match="int8-static needs calibration examples, of the training"):
+    with pytest.raises(
+        InputError,
+        match="int8-static needs calibration examples: pass",
+    ):
         in_precision(tiny_bert, "int8-static", "cpu", ())

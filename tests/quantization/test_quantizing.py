@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from lightning_compress.models import (
 from lightning_compress.models.layers import remove_layers_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.models.structure import output_dim
-from lightning_compress.quantization import SCHEMES, coverage_of, quantize_
+from lightning_compress.quantization import SCHEMES, QuantizationConfig, coverage_of, quantize_
+from lightning_compress.quantization.coverage import SKIPPED_BY_NAME
 from lightning_compress.substitution.edit import substitute_layers_
 
 from ..families import ALL
-from .conftest import WHOLE
+from .conftest import INTEGER_SCHEMES
 
 # How far the logits of tiny random models may move, in parts of their standard deviation.
 FAR = {
@@ -59,19 +61,20 @@ def test_every_family_says_nearly_the_same(spread_out, looking, family, scheme):
     parameters = count_parameters(model)[0]
     macs = count_macs(model, calibration.batches[0])
     bytes_before = sum(p.nbytes for p in model.parameters())
-    coverage = quantize_(model, scheme, calibration=calibration.batches, group=8)
+    config = QuantizationConfig(scheme, group_size=8)
+    coverage = quantize_(model, config, calibration_batches=calibration.batches)
     error = (said(model, calibration) - before).square().mean().sqrt() / before.std()
     assert 0 < error < FAR[scheme]
     assert count_parameters(model)[0] == parameters
     assert count_macs(model, calibration.batches[0]) == macs
     assert coverage == coverage_of(model)
-    assert 0.9 < coverage.share <= 1
+    assert 0.9 < coverage.quantized_fraction <= 1
     assert sum(p.nbytes for p in model.parameters()) < 0.55 * bytes_before
     (edit,) = manifest_of(model)
     assert (edit["edit"], edit["scheme"]) == ("quantize", scheme)
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ALL)
 def test_nothing_is_left_out_in_silence(tiny_model, looking, family, scheme):
     model = tiny_model(family)
@@ -82,57 +85,58 @@ def test_nothing_is_left_out_in_silence(tiny_model, looking, family, scheme):
         if name.startswith(f"{block}.") and output_dim(module) is not None and _is_linear(module)
     }
     with_weights = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    coverage = quantize_(model, scheme, calibration=looking(model).batches, group=8)
+    config = QuantizationConfig(scheme, group_size=8)
+    coverage = quantize_(model, config, calibration_batches=looking(model).batches)
     assert linear <= set(coverage.quantized)
-    assert set(coverage.quantized) | set(coverage.kept) == with_weights
-    assert not set(coverage.quantized) & set(coverage.kept)
+    assert set(coverage.quantized) | set(coverage.skipped) == with_weights
+    assert not set(coverage.quantized) & set(coverage.skipped)
     kinds = {QuantizedLinear, QuantizedEmbedding}
     assert all(type(model.get_submodule(name)) in kinds for name in coverage.quantized)
-    for name, reason in coverage.kept.items():
+    for name, reason in coverage.skipped.items():
         norm = "Norm" in type(model.get_submodule(name)).__name__
-        assert ("no matrix" in reason) == norm
-        assert norm or "decides" in reason
+        assert ("no weight matrix" in reason) == norm
+        assert norm or "classifier" in reason
     assert any(isinstance(module, QuantizedEmbedding) for module in model.modules())
     whole = sum(p.numel() for p in tiny_model(family).parameters())
-    assert coverage.share == pytest.approx(sum(coverage.quantized.values()) / whole)
+    assert coverage.quantized_fraction == pytest.approx(sum(coverage.quantized.values()) / whole)
 
 
 def _is_linear(module):
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_weights_are_off_by_half_a_step_at_most(tiny_model, looking, family, scheme):
     dense = tiny_model(family)
     model = copy.deepcopy(dense)
-    coverage = quantize_(model, scheme, calibration=looking(model).batches)
+    coverage = quantize_(model, scheme, calibration_batches=looking(model).batches)
     for name in coverage.quantized:
         made, old = model.get_submodule(name), dense.get_submodule(name)
         weight = old.weight.T if type(old).__name__ == "Conv1D" else old.weight
         error = (made.dequantized() - weight).abs()
-        groups = made.step.shape[1]
-        worst = error.view(len(error), groups, -1).amax(-1) / made.step
+        groups = made.scale.shape[1]
+        worst = error.view(len(error), groups, -1).amax(-1) / made.scale
         assert worst.max() <= 0.5 + 1e-4
         wanted = 4 if scheme == "int4-weight" and isinstance(made, QuantizedLinear) else 8
         assert getattr(made, "bits", 8) == wanted
         # All numbers there are for a row are made use of.
         limit = 7 if wanted == 4 else 127
-        assert (weight.abs().amax(1) >= made.step.amax(1) * limit * 0.99 - 1e-9).all()
+        assert (weight.abs().amax(1) >= made.scale.amax(1) * limit * 0.99 - 1e-9).all()
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 def test_pruned_weights_stay_zero(tiny_bert, looking, scheme):
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     mask = torch.rand(tiny_bert.get_parameter(name).shape) < 0.4
     set_masks_(tiny_bert, {name: mask})
-    quantize_(tiny_bert, scheme, calibration=looking(tiny_bert).batches)
+    quantize_(tiny_bert, scheme, calibration_batches=looking(tiny_bert).batches)
     weight = tiny_bert.get_submodule(name.removesuffix(".weight")).dequantized()
     assert (weight[~mask] == 0).all()
     assert (weight[mask] != 0).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 def test_what_was_pruned_before_is_quantized_too(spread_out, looking, scheme):
     model = spread_out("bert", num_hidden_layers=4)
     remove_layers_(model, [3])
@@ -143,17 +147,17 @@ def test_what_was_pruned_before_is_quantized_too(spread_out, looking, scheme):
     calibration = looking(model)
     before = said(model, calibration)
     if scheme == "int4-weight":
-        with pytest.raises(InputError, match="group: 32 does not divide the 24 inputs of bert"):
+        with pytest.raises(InputError, match="group_size: 32 does not divide the 24 inputs"):
             quantize_(model, scheme)
-        quantize_(model, scheme, group=8)
+        quantize_(model, QuantizationConfig("int4-weight", group_size=8))
     else:
-        quantize_(model, scheme, calibration=calibration.batches)
+        quantize_(model, scheme, calibration_batches=calibration.batches)
     error = (said(model, calibration) - before).square().mean().sqrt() / before.std()
     assert 0 < error < FAR[scheme]
     assert isinstance(model.get_submodule("bert.encoder.layer.1.down"), QuantizedLinear)
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModelForMaskedLM])
 def test_a_shared_weight_stays_shared(looking, auto, scheme):
     family = "gpt2" if auto is AutoModelForCausalLM else "bert"
@@ -166,7 +170,7 @@ def test_a_shared_weight_stays_shared(looking, auto, scheme):
     before = count_parameters(model)[0]
     calibration = looking(model)
     logits = said_by_tokens(model, calibration)
-    quantize_(model, scheme, calibration=calibration.batches)
+    quantize_(model, scheme, calibration_batches=calibration.batches)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.get_input_embeddings().weight.dtype == torch.int8
     assert count_parameters(model)[0] == before
@@ -184,15 +188,16 @@ def test_a_weight_shared_with_one_that_is_kept_is_kept():
                                   bos_token_id=1, eos_token_id=1)  # fmt: skip
     for kept, other in (("transformer.wte", "lm_head"), ("lm_head", "transformer.wte")):
         model = AutoModelForCausalLM.from_config(config).eval()
-        coverage = quantize_(model, "int8-dynamic", keep=[kept])
-        assert coverage.kept[kept] == "asked for"
-        assert coverage.kept[other] == f"its weight is also that of {kept}"
+        coverage = quantize_(model, QuantizationConfig("int8-dynamic", skip_modules=[kept]))
+        assert coverage.skipped[kept] == SKIPPED_BY_NAME
+        assert coverage.skipped[other] == f"shares its weight with {kept}"
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_what_is_kept_stays(tiny_bert):
-    coverage = quantize_(tiny_bert, "int8-dynamic", keep=["bert.encoder.layer.0", "bert.pooler"])
-    kept = [name for name, reason in coverage.kept.items() if reason == "asked for"]
+    skip_modules = ["bert.encoder.layer.0", "bert.pooler"]
+    coverage = quantize_(tiny_bert, QuantizationConfig(skip_modules=skip_modules))
+    kept = [name for name, reason in coverage.skipped.items() if reason == SKIPPED_BY_NAME]
     assert len(kept) == 7
     assert all(type(tiny_bert.get_submodule(name)) is nn.Linear for name in kept)
     assert "bert.encoder.layer.1.output.dense" in coverage.quantized
@@ -201,7 +206,7 @@ def test_what_is_kept_stays(tiny_bert):
 def test_smoothing_moves_the_rounding_and_nothing_else(spread_out, looking):
     """With inputs that stand out, the error of fixed steps is much smaller."""
     errors = {}
-    for smooth in (None, 0.5):
+    for alpha in (None, 0.5):
         model = spread_out("gpt2")
         for block in model.transformer.h:
             for norm, after in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
@@ -211,8 +216,9 @@ def test_smoothing_moves_the_rounding_and_nothing_else(spread_out, looking):
                 after.weight.data[3] /= 100
         calibration = looking(model)
         before = said(model, calibration)
-        quantize_(model, "int8-static", calibration=calibration.batches, smooth=smooth)
-        errors[smooth] = float((said(model, calibration) - before).square().mean().sqrt())
+        config = QuantizationConfig("int8-static", smooth_alpha=alpha)
+        quantize_(model, config, calibration_batches=calibration.batches)
+        errors[alpha] = float((said(model, calibration) - before).square().mean().sqrt())
     assert errors[0.5] < 0.2 * errors[None]
 
 
@@ -220,27 +226,29 @@ def test_smoothing_moves_the_rounding_and_nothing_else(spread_out, looking):
 def test_refused_it_is_unchanged(tiny_bert, looking, scheme):
     before = copy.deepcopy(tiny_bert.state_dict())
     batches = looking(tiny_bert).batches
-    with pytest.raises(InputError, match="there is no scheme 'int3'; there are bf16, fp16, int8-"):
-        quantize_(tiny_bert, "int3")
-    with pytest.raises(InputError, match=r"keep: .* has no module 'bert.nowhere'"):
-        quantize_(tiny_bert, "int8-dynamic", keep=["bert.nowhere"])
-    for group, message in ((7, "an even number"), (0, "an even number"), (10, "does not divide")):
-        with pytest.raises(InputError, match=f"group.* {message}"):
-            quantize_(tiny_bert, "int4-weight", group=group)
-    for smooth in (-0.1, 1.1):
-        with pytest.raises(InputError, match="smooth is a strength between 0 and 1"):
-            quantize_(tiny_bert, "int8-dynamic", smooth=smooth, calibration=batches)
-    with pytest.raises(InputError, match="observer is one of minmax, percentile, mse, not 'max'"):
-        quantize_(tiny_bert, "int8-static", observer="max", calibration=batches)  # type: ignore[arg-type]
+    refusals: dict[str, dict[str, Any]] = {
+        "scheme must be one of bf16, fp16, int8-weight": {"scheme": "int3"},
+        "scheme must be one of .*, not 'fp32'": {"scheme": "fp32"},
+        "skip_modules: .* has no module 'bert.nowhere'": {"skip_modules": ["bert.nowhere"]},
+        "group_size must be an even number .*, not 7": {"group_size": 7},
+        "group_size must be an even number .*, not 0": {"group_size": 0},
+        "group_size: 10 does not divide the 32": {"scheme": "int4-weight", "group_size": 10},
+        r"smooth_alpha must be in \[0, 1\], not -0.1": {"smooth_alpha": -0.1},
+        r"smooth_alpha must be in \[0, 1\], not 1.1": {"smooth_alpha": 1.1},
+        "observer must be one of minmax, percentile, mse, not 'max'": {"observer": "max"},
+    }
+    for message, options in refusals.items():
+        with pytest.raises(InputError, match=message):
+            quantize_(tiny_bert, QuantizationConfig(**options), calibration_batches=batches)
     with pytest.raises(InputError, match="int8-static needs calibration examples"):
         quantize_(tiny_bert, "int8-static")
-    with pytest.raises(InputError, match="smooth needs calibration examples"):
-        quantize_(tiny_bert, "int8-dynamic", smooth=0.5)
+    with pytest.raises(InputError, match="smooth_alpha needs calibration examples"):
+        quantize_(tiny_bert, QuantizationConfig(smooth_alpha=0.5))
     assert manifest_of(tiny_bert) == []
     after = tiny_bert.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    quantize_(tiny_bert, scheme, calibration=batches)
+    quantize_(tiny_bert, scheme, calibration_batches=batches)
     with pytest.raises(InputError, match=f"is quantized, to {scheme}: quantize the model that it"):
         quantize_(tiny_bert, "int8-dynamic")
 
@@ -249,7 +257,7 @@ def test_a_broken_model_is_refused(tiny_bert, looking):
     with torch.no_grad():
         tiny_bert.bert.encoder.layer[1].output.dense.bias[3] = torch.nan
     with pytest.raises(InputError, match=r"inputs of bert.pooler.dense are not finite"):
-        quantize_(tiny_bert, "int8-static", calibration=looking(tiny_bert).batches)
+        quantize_(tiny_bert, "int8-static", calibration_batches=looking(tiny_bert).batches)
     assert manifest_of(tiny_bert) == []
 
 

@@ -4,15 +4,13 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.modeling_quantized import round_by
-from lightning_compress.quantization import sensitivities
+from lightning_compress.models.modeling_quantized import quantize_affine
+from lightning_compress.quantization import QuantizationConfig, sensitivities
 from lightning_compress.quantization.activation_stats import (
-    Seen,
-    input_grid,
-    observe,
-    smoothing_factor,
+    ActivationStats,
+    collect_activation_stats,
 )
-from lightning_compress.quantization.schemes import Options
+from lightning_compress.quantization.qparams import choose_qparams, smoothing_scale
 
 NAMES = ["bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1.output.dense",
          "bert.pooler.dense"]  # fmt: skip
@@ -29,34 +27,38 @@ def test_padding_is_not_seen(tiny_bert, looking):
             strict=True,
         )
     ]
-    whole = observe(tiny_bert, NAMES, calibration.batches)
-    single = observe(tiny_bert, NAMES, alone)
+    whole = collect_activation_stats(tiny_bert, NAMES, calibration.batches)
+    single = collect_activation_stats(tiny_bert, NAMES, alone)
     for name in NAMES:
-        torch.testing.assert_close(whole[name].largest, single[name].largest)
-        torch.testing.assert_close(whole[name].smallest, single[name].smallest)
-    assert len(whole[NAMES[0]].rows) == 6 * 9 + 12 + 5 + 8
-    assert len(whole[NAMES[2]].rows) == 9  # a text each
+        torch.testing.assert_close(whole[name].max, single[name].max)
+        torch.testing.assert_close(whole[name].min, single[name].min)
+    assert len(whole[NAMES[0]].samples) == 6 * 9 + 12 + 5 + 8
+    assert len(whole[NAMES[2]].samples) == 9  # a text each
 
 
 def test_a_layer_that_is_not_used_is_refused(tiny_bert, looking):
     tiny_bert.spare = torch.nn.Linear(4, 4)
     with pytest.raises(InputError, match="spare was not used by any calibration example"):
-        observe(tiny_bert, [*NAMES, "spare"], looking(tiny_bert).batches)
+        collect_activation_stats(tiny_bert, [*NAMES, "spare"], looking(tiny_bert).batches)
 
 
 def seen(values):
-    return Seen(values.amax(0), values.amin(0), values)
+    return ActivationStats(values.amax(0), values.amin(0), values)
+
+
+def squared_error(values, qparams):
+    return float(errors(values, qparams).square().sum())
 
 
 def errors(values, grid):
     step, zero = grid
-    return (round_by(values, step, zero) - zero) * step - values
+    return (quantize_affine(values, step, zero) - zero) * step - values
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (3.0, 0.2), (-9.0, 2.0), (0.0, 1e-6)])
 def test_with_the_extremes_nothing_is_cut_off(shift, scale):
     values = torch.randn(500, 8) * scale + shift
-    step, zero = input_grid(seen(values), "minmax")
+    step, zero = choose_qparams(seen(values), "minmax")
     assert errors(values, (step, zero)).abs().max() <= step * (1.0 + 1e-3)
     # Zero, for what is masked, is met exactly.
     assert errors(torch.zeros(1), (step, zero)).item() == 0
@@ -66,22 +68,21 @@ def test_with_the_extremes_nothing_is_cut_off(shift, scale):
 
 def test_the_percentile_lets_go_of_one_in_ten_thousand():
     values = torch.cat([torch.linspace(-1, 1, 20001), torch.tensor([1000.0])])[:, None]
-    assert float(input_grid(seen(values), "percentile")[0]) == pytest.approx(2 / 255, rel=1e-3)
-    assert float(input_grid(seen(values), "minmax")[0]) == pytest.approx(1001 / 255, rel=1e-3)
+    assert float(choose_qparams(seen(values), "percentile")[0]) == pytest.approx(2 / 255, rel=1e-3)
+    assert float(choose_qparams(seen(values), "minmax")[0]) == pytest.approx(1001 / 255, rel=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 def test_the_least_squared_error_is_the_least_of_a_brute_search(shift):
     values = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)).exp() * 0.1 + shift
-    found = errors(values, input_grid(seen(values), "mse")).square().sum()
-    low, high = values.min(), values.max()
+    found = errors(values, choose_qparams(seen(values), "mse")).square().sum()
+    extremes = torch.stack([values.min(), values.max()])[:, None]
     best = min(
-        float(errors(values, input_grid(seen(torch.stack([low, high])[:, None] * part), "minmax"))
-              .square().sum())
+        squared_error(values, choose_qparams(seen(extremes * part), "minmax"))
         for part in torch.linspace(0.01, 1, 100)
-    )  # fmt: skip
+    )
     assert float(found) == pytest.approx(best, rel=1e-3)
-    assert found <= errors(values, input_grid(seen(values), "minmax")).square().sum()
+    assert found <= errors(values, choose_qparams(seen(values), "minmax")).square().sum()
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
@@ -89,7 +90,7 @@ def test_smoothing_factors_are_those_of_the_paper_and_change_nothing(strength):
     weight, inputs = torch.randn(6, 4).double(), torch.randn(50, 4).double()
     inputs[:, 2] *= 1000
     weight[:, 1] = 0
-    factor = smoothing_factor(weight, inputs.abs().amax(0), strength)
+    factor = smoothing_scale(weight, inputs.abs().amax(0), strength)
     for column in range(4):
         largest = max(abs(float(x)) for x in inputs[:, column])
         met = max(1e-5, *(abs(float(w)) for w in weight[:, column]))
@@ -110,7 +111,7 @@ def test_the_module_whose_rounding_hurts_most_comes_first(tiny_bert, looking):
         changed = {name: value.clone() for name, value in tiny_bert.state_dict().items()}
     steps: list[str] = []
     found = sensitivities(
-        tiny_bert, "int8-dynamic", looking(tiny_bert), Options(), on_progress=steps.append
+        tiny_bert, QuantizationConfig(), looking(tiny_bert), on_progress=steps.append
     )
     assert next(iter(found)) == "bert.encoder.layer.0.intermediate.dense"
     assert sorted(steps) == sorted(found)
@@ -125,7 +126,7 @@ def test_the_module_whose_rounding_hurts_most_comes_first(tiny_bert, looking):
 @pytest.mark.parametrize("shift", [0.0, 2.0, -5.0])
 def test_symmetric_steps_are_counted_from_zero(observer, shift):
     values = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)) + shift
-    step, zero = input_grid(seen(values), observer, symmetric=True)
+    step, zero = choose_qparams(seen(values), observer, symmetric=True)
     assert zero.tolist() == [0]
     reach = float(values.abs().max())
     if observer == "minmax":

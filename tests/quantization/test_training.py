@@ -16,22 +16,24 @@ from lightning_compress.models import manifest_of, set_masks_
 from lightning_compress.models.masks import apply_masks_
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.models.structure import output_dim
-from lightning_compress.quantization import Options, coverage_of, quantize_
+from lightning_compress.quantization import QuantizationConfig, coverage_of, quantize_
 from lightning_compress.quantization.fake_quantized import (
-    RoundedConv1D,
-    RoundedEmbedding,
-    RoundedLinear,
+    FakeQuantConv1D,
+    FakeQuantEmbedding,
+    FakeQuantLinear,
     convert_,
-    place_rounded_,
-    round_,
-    rounded_specs,
+    fake_quantized,
+    fake_quantized_specs,
+    place_fake_quantized_,
 )
 from lightning_compress.quantization.qat import prepare_
 
 from ..families import ALL
-from .conftest import WHOLE
+from .conftest import INTEGER_SCHEMES
 
-GROUPS = Options(group=8)
+
+def grouped(scheme, **options):
+    return QuantizationConfig(scheme, group_size=8, **options)
 
 
 @torch.inference_mode()
@@ -53,7 +55,7 @@ def trained_(model, calibration, steps=3, learning_rate=1e-2):
     return losses
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ALL)
 def test_trained_and_converted_it_says_the_same_to_the_last_bit(
     tiny_model, looking, family, scheme
@@ -61,7 +63,7 @@ def test_trained_and_converted_it_says_the_same_to_the_last_bit(
     model = tiny_model(family)
     calibration = looking(model)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    prepare_(model, scheme, GROUPS, calibration=calibration.batches)
+    prepare_(model, grouped(scheme), calibration_batches=calibration.batches)
     assert before.keys() <= {name for name, _ in model.named_parameters()}
     losses = trained_(model, calibration)
     assert losses[-1] < losses[0]
@@ -70,35 +72,37 @@ def test_trained_and_converted_it_says_the_same_to_the_last_bit(
     rounding = said(model, calibration)
     convert_(model)
     assert all(torch.equal(*both) for both in zip(rounding, said(model, calibration), strict=True))
-    assert coverage_of(model).share > 0.9
+    assert coverage_of(model).quantized_fraction > 0.9
     (edit,) = manifest_of(model)
     assert (edit["edit"], edit["scheme"]) == ("quantize", scheme)
 
 
 def test_symmetric_steps_stay_so_while_they_are_learned(tiny_bert, looking):
     calibration = looking(tiny_bert)
-    options = Options(symmetric=True)
-    prepare_(tiny_bert, "int8-static", options, calibration=calibration.batches)
+    config = QuantizationConfig("int8-static", symmetric=True)
+    prepare_(tiny_bert, config, calibration_batches=calibration.batches)
     trained_(tiny_bert, calibration)
     rounding = said(tiny_bert, calibration)
     convert_(tiny_bert)
     layers = [one for one in tiny_bert.modules() if isinstance(one, QuantizedLinear)]
     assert len(layers) == 13
-    assert not any(layer.input_zero.any() or layer.surplus.any() for layer in layers)
+    assert not any(
+        layer.input_zero_point.any() or layer.zero_point_correction.any() for layer in layers
+    )
     again = said(tiny_bert, calibration)
     assert all(torch.equal(*both) for both in zip(rounding, again, strict=True))
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_untrained_it_is_what_quantization_without_training_makes(
     tiny_model, looking, family, scheme
 ):
     trained, direct = tiny_model(family), tiny_model(family)
     batches = looking(trained).batches
-    prepare_(trained, scheme, GROUPS, calibration=batches)
+    prepare_(trained, grouped(scheme), calibration_batches=batches)
     convert_(trained)
-    quantize_(direct, scheme, calibration=batches, group=8)
+    quantize_(direct, grouped(scheme), calibration_batches=batches)
     one, other = trained.state_dict(), direct.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -114,7 +118,7 @@ def by_autograd(inputs, matrix, spec, factor):
     if factor is not None:
         inputs, matrix = inputs * factor, matrix / factor
     limit = 7 if spec["bits"] == 4 else 127
-    groups = matrix.reshape(len(matrix), -1, spec["group"] or matrix.shape[1])
+    groups = matrix.reshape(len(matrix), -1, spec["group_size"] or matrix.shape[1])
     step = groups.abs().amax(-1, keepdim=True) / limit
     weight = through(groups, (groups / step).round() * step).reshape(matrix.shape)
     if spec["activations"] == "dynamic":
@@ -123,27 +127,29 @@ def by_autograd(inputs, matrix, spec, factor):
     return inputs @ weight.T
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("smoothing", [False, True])
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
 @pytest.mark.parametrize(
-    ("bits", "group", "activations"), [(8, 0, "float"), (4, 6, "float"), (8, 0, "dynamic")]
+    ("bits", "group_size", "activations"), [(8, 0, "float"), (4, 6, "float"), (8, 0, "dynamic")]
 )
-def test_gradients_are_those_of_rounding_as_the_identity(kind, bits, group, activations, smooth):
+def test_gradients_are_those_of_rounding_as_the_identity(
+    kind, bits, group_size, activations, smoothing
+):
     torch.manual_seed(0)
     layer: Any = nn.Linear(12, 7) if kind is nn.Linear else Conv1D(7, 12)
     layer.weight.data.normal_()
-    spec = {"inputs": 12, "outputs": 7, "bits": bits, "group": group, "activations": activations,
-            "smooth": smooth, "bias": True}  # fmt: skip
-    round_(layer, spec)
-    if smooth:
-        layer.factor.uniform_(0.5, 2)
+    spec = {"in_features": 12, "out_features": 7, "bits": bits, "group_size": group_size,
+            "activations": activations, "smoothing": smoothing, "bias": True}  # fmt: skip
+    layer = fake_quantized(layer, spec)
+    if smoothing:
+        layer.smoothing_scale.uniform_(0.5, 2)
     inputs: Any = torch.randn(3, 5, 12, requires_grad=True)
     slope = torch.randn(3, 5, 7)
     (layer(inputs) * slope).sum().backward()
     matrix = (layer.weight if output_dim(layer) == 0 else layer.weight.T).detach().double()
     matrix.requires_grad_()
     other = inputs.detach().double().requires_grad_()
-    factor = layer.factor.double() if smooth else None
+    factor = layer.smoothing_scale.double() if smoothing else None
     found = by_autograd(other, matrix, spec, factor) + layer.bias.detach().double()
     torch.testing.assert_close(layer(inputs).double(), found, rtol=1e-4, atol=1e-4)
     (found * slope.double()).sum().backward()
@@ -157,15 +163,15 @@ def test_learned_steps_have_the_gradients_of_the_paper():
     """Esser et al., equation 3, number by number; what is cut off is no longer pulled."""
     torch.manual_seed(0)
     layer: Any = nn.Linear(6, 4)
-    spec = {"inputs": 6, "outputs": 4, "bits": 8, "group": 0, "activations": "static",
-            "smooth": False, "bias": True}  # fmt: skip
-    round_(layer, spec)
+    spec = {"in_features": 6, "out_features": 4, "bits": 8, "group_size": 0,
+            "activations": "static", "smoothing": False, "bias": True}  # fmt: skip
+    layer = fake_quantized(layer, spec)
     layer.weight.data.normal_()
-    layer.weight_step.copy_(layer.weight.detach().abs().amax(1) / 90)
-    layer.weight_step[1] /= 2  # some of its weights are cut off
-    layer.input_step.fill_(0.02 / 1.25)
-    layer.input_stretch.data.fill_(math.log(1.25))
-    layer.input_zero.fill_(11)
+    layer.weight_scale.copy_(layer.weight.detach().abs().amax(1) / 90)
+    layer.weight_scale[1] /= 2  # some of its weights are cut off
+    layer.input_scale.fill_(0.02 / 1.25)
+    layer.input_log_scale.data.fill_(math.log(1.25))
+    layer.input_zero_point.fill_(11)
     inputs: Any = torch.randn(9, 6) * 1.5
     inputs.requires_grad_()
     slope = torch.randn(9, 4)
@@ -181,7 +187,7 @@ def test_learned_steps_have_the_gradients_of_the_paper():
 
     seen = [[pieces(float(x), 0.02, 11, -128) for x in row] for row in inputs.detach().double()]
     rows = layer.weight.detach().double()
-    steps = layer.weight_step.double().tolist()
+    steps = layer.weight_scale.double().tolist()
     weights = [
         [pieces(float(w), step, 0, -127) for w in row]
         for row, step in zip(rows, steps, strict=True)
@@ -204,15 +210,15 @@ def test_learned_steps_have_the_gradients_of_the_paper():
     torch.testing.assert_close(layer.weight.grad, to_weight, rtol=1e-3, atol=1e-3)
     # A step changes by itself where its stretch changes by one.
     wanted = 0.02 * to_step / (54 * 127) ** 0.5
-    assert float(layer.input_stretch.grad) == pytest.approx(wanted, rel=1e-2)
+    assert float(layer.input_log_scale.grad) == pytest.approx(wanted, rel=1e-2)
     both = zip(steps, to_weight_steps, strict=True)
     of_rows = [step * one / (6 * 127) ** 0.5 for step, one in both]
-    assert layer.weight_stretch.grad.tolist() == pytest.approx(of_rows, rel=1e-2, abs=1e-4)
+    assert layer.weight_log_scale.grad.tolist() == pytest.approx(of_rows, rel=1e-2, abs=1e-4)
 
 
 def test_embeddings_pass_their_gradients_on():
     layer: Any = nn.Embedding(9, 6, padding_idx=0)
-    round_(layer, {"rows": 9, "width": 6, "padding": 0})
+    layer = fake_quantized(layer, {})
     ids = torch.tensor([[3, 0, 3], [5, 1, 0]])
     slope = torch.randn(2, 3, 6)
     found = layer(ids)
@@ -231,7 +237,7 @@ def test_a_shared_weight_is_trained_and_converted_as_one(looking):
                                   bos_token_id=1, eos_token_id=1)  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     calibration = looking(model)
-    prepare_(model, "int8-static", GROUPS, calibration=calibration.batches)
+    prepare_(model, grouped("int8-static"), calibration_batches=calibration.batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for batch in calibration.batches:
         logits = calibration.logits(batch)
@@ -250,7 +256,7 @@ def test_pruned_weights_stay_zero_through_training(tiny_bert, looking):
     name = "bert.encoder.layer.0.output.dense.weight"
     mask = torch.rand(tiny_bert.get_parameter(name).shape) < 0.3
     set_masks_(tiny_bert, {name: mask})
-    prepare_(tiny_bert, "int8-dynamic", Options())
+    prepare_(tiny_bert, "int8-dynamic")
     trained_(tiny_bert, looking(tiny_bert), steps=1)
     apply_masks_(tiny_bert)
     convert_(tiny_bert)
@@ -259,17 +265,17 @@ def test_pruned_weights_stay_zero_through_training(tiny_bert, looking):
     assert (weight[mask] != 0).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("scheme", WHOLE)
+@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 def test_layers_that_round_come_back_by_their_descriptions(tiny_model, looking, scheme):
     model, other = tiny_model("gpt2"), tiny_model("gpt2")
     calibration = looking(model)
-    options = Options(group=8, smooth=0.5)
-    prepare_(model, scheme, options, calibration=calibration.batches)
+    config = grouped(scheme, smooth_alpha=0.5)
+    prepare_(model, config, calibration_batches=calibration.batches)
     trained_(model, calibration, steps=1)
-    place_rounded_(other, rounded_specs(model))
+    place_fake_quantized_(other, fake_quantized_specs(model))
     other.load_state_dict(model.state_dict())
     kinds = {type(module) for module in other.modules()}
-    assert kinds >= {RoundedConv1D, RoundedEmbedding}
+    assert kinds >= {FakeQuantConv1D, FakeQuantEmbedding}
     found = [said(one, looking(one)) for one in (model, other)]
     assert all(torch.equal(*both) for both in zip(*found, strict=True))
     assert copy.deepcopy(other).state_dict().keys() == model.state_dict().keys()
@@ -277,7 +283,7 @@ def test_layers_that_round_come_back_by_their_descriptions(tiny_model, looking, 
 
 def test_under_autocast_it_rounds_as_without(tiny_bert, looking):
     calibration = looking(tiny_bert)
-    prepare_(tiny_bert, "int8-dynamic", Options())
+    prepare_(tiny_bert, "int8-dynamic")
     with torch.autocast("cpu", torch.bfloat16):
         found = said(tiny_bert, calibration)
         losses = trained_(tiny_bert, calibration)
@@ -288,19 +294,19 @@ def test_under_autocast_it_rounds_as_without(tiny_bert, looking):
 
 
 def test_refused_it_is_unchanged(tiny_bert, looking):
-    with pytest.raises(InputError, match="bf16 has nothing to learn: train with"):
-        prepare_(tiny_bert, "bf16", Options())
-    with pytest.raises(InputError, match="there is no scheme 'int3'"):
-        prepare_(tiny_bert, "int3", Options())
+    with pytest.raises(InputError, match="bf16 needs no quantization-aware training: train with"):
+        prepare_(tiny_bert, "bf16")
+    with pytest.raises(InputError, match=r"scheme must be one of .*, not 'int3'"):
+        prepare_(tiny_bert, "int3")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="int8-static needs calibration examples"):
-        prepare_(tiny_bert, "int8-static", Options())
-    with pytest.raises(InputError, match="has no layers that round: prepare it first"):
+        prepare_(tiny_bert, "int8-static")
+    with pytest.raises(InputError, match="has no fake-quantized layers: call prepare_"):
         convert_(tiny_bert)
-    assert not rounded_specs(tiny_bert)
+    assert not fake_quantized_specs(tiny_bert)
     assert manifest_of(tiny_bert) == []
-    prepare_(tiny_bert, "int8-dynamic", Options())
-    assert isinstance(tiny_bert.bert.pooler.dense, RoundedLinear)
-    for again in (lambda: prepare_(tiny_bert, "int8-dynamic", Options()),
+    prepare_(tiny_bert, "int8-dynamic")
+    assert isinstance(tiny_bert.bert.pooler.dense, FakeQuantLinear)
+    for again in (lambda: prepare_(tiny_bert, "int8-dynamic"),
                   lambda: quantize_(tiny_bert, "int8-dynamic")):  # fmt: skip
         with pytest.raises(InputError, match="is being trained to be quantized, to int8-"):
             again()

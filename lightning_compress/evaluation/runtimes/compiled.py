@@ -22,7 +22,7 @@ from lightning_compress.evaluation.runtimes.subprocess_worker import (
     WorkerError,
     WorkerSide,
 )
-from lightning_compress.quantization.precisions import in_precision
+from lightning_compress.quantization.quantize import in_precision
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from lightning_compress.evaluation.runtimes.runtime import (
     UnavailableError,
 )
 from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
-from lightning_compress.quantization.precisions import in_precision, own_precision
+from lightning_compress.quantization.precisions import own_precision
+from lightning_compress.quantization.quantize import in_precision
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
