@@ -1,5 +1,6 @@
 """TensorBoard beside the curves: the page of charts, the report and the hyperparameters."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -93,6 +94,10 @@ def _options(callback: L.Callback) -> dict[str, Any]:
     names = inspect.signature(type(callback).__init__).parameters
     attributes = {name: getattr(callback, name, None) for name in names if name != "self"}
     options = _given(getattr(callback, "hparams", attributes))
+    for name, value in list(options.items()):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = _given(dataclasses.asdict(value))
+            options |= {f"{name}/{field}": item for field, item in fields.items()}
     return {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
 
 

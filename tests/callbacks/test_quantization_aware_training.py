@@ -163,7 +163,7 @@ def test_somebody_elses_module_resumes_too(toy_data, quiet_trainer, tmp_path, sc
 def test_pruned_before_it_stays_so(toy_data, quiet_trainer):
     """Heads leave, weights are masked, then layers round: one run."""
     callbacks = [
-        HeadPruning(count=2, rounds=1, recovery=0.6),
+        HeadPruning(removed_count=2, pruning_steps=1, recovery=0.6),
         IterativeMagnitudePruning(sparsity=0.5, recovery=0.6),
     ]
     module = qat(scheme="int8-dynamic", start=0.6)
