@@ -415,7 +415,9 @@ def test_bad_choices_are_refused_and_nothing_is_written(tiny_model, batches, tmp
 
     refused("onnx has no bf16: choose from fp32, fp16", precision="bf16")
     refused("is quantized to int8-dynamic and cannot be exported in fp32", what=quantized)
-    refused("int8-static needs training examples: set calibration_batches", precision="int8-static")
+    refused(
+        "int8-static needs calibration examples: set calibration_batches", precision="int8-static"
+    )
     refused("--format onnx has no option nncf: leave it out", nncf=True)
     refused("nncf quantizes to --precision int8-static only", format="openvino", nncf=True)
     refused("--format onnx has no option dry_run: leave it out", dry_run=True)
