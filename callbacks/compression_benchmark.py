@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import lightning as L
 import torch
@@ -18,11 +18,9 @@ from lightning_compress.evaluation.report.rendering import show_report
 from lightning_compress.evaluation.report.report import Report
 from lightning_compress.evaluation.report.row import Variant
 from lightning_compress.evaluation.report.writing import write_report
-from lightning_compress.evaluation.runtimes.table import RuntimeName
-from lightning_compress.evaluation.settings import BenchmarkSettings
+from lightning_compress.evaluation.settings import BenchmarkOptions, BenchmarkSettings
 from lightning_compress.models import manifest_of, transformer_in
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
-from lightning_compress.quantization.precisions import PrecisionName
 from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
@@ -49,48 +47,18 @@ class CompressionBenchmark(L.Callback):
 
     Args:
         baseline: folder of another model to compare with.
-        runtimes: what runs the models: ``eager`` and ``compile`` in PyTorch; ``onnxruntime``,
-            ``openvino`` and ``executorch``, to which they are exported; None for all whose
-            packages are installed.
-        precisions: what they are cast or quantized to; default: fp32 and, on devices that have
-            instructions for it, bf16. A quantized model is measured as it is.
-        devices: such as ``cpu`` or ``cuda:0``; default: every device there is.
-        batch_sizes: of the batches for throughput; the largest is that of the batches for quality
-            and of the speedup.
-        latency_examples: how many real examples are timed alone.
-        seconds: how long each row is timed for latency, and again for throughput.
-        threads: numbers of threads on the CPU, 0 for as many as torch is set to. All figures are
-            with the first, rates with each.
-        timeout_s: seconds that compiling or exporting a model, and each run there, may take.
+        settings: what to measure, and for how long; the fields of
+            :class:`~lightning_compress.evaluation.settings.BenchmarkSettings`.
 
     Raises:
-        InputError: a choice is out of range, or the machine has no such device.
+        InputError: a setting is out of range, or the machine has no such device.
     """
 
     def __init__(
-        self,
-        *,
-        baseline: str | None = None,
-        runtimes: Sequence[RuntimeName] | None = ("eager", "compile"),
-        precisions: Sequence[PrecisionName] | None = None,
-        devices: Sequence[str] | None = None,
-        batch_sizes: Sequence[int] = (1, 8, 32),
-        latency_examples: int = 100,
-        seconds: float = 1.0,
-        threads: Sequence[int] = (0,),
-        timeout_s: float = 900.0,
+        self, *, baseline: str | None = None, **settings: Unpack[BenchmarkOptions]
     ) -> None:
         self.baseline = baseline
-        self.settings = BenchmarkSettings(
-            runtimes=runtimes,
-            precisions=precisions,
-            devices=devices,
-            batch_sizes=batch_sizes,
-            latency_examples=latency_examples,
-            seconds=seconds,
-            threads=threads,
-            timeout_s=timeout_s,
-        )
+        self.settings = BenchmarkSettings(**settings)
         self._started: datetime | None = None
         self._seen: Sequence[Batch] = ()
         self._training: Literal["begun", "resumed"] | None = None

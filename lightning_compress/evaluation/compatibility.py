@@ -8,7 +8,6 @@ from torch import nn
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Example
 from lightning_compress.models.forward import most_tokens
-from lightning_compress.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,6 +24,8 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
     Raises:
         InputError: a token, a length or a label is more than the model knows.
     """
+    from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
+
     embeddings = model.get_input_embeddings()
     token = max(int(example.tokens["input_ids"].max()) for example in examples)
     if isinstance(embeddings, nn.Embedding) and token >= embeddings.num_embeddings:

@@ -49,7 +49,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """Count int8_matmul-accumulate operations per example, by torch's own counter.
+    """Count multiply-accumulate operations per example, by torch's own counter.
 
     That counts matrix products, convolutions and attention. It knows nothing of the fused
     attention for CPUs and would count none there, so attention is computed as two plain products

@@ -9,20 +9,21 @@ from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.models.manifest import manifest_of
 from lightning_compress.models.masks import MASK_EDIT
-from lightning_compress.tasks import Task, task_of
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from lightning_compress.tasks import Task
 
 
 @dataclass(frozen=True)
 class ModelUnderTest:
     """A model with its task, its size and its edits."""
 
-    label: Variant
+    variant: Variant
     model: "PreTrainedModel"
-    task: Task
+    task: "Task"
     num_labels: int | None
     metrics: list[str]
     techniques: list[str]
@@ -35,7 +36,7 @@ class ModelUnderTest:
         """A row of the report, not measured yet."""
         caveat = precision_caveat(precision, device, fused=runtime.fused)
         return Row(
-            model=self.label,
+            model=self.variant,
             techniques=self.techniques,
             runtime=runtime.name,
             device=device,
@@ -48,24 +49,28 @@ class ModelUnderTest:
         )
 
 
-def model_under_test(label: Variant, model: "PreTrainedModel", example: Batch) -> ModelUnderTest:
+def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch) -> ModelUnderTest:
     """Count a model's parameters and MACs, and read its task and its edits.
 
     Args:
-        label: its part in the comparison.
+        variant: its part in the comparison.
         model: a Hugging Face model.
         example: a batch of one example, for which MACs are counted.
     """
+    from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
+
     edits = manifest_of(model)
     masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
     parameters, nonzero = count_parameters(model)
     task, num_labels = task_of(model), model.config.num_labels
     return ModelUnderTest(
-        label=label,
+        variant=variant,
         model=model,
         task=task,
         num_labels=num_labels,
-        metrics=[str(name) for name in task.metrics(num_labels)],
+        metrics=sorted(
+            map(str, task.metrics(num_labels)), key=lambda one: one != task.primary_metric
+        ),
         # The technique that made an edit, where it is recorded.
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
         notes=[MASKS_ONLY] if masks_only else [],

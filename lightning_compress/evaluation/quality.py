@@ -1,18 +1,21 @@
-"""How good: the task's metrics over a whole split, in one runtime and precision."""
+"""The task's metrics over a whole split, in one runtime and precision."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel
-from lightning_compress.tasks import Task
 from lightning_compress.types import Batch
+
+if TYPE_CHECKING:
+    from lightning_compress.tasks import Task
 
 
 def evaluate(
     prepared: PreparedModel,
     batches: Sequence[Batch],
     *,
-    task: Task,
+    task: "Task",
     num_labels: int | None,
     advance: Callable[[], None],
 ) -> dict[str, float | None]:
@@ -20,9 +23,9 @@ def evaluate(
 
     Args:
         prepared: the model in its runtime.
-        batches: with ``labels``.
-        task: what the model does.
-        num_labels: how many classes a classifier knows.
+        batches: the split, with ``labels``.
+        task: the model's task.
+        num_labels: number of labels of a classifier.
         advance: called after every batch.
 
     Returns:
@@ -30,7 +33,7 @@ def evaluate(
     """
     metrics = task.metrics(num_labels)
     for metric in metrics.values():
-        # Of several processes only one measures: there is nothing to wait for from the others.
+        # Only one process measures: torchmetrics must not wait for the others.
         metric.distributed_available_fn = lambda: False
     for batch in batches:
         logits = prepared(prepared.load(batch))

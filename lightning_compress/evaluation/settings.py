@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -11,6 +12,19 @@ from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
 from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
 from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName
+
+
+class BenchmarkOptions(TypedDict, total=False):
+    """The fields of :class:`BenchmarkSettings`, for functions that pass them on."""
+
+    runtimes: Sequence[RuntimeName] | None
+    precisions: Sequence[PrecisionName] | None
+    devices: Sequence[str] | None
+    batch_sizes: Sequence[int]
+    latency_examples: int
+    seconds: float
+    threads: Sequence[int]
+    timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
