@@ -1,4 +1,4 @@
-"""When to compress: one callback a file; ships as ``lightning_compress.callbacks``."""
+"""Lightning callbacks that compress and measure, one per file: ``lightning_compress.callbacks``."""
 
 from .compression_benchmark import CompressionBenchmark
 from .encoder_block_substitution import EncoderBlockSubstitution

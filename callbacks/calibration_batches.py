@@ -1,4 +1,4 @@
-"""Examples of the training data to look at the model with."""
+"""Calibration sets from the training data of a run."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 
 def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int) -> Calibration:
-    """About so many training examples, always the same ones, and the same on all processes.
+    """Take a calibration set from the training data: the same examples at every call and rank.
 
-    Of a classifier's only those with a label. The training's own place in its data is not touched.
+    The position of the training in its data does not change.
+
+    Args:
+        trainer: of the run, during ``fit``.
+        model: gives the loss and the logits of the calibration set, and its device.
+        examples: number of examples, rounded up to whole batches; all if there are fewer. A
+            classifier's examples without a label do not count.
 
     Raises:
-        InputError: there is no example, or none with a label, or the batches are not what Hugging
+        InputError: no example has a label, or the batches are not the dictionaries that Hugging
             Face models take.
     """
     task = task_of(model)
@@ -46,8 +52,8 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
             break
     if not batches:
         raise InputError(
-            "calibration_examples: the training data give no example with a label to look at; "
-            "where they are unlabelled texts, set data.train_on to both"
+            "calibration_examples: no training example has a label; with unlabelled texts set "
+            "data.train_on to both"
         )
 
     def logits(batch: Batch) -> Tensor:
@@ -67,7 +73,7 @@ def _labelled(batch: Batch, task: Task) -> Batch:
 
 
 def _batches(loader: Any) -> Iterator[Any]:
-    """Batches in an order that does not depend on how far the training is."""
+    """Batches in an order that does not depend on the position of the training."""
     if isinstance(loader, ResumableLoader):
         yield from loader.sample()
         return
@@ -75,12 +81,12 @@ def _batches(loader: Any) -> Iterator[Any]:
         loader.dataset, torch.utils.data.IterableDataset
     ):
         raise InputError(
-            "calibration looks at training examples by their number: use one DataLoader over a "
+            "calibration takes training examples by index: use one DataLoader over a "
             f"map-style dataset, not {type(loader).__name__}"
         )
     size = loader.batch_size or 1
-    rows = range(len(loader.dataset))  # type: ignore[arg-type]  # map-style, so it has a length
-    # As many rows apart as there are batches, for neighbours may be alike.
+    rows = range(len(loader.dataset))  # type: ignore[arg-type]  # map-style: it has a length
+    # Rows as far apart as there are batches, because neighbours may be alike.
     for first in range(-(-len(rows) // size)):
         chosen = list(islice(rows, first, None, -(-len(rows) // size)))
         yield loader.collate_fn([loader.dataset[row] for row in chosen])

@@ -1,4 +1,4 @@
-"""Nothing is lost: room is checked first, and Ctrl-C or a crash leaves a checkpoint to resume."""
+"""Safety of a run: disk space is checked first, and Ctrl-C or an error leaves a checkpoint."""
 
 import shutil
 import signal
@@ -19,13 +19,21 @@ _FILES = 4  # best and last checkpoint, the one on interruption, and the model f
 
 
 class RunSafety(L.Callback):
-    """Stop between two batches on Ctrl-C, and leave a checkpoint whenever a fit ends early.
+    """Check the disk space of a run, and leave a checkpoint whenever a fit ends early.
 
-    A first Ctrl-C waits for the batch to end, so that the checkpoint is whole and resuming from
-    it continues the run exactly; a second one stops at once. An error in the middle, such as a
-    loss that is not a number, leaves the state before the failing batch.
+    The first Ctrl-C stops the run at the end of the batch, so that a run resumed from the
+    checkpoint is equal to an uninterrupted one; a second one stops it at once. After an error,
+    such as a loss that is not finite, the checkpoint holds the state before the failing batch.
+    Has no options. ``lightning-compress fit`` adds it to every run.
 
-    Name it last, so that the others are done with the batch when it stops the run.
+    Must be the last callback, so that the others have handled the batch when it stops the run.
+
+    Raises:
+        InputError: at the start of ``fit``; the run's folder cannot be written or the disk is full.
+
+    Example::
+
+        trainer = L.Trainer(callbacks=[HeadPruning(removed_fraction=0.5), RunSafety()])
     """
 
     def __init__(self) -> None:
@@ -34,7 +42,7 @@ class RunSafety(L.Callback):
         self._handler: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the run's folder takes what the run will write; a dev run writes nothing."""
+        """Check the run's folder and the free disk space, except in a dev run."""
         if is_dev_run(trainer):
             return
         folder = run_folder(trainer)
@@ -44,14 +52,14 @@ class RunSafety(L.Callback):
         if free < needed:
             raise InputError(
                 f"the disk of {folder} has {free / 1e6:,.0f} MB free and the run writes up to "
-                f"{needed / 1e6:,.0f} MB: make room, or write elsewhere with "
-                "trainer.logger.init_args.save_dir"
+                f"{needed / 1e6:,.0f} MB: free disk space, or choose another "
+                "folder with trainer.logger.init_args.save_dir"
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on Ctrl-C waits for the end of the batch."""
+        """Handle Ctrl-C until the training ends."""
         self._training = True
-        # Whoever started the run in the background does not want Ctrl-C to reach it.
+        # In the background, where the shell ignores Ctrl-C for the run, it stays ignored.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._handler = signal.signal(signal.SIGINT, self._on_signal)
 
@@ -62,26 +70,26 @@ class RunSafety(L.Callback):
         rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Stop here if Ctrl-C was pressed during the batch."""
+        """Stop if Ctrl-C was pressed during the batch."""
         if self._asked_to_stop:
             raise KeyboardInterrupt
 
     def on_validation_batch_end(self, *args: Any) -> None:
-        """Stop here too: a validation changes nothing."""
+        """Stop if Ctrl-C was pressed: validation does not change the training state."""
         if self._asked_to_stop:
             raise KeyboardInterrupt
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Leave a checkpoint and say how to go on from it."""
+        """Save a checkpoint, and print the command that resumes from it."""
         refused = isinstance(exception, InputError) and trainer.global_step == 0
         if self._training and not refused and not is_dev_run(trainer):
             _leave_checkpoint(trainer)
         self._release()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
+        """Restore the handler of Ctrl-C."""
         self._release()
 
     def _release(self) -> None:
@@ -104,10 +112,10 @@ def _leave_checkpoint(trainer: L.Trainer) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and a file in it to see that it can be done.
+    """Create a folder, and a file in it as a test, which is deleted.
 
     Raises:
-        InputError: it cannot.
+        InputError: the folder cannot be written.
     """
     probe = folder / ".writable"
     try:
@@ -116,6 +124,6 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"the run's folder {folder} cannot be written ({error.strerror}): make room or give "
-            "rights there, or write elsewhere with trainer.logger.init_args.save_dir"
+            f"the run's folder {folder} cannot be written ({error.strerror}): free disk space or "
+            "change its rights, or choose another with trainer.logger.init_args.save_dir"
         ) from error

@@ -1,4 +1,4 @@
-"""LightningModules that are not ours, data that a resumed run reads on in, what a run leaves."""
+"""LightningModules of other people, data with a position to resume from, reports of runs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -159,7 +159,7 @@ def loader() -> Callable[[], ResumableLoader]:
 
 
 def two_processes(folder: str, **options: Any) -> L.Trainer:
-    """A Trainer for the script of a test; it leaves nothing but what the test writes."""
+    """A Trainer for the script of a test; it writes no files of its own."""
     quiet: dict[str, Any] = {
         "accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False,
         "enable_checkpointing": False, "enable_progress_bar": False,

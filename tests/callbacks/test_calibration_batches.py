@@ -1,4 +1,4 @@
-"""Which examples techniques look at."""
+"""Calibration sets from the training data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def mixed(text_files: Path) -> Callable[..., TextClassificationDataModule]:
 
 
 @pytest.mark.parametrize("examples", [1, 30, 1000])
-def test_of_both_kinds_the_labelled_examples_are_looked_at(
+def test_the_labelled_examples_of_a_mixed_data_set_are_taken(
     mixed: Callable[..., TextClassificationDataModule], tiny_bert: PreTrainedModel, examples: int
 ) -> None:
     data = mixed()
@@ -74,12 +74,12 @@ def test_of_both_kinds_the_labelled_examples_are_looked_at(
             assert torch.equal(kept, value)
 
 
-def test_without_any_label_it_says_what_to_do(
+def test_data_without_any_label_are_refused_with_a_remedy(
     mixed: Callable[..., TextClassificationDataModule], tiny_bert: PreTrainedModel
 ) -> None:
     data = mixed("unlabelled")
     data.setup("fit")
-    with pytest.raises(InputError, match=r"no example with a label.*data\.train_on to both"):
+    with pytest.raises(InputError, match=r"no training example has a label.*data\.train_on to both"):
         calibration_for(trainer_on(data.train_dataloader()), tiny_bert, 8)
 
 

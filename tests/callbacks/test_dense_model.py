@@ -73,7 +73,7 @@ def fit(trainer, bert, **options):
     return bert
 
 
-def test_a_run_that_names_no_folder_leaves_the_working_directory_alone(
+def test_a_run_without_a_folder_does_not_write_to_the_working_directory(
     model, quiet_trainer, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -104,7 +104,7 @@ def test_a_resumed_run_keeps_its_dense_model(model, quiet_trainer, tmp_path):
     assert (dense_weight(tmp_path) == 4).all()
 
 
-def test_a_dev_run_leaves_nothing(model, quiet_trainer, tmp_path, monkeypatch):
+def test_a_dev_run_writes_nothing(model, quiet_trainer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = quiet_trainer(fast_dev_run=True, default_root_dir=None, callbacks=[Edit()])
     fit(trainer, model(1.0))
@@ -143,7 +143,7 @@ def test_the_benchmark_compares_with_this_runs_dense_model_alone(
     resumed.fit(module, batches(), ckpt_path=tmp_path / "a.ckpt")
     assert (weight(compared(resumed, module)["dense"]) == 2).all()
 
-    # A test alone cannot know, and says what it takes.
+    # A test alone cannot know, and names the model it compares with.
     caplog.clear()
     tested = quiet_trainer(callbacks=[pruning(), measured()])
     both = compared(tested, Theirs(model(0.0)), ckpt_path=tmp_path / "a.ckpt")

@@ -1,4 +1,4 @@
-"""Heads, neurons and layers that leave a model while it trains."""
+"""Head, neuron, structured and layer pruning while a model trains."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -23,6 +24,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, units_of
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
+from lightning_compress.pruning.importance import UNIT_SCORES
 from lightning_compress.saving import load_compressed
 
 from ..conftest import SaveEveryStep, assert_same
@@ -52,7 +54,7 @@ def counts(model, kind):
     return [one.count for one in units_of(model, kind)]
 
 
-def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_trainer):
+def test_the_removed_fraction_is_removed_from_model_and_optimizer(toy_data, quiet_trainer):
     module = fine_tuning()
     heads = HeadPruning(removed_fraction=0.5, pruning_steps=3, minimum=1)
     neurons = NeuronPruning(removed_fraction=0.5, pruning_steps=2)
@@ -72,7 +74,7 @@ def test_what_was_asked_for_leaves_the_model_and_the_optimizer(toy_data, quiet_t
     assert techniques.count("neuron_pruning") == 2
 
 
-def test_the_budget_of_multiplications_is_met_closely(toy_data, quiet_trainer):
+def test_the_macs_budget_is_met_closely(toy_data, quiet_trainer):
     module = fine_tuning()
     trainer = quiet_trainer(
         max_epochs=1, callbacks=[StructuredPruning(removed_macs_fraction=0.5, pruning_steps=2)]
@@ -122,7 +124,7 @@ def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
+def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_pruned(
     toy_data, quiet_trainer, tmp_path
 ):
     def fit(*callbacks, ckpt=None):
@@ -148,7 +150,7 @@ def test_any_module_resumes_and_tests_its_best_checkpoint_which_is_a_small_one(
     assert counts(other.net, "heads") == counts(module.net, "heads")
 
 
-def test_a_checkpoint_alone_gives_the_small_model_back(toy_data, quiet_trainer, tmp_path):
+def test_a_checkpoint_alone_restores_the_pruned_model(toy_data, quiet_trainer, tmp_path):
     module = fine_tuning()
     callbacks = [StructuredPruning(removed_macs_fraction=0.4), LayerPruning(removed_count=1)]
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
@@ -183,7 +185,7 @@ def test_magnitude_pruning_and_structured_pruning_share_a_run(toy_data, quiet_tr
     assert_same(state(again, resumed), state(trainer, module))
 
 
-def test_looking_at_examples_does_not_move_the_training_in_its_data(toy_data, quiet_trainer):
+def test_calibration_does_not_change_the_position_in_the_training_data(toy_data, quiet_trainer):
     class Seen(L.Callback):
         def __init__(self):
             self.ids = []
@@ -270,7 +272,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_remove_the_same_and_stay_the_same(run_script, tmp_path):
+def test_two_processes_remove_the_same_units_and_stay_equal(run_script, tmp_path):
     run_script(DDP)
     left = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert left[0] == left[1]
@@ -319,6 +321,8 @@ def test_pruning_steps_are_evenly_spread_between_warm_up_and_recovery(toy_data, 
         (lambda: HeadPruning(removed_fraction=0.5, minimum=0), "minimum"),
         (lambda: NeuronPruning(removed_fraction=0.5, multiple=0), "multiple"),
         (lambda: LayerPruning(removed_count=0), "removed_count must be at least 1"),
+        (lambda: LayerPruning(removed_count=1, score="best"), "score is one of divergence"),
+        (lambda: HeadPruning(removed_count=1, score="best"), "score is one of magnitude"),
         (
             lambda: PostTrainingPruning(),
             "exactly one of removed_macs_fraction and removed_latency_fraction, not none",
@@ -355,7 +359,9 @@ def test_options_out_of_range_are_named(build, message):
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_before_training(callbacks, message, toy_data, quiet_trainer):
+def test_impossible_options_are_refused_before_training(
+    callbacks, message, toy_data, quiet_trainer
+):
     module = fine_tuning()
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
     with pytest.raises(InputError, match=message):
@@ -377,14 +383,14 @@ def test_a_module_without_a_known_transformer_is_refused(plain_module, loader, q
         trainer.fit(plain_module(), loader())
 
 
-def test_layers_that_are_one_block_are_refused(toy_data, quiet_trainer):
+def test_layers_that_share_one_block_are_refused(toy_data, quiet_trainer):
     module = fine_tuning(model_type="albert", embedding_size=16)
     trainer = quiet_trainer(max_epochs=1, callbacks=[LayerPruning(removed_count=1)])
     with pytest.raises(InputError, match="share one block"):
         trainer.fit(module, toy_data)
 
 
-def test_a_run_that_ends_too_soon_says_so(toy_data, quiet_trainer):
+def test_a_run_that_ends_too_soon_warns(toy_data, quiet_trainer):
     trainer = quiet_trainer(max_epochs=2, callbacks=[HeadPruning(removed_fraction=0.5), Stop()])
     with pytest.warns(
         UserWarning, match=r"HeadPruning: the run ended .* of 5 pruning steps are done"
@@ -395,3 +401,31 @@ def test_a_run_that_ends_too_soon_says_so(toy_data, quiet_trainer):
 class Stop(L.Callback):
     def on_train_batch_end(self, trainer, *_):
         trainer.should_stop = trainer.global_step >= 4
+
+
+def test_a_score_that_is_added_to_the_table_can_be_chosen(toy_data, quiet_trainer, monkeypatch):
+    def by_index(model, units, calibration):
+        return {one.output: torch.arange(one.count, dtype=torch.float64) for one in units}
+
+    monkeypatch.setitem(UNIT_SCORES, "index", by_index)
+    module = fine_tuning()
+    pruning = HeadPruning(removed_count=3, pruning_steps=1, score="index")
+    quiet_trainer(max_epochs=1, callbacks=[pruning]).fit(module, toy_data)
+    (edit,) = manifest_of(module.model)
+    assert edit["layers"] == {"0": [0], "1": [0], "2": [0]}
+
+
+@pytest.mark.parametrize("callback", [HeadPruning, NeuronPruning, StructuredPruning, LayerPruning])
+def test_the_command_line_documents_every_option(callback):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(callback, "pruning")
+    text = parser.format_help()
+    documented = {
+        "pruning_steps": "number of steps in which the parts are removed",
+        "warmup": "length of the dense phase at the start",
+        "calibration_examples": "number of training examples by which",
+        "score": "random",
+    }
+    for option, words in documented.items():
+        assert f"--pruning.{option}" in text
+        assert words in " ".join(text.split())

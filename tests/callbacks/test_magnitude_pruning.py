@@ -325,7 +325,7 @@ def test_the_best_checkpoint_is_one_that_reached_the_target(
     assert checkpoint["callbacks"]["IterativeMagnitudePruning"]["target_reached"]
 
 
-def test_masks_come_back_for_testing(plain_module, loader, quiet_trainer, tmp_path):
+def test_masks_are_restored_for_testing(plain_module, loader, quiet_trainer, tmp_path):
     module, fresh = plain_module(), plain_module(seed=1)
     trainer = quiet_trainer(max_epochs=1, callbacks=[at_once()])
     trainer.fit(module, loader())
@@ -356,7 +356,7 @@ def test_sparsity_is_logged_at_the_start_at_updates_and_at_the_end(
     assert len(last) == 4
 
 
-def test_a_run_that_ends_early_says_that_it_missed_the_target(plain_module, loader, quiet_trainer):
+def test_a_run_that_ends_too_soon_warns(plain_module, loader, quiet_trainer):
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer, *_):
             trainer.should_stop = trainer.global_step == 3
@@ -367,7 +367,7 @@ def test_a_run_that_ends_early_says_that_it_missed_the_target(plain_module, load
     assert not callback.target_reached
 
 
-def test_optimizers_are_left_without_hooks(plain_module, loader, quiet_trainer):
+def test_optimizers_have_no_hooks_afterwards(plain_module, loader, quiet_trainer):
     trainer = quiet_trainer(max_epochs=1, callbacks=[pruning()])
     trainer.fit(plain_module(), loader())
     assert not trainer.optimizers[0]._optimizer_step_post_hooks

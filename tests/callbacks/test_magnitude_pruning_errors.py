@@ -23,7 +23,7 @@ from lightning_compress.errors import InputError
         ({"sparsity": 0.8, "schedule": "one_shot", "rewind": "weights"}, "rewind: one_shot"),
     ],
 )
-def test_options_without_sense_are_refused_at_once(options, message):
+def test_invalid_options_are_refused_at_once(options, message):
     with pytest.raises(InputError, match=message):
         IterativeMagnitudePruning(**options)
 
@@ -35,7 +35,7 @@ class Endless(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def refused(trainer, module, data, message):
-    """The fit ends before the first batch, by an error that says why."""
+    """The fit ends before the first batch, by an error with this message."""
     before = [parameter.clone() for parameter in module.parameters()]
     with pytest.raises(InputError, match=message):
         trainer.fit(module, data)

@@ -69,7 +69,7 @@ def test_resume_with_accumulation(fit, tmp_path):
         assert_same(resumed, whole, f"from {step}")
 
 
-def test_the_selection_restarts_once_and_not_again_on_resume(fit, tmp_path, monkeypatch):
+def test_the_best_checkpoint_restarts_once_and_not_again_on_resume(fit, tmp_path, monkeypatch):
     restarts = []
     monkeypatch.setattr(
         target_progress,
@@ -85,7 +85,7 @@ def test_the_selection_restarts_once_and_not_again_on_resume(fit, tmp_path, monk
 
 
 def rates(fit_folder):
-    """The learning rate that each step leaves for the next one."""
+    """The learning rate after each step."""
     found = {}
     for step in range(1, STEPS + 1):
         checkpoint = torch.load(fit_folder / f"step={step}.ckpt", weights_only=True)
@@ -94,7 +94,7 @@ def rates(fit_folder):
 
 
 @pytest.mark.parametrize("rewind", ["learning_rate", "weights"])
-def test_the_learning_rate_goes_back_and_ends_with_the_run(fit, rewind, tmp_path):
+def test_the_learning_rate_rewinds_and_ends_with_the_run(fit, rewind, tmp_path):
     fit(rewind)
     found = rates(tmp_path)
     scheduled = [0.05 * (1 - step / 100) for step in range(STEPS + 1)]
@@ -107,7 +107,7 @@ def test_the_learning_rate_goes_back_and_ends_with_the_run(fit, rewind, tmp_path
         assert found[step] == pytest.approx(scheduled[even])
 
 
-def test_weights_go_back_to_the_end_of_the_warm_up_where_they_are_kept(fit, tmp_path):
+def test_weights_rewind_to_the_end_of_the_warm_up_where_they_are_kept(fit, tmp_path):
     fit("weights")
     early = torch.load(tmp_path / f"step={WARMUP}.ckpt", weights_only=True)["state_dict"]
     late = torch.load(tmp_path / f"step={END}.ckpt", weights_only=True)
@@ -121,7 +121,7 @@ def test_weights_go_back_to_the_end_of_the_warm_up_where_they_are_kept(fit, tmp_
     assert late["callbacks"]["IterativeMagnitudePruning"]["before_pruning"] == {}
 
 
-def test_without_rewinding_weights_and_rate_just_go_on(fit, tmp_path):
+def test_without_rewinding_weights_and_rate_continue(fit, tmp_path):
     fit(None)
     found = rates(tmp_path)
     assert found[STEPS] == pytest.approx(0.05 * (1 - STEPS / 100))

@@ -44,7 +44,7 @@ def trained(toy_data, quiet_trainer, tmp_path):
     return fit
 
 
-def test_half_the_multiplications_leave_a_trained_model_that_stays_good(trained, toy_data):
+def test_half_of_the_macs_are_removed_and_the_model_stays_accurate(trained, toy_data):
     trainer, module, best = trained()
     heads, neurons = (sum(counts(module.model, kind)) for kind in ("heads", "neurons"))
     left = heads * (4 * 32 * 8 * 8 + 2 * 8 * 8 * 8) + neurons * 2 * 32 * 8
@@ -61,7 +61,7 @@ def test_half_the_multiplications_leave_a_trained_model_that_stays_good(trained,
 def test_it_starts_from_the_best_weights_not_from_the_last(trained, toy_data, quiet_trainer):
     trainer, _, best = trained()
     kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    name = "model.bert.embeddings.word_embeddings.weight"  # which pruning leaves alone
+    name = "model.bert.embeddings.word_embeddings.weight"  # which pruning does not change
     (path,) = (Path(trainer.default_root_dir) / "checkpoints").glob("epoch*.ckpt")
     assert torch.equal(kept[name], torch.load(path, weights_only=True)["state_dict"][name])
 
@@ -85,7 +85,7 @@ def test_without_any_training_it_prunes_what_it_is_given(
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_its_checkpoint_gives_the_model_back_and_is_not_pruned_again(
+def test_its_checkpoint_restores_the_model_and_is_not_pruned_again(
     trained, toy_data, quiet_trainer
 ):
     _, module, best = trained()
@@ -106,7 +106,7 @@ def times(monkeypatch, **seconds):
     )
 
 
-def test_a_share_of_the_measured_time_leaves(trained, monkeypatch, caplog):
+def test_a_fraction_of_the_measured_latency_is_removed(trained, monkeypatch, caplog):
     times(monkeypatch, heads=8e-5, neurons=1e-5)
     with caplog.at_level(logging.INFO):
         _, module, _ = trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
@@ -115,20 +115,20 @@ def test_a_share_of_the_measured_time_leaves(trained, monkeypatch, caplog):
     assert "neurons remain" in caplog.text
 
 
-def test_what_takes_no_time_stays(trained, monkeypatch):
+def test_units_without_latency_are_kept(trained, monkeypatch):
     times(monkeypatch, heads=1e-5, neurons=0.0)
     _, module, _ = trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
     assert sum(counts(module.model, "heads")) == 4
     assert counts(module.model, "neurons") == [64, 64]
 
 
-def test_if_nothing_takes_time_that_can_be_measured_it_says_what_to_do(trained, monkeypatch):
+def test_unmeasurable_latency_is_refused_with_a_remedy(trained, monkeypatch):
     times(monkeypatch, heads=0.0, neurons=0.0)
     with pytest.raises(InputError, match="Use removed_macs_fraction"):
         trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
 
 
-def test_the_real_clock_gives_a_smaller_model_or_says_why_not(trained):
+def test_the_real_clock_gives_a_smaller_model_or_an_error(trained):
     try:
         _, module, _ = trained(epochs=1, removed_latency_fraction=0.3, removed_macs_fraction=None)
     except InputError as error:

@@ -64,9 +64,9 @@ def test_ctrl_c_ends_the_batch_and_the_resumed_run_equals_the_uninterrupted(
     assert press.finished
     assert trainer.global_step == 6
     checkpoint = tmp_path / "checkpoints" / "interrupted.ckpt"
-    said = caplog.text
-    assert "Stopping after this batch" in said
-    assert f"ckpt_path='{checkpoint}'" in said
+    output = caplog.text
+    assert "Stopping after this batch" in output
+    assert f"ckpt_path='{checkpoint}'" in output
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     resumed = FineTuningModule(config=CONFIG)
@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_batch_and_the_resumed_run_equals_the_uninterrupted(
         assert torch.equal(one, other), name
 
 
-def test_a_run_in_the_background_goes_on_ignoring_ctrl_c(text_files, quiet_trainer):
+def test_a_run_in_the_background_ignores_ctrl_c(text_files, quiet_trainer):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trainer = quiet_trainer(max_steps=4, callbacks=[PressCtrlC(batch=2), RunSafety()])
     trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
@@ -93,9 +93,7 @@ def test_a_second_ctrl_c_does_not_wait(text_files, quiet_trainer):
     assert not press.finished
 
 
-def test_a_loss_that_is_not_a_number_leaves_the_last_good_state(
-    text_files, quiet_trainer, tmp_path
-):
+def test_a_loss_that_is_not_a_number_saves_the_last_good_state(text_files, quiet_trainer, tmp_path):
     class Overflowing(FineTuningModule):
         def forward(self, batch):
             logits = super().forward(batch)
@@ -121,6 +119,6 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_stop_before_training(
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     full = quiet_trainer(max_epochs=1, callbacks=[RunSafety()])
-    with pytest.raises(InputError, match=r"0 MB free.*make room"):
+    with pytest.raises(InputError, match=r"0 MB free.*free disk space"):
         full.fit(FineTuningModule(config=CONFIG), data(text_files))
     assert full.global_step == 0

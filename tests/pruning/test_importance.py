@@ -64,8 +64,8 @@ def test_gradient_scores_are_means_over_single_examples(randomized_model, family
             weight = model.get_submodule(one.output).weight
             for unit in range(one.count):
                 # Scaling a unit is scaling its outgoing weights.
-                said = columns_of(weight.detach(), model, one, unit)
-                slope = (said * columns_of(weight.grad, model, one, unit)).sum()
+                outputs = columns_of(weight.detach(), model, one, unit)
+                slope = (outputs * columns_of(weight.grad, model, one, unit)).sum()
                 expected[one.output][unit] += slope.abs() ** power / len(LENGTHS)
     assert found.keys() == expected.keys()
     for name, scores in expected.items():
@@ -80,14 +80,16 @@ def test_activation_is_the_variance_without_padding_times_the_squared_weights(
     model = randomized_model(family)
     found = UNIT_SCORES["activation"](model, all_units(model), calibration_in(model))
     for one in all_units(model):
-        said: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         module = model.get_submodule(one.output)
-        hook = module.register_forward_pre_hook(lambda _, inputs, said=said: said.append(inputs[0]))
+        hook = module.register_forward_pre_hook(
+            lambda _, inputs, outputs=outputs: outputs.append(inputs[0])
+        )
         with torch.no_grad():
             for example in one_by_one(model):
                 model(**example)
         hook.remove()
-        tokens = torch.cat([each[0] for each in said])
+        tokens = torch.cat([each[0] for each in outputs])
         width = tokens.shape[1] // one.count
         for unit in range(one.count):
             columns = columns_of(module.weight.detach(), model, one, unit)
@@ -99,7 +101,7 @@ def test_activation_is_the_variance_without_padding_times_the_squared_weights(
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_magnitude_is_what_leaves_the_model_with_the_unit(randomized_model, family):
+def test_magnitude_is_the_sum_of_squares_of_the_removed_weights(randomized_model, family):
     model = randomized_model(family)
     found = UNIT_SCORES["magnitude"](model, all_units(model), calibration_in(model))
 

@@ -62,7 +62,7 @@ def test_precisions_compare_with_one_another(weights):
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, 1e-42, 3e38])
 @pytest.mark.parametrize("count", [1, 60, 119])
-def test_among_equals_the_later_ones_go(value, count):
+def test_of_equal_magnitudes_the_later_ones_are_cleared(value, count):
     weights = {"a": torch.full((7, 11), value), "b": torch.full((43,), -value)}
     masks = full_masks(weights)
     drop_smallest_(masks, weights, count)
@@ -93,7 +93,7 @@ def test_result_depends_neither_on_the_chunks_nor_on_the_sample(
     assert_same(masks, sorted_reference(full_masks(weights), weights, count))
 
 
-def test_a_misleading_sample_is_found_out(monkeypatch):
+def test_a_misleading_sample_is_detected(monkeypatch):
     monkeypatch.setattr(threshold, "_SAMPLE", 100)
     weights = {"a": torch.rand(1000)}
     weights["a"][:: 1000 // 100 | 1] = 1e9  # all that the sample sees

@@ -98,7 +98,7 @@ def test_a_skipped_layer_is_a_removed_one(deep_model, family, layers):
     assert torch.equal(logits(model), dense)
 
 
-def test_layers_are_back_even_if_something_went_wrong(deep_model):
+def test_skipped_layers_are_restored_after_an_error(deep_model):
     model = deep_model("bert")
     dense = logits(model)
 
@@ -190,7 +190,7 @@ def test_layers_are_scored_again_after_each_choice(deep_model, score):
     assert differs  # one round of scores would have chosen others
 
 
-def test_the_last_layers_go_from_the_end(deep_model):
+def test_score_last_selects_layers_from_the_end(deep_model):
     model = deep_model("bert", layers=6)
     chosen, rounds = select_layers(model, calibration_of(model, padded_batches()), 3, "last")
     assert chosen == [5, 4, 3]

@@ -179,30 +179,30 @@ def compensated(model, kind, layer, how):
     return smaller, units.output, columns
 
 
-def refit_without_ridge_(model, units, gone, statistics):
-    least_squares_refit_(model, units, gone, statistics, ridge=0)
+def refit_without_ridge_(model, units, removed, statistics):
+    least_squares_refit_(model, units, removed, statistics, ridge=0)
 
 
 @BOTH
 @EACH
-def test_folded_means_keep_the_mean_output(randomized_model, family, kind):
+def test_absorbed_means_keep_the_mean_output(randomized_model, family, kind):
     model = randomized_model(family)
     for layer in range(len(units_of(model, kind))):
         bare, name, columns = compensated(model, kind, layer, None)
-        folded, _, _ = compensated(model, kind, layer, absorb_means_)
+        absorbed, _, _ = compensated(model, kind, layer, absorb_means_)
         inputs, outputs = inputs_and_outputs(model, name)
         with torch.no_grad():
             before = bare.get_submodule(name)(inputs[:, columns]).mean(0)
-            after = folded.get_submodule(name)(inputs[:, columns]).mean(0)
+            after = absorbed.get_submodule(name)(inputs[:, columns]).mean(0)
         if family == "llama":  # there is no bias that could take the means
             assert torch.equal(before, after)
-            assert folded.get_submodule(name).bias is None
+            assert absorbed.get_submodule(name).bias is None
         else:
             assert torch.allclose(after, outputs.mean(0), rtol=0, atol=1e-10)
             assert not torch.allclose(before, outputs.mean(0), rtol=0, atol=1e-3)
         if family not in ("llama", "albert"):  # ALBERT's second pass starts from another place
             assert torch.allclose(
-                inputs_and_outputs(folded, name)[1].mean(0), outputs.mean(0), atol=1e-10
+                inputs_and_outputs(absorbed, name)[1].mean(0), outputs.mean(0), atol=1e-10
             )
 
 
@@ -226,7 +226,7 @@ def test_refitted_weights_are_the_least_squares_solution(randomized_model, famil
 
 @BOTH
 @EACH
-def test_refitting_loses_no_more_than_folding_and_that_no_more_than_nothing(
+def test_refitting_loses_no_more_than_absorbing_and_that_no_more_than_nothing(
     randomized_model, family, kind
 ):
     model = randomized_model(family)
@@ -237,11 +237,11 @@ def test_refitting_loses_no_more_than_folding_and_that_no_more_than_nothing(
         with torch.no_grad():
             output = smaller.get_submodule(name)(inputs[:, columns])
         losses.append(float((output - outputs).square().sum()))
-    exact, refitted, folded, bare = losses
+    exact, refitted, absorbed, bare = losses
     assert exact <= refitted * (1 + 1e-9)
-    assert exact < 0.99 * folded
-    assert refitted < folded
-    assert folded == bare if family == "llama" else folded < bare
+    assert exact < 0.99 * absorbed
+    assert refitted < absorbed
+    assert absorbed == bare if family == "llama" else absorbed < bare
 
 
 def copy_unit_(model, units, source, target, scale):
@@ -300,7 +300,7 @@ def test_compensation_keeps_the_precision_of_the_model(randomized_model, dtype):
 
 
 @BOTH
-def test_nothing_gone_changes_nothing(randomized_model, kind):
+def test_without_removed_units_nothing_changes(randomized_model, kind):
     model = randomized_model("bert")
     units = units_of(model, kind)[0]
     statistics = input_statistics(

@@ -93,6 +93,6 @@ def test_epochs_without_a_length_are_refused():
         (("one_shot", 0.1, None, 0.3, "run"), "interval: has no meaning"),
     ],
 )
-def test_lengths_without_sense_are_refused(options, message):
+def test_invalid_lengths_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Phases(*options)

@@ -65,7 +65,7 @@ def spent(units, removed, costs):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_with_equal_costs_the_smallest_of_all_go(seed):
+def test_with_equal_costs_the_least_important_units_are_removed(seed):
     units = units_with(heads=[4, 3, 5])
     scores = random_scores(units, seed)
     everything = {
@@ -75,7 +75,7 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
     }
     for stay in (3, 5, 8, 11, 12):
         removed = select_units(units, scores, priced(units, {"heads": 2.5}), 2.5 * stay, FREE)
-        # Every layer keeps one, and that is all that keeps the smallest from going.
+        # Every layer keeps one unit; otherwise the smallest of all are removed.
         whole = [set(combination) for combination in combinations(everything, 12 - stay)]
         allowed = [
             chosen
@@ -95,47 +95,47 @@ def test_with_equal_costs_the_smallest_of_all_go(seed):
 @pytest.mark.parametrize(
     ("minimum", "multiple"), [(1, 1), (8, 8), (1, 8), (9, 8), (20, 1), (5, 6), (2, 172)]
 )
-def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, share, equal):
+def test_budget_and_minimums_hold_and_no_chunk_is_removed_in_vain(minimum, multiple, share, equal):
     units = units_with(heads=[12, 12, 4], neurons=[172, 170, 64, 5])
     scores = random_scores(units, minimum)
     if equal:  # the worst case for an order
         scores = {name: torch.full_like(values, 0.1) for name, values in scores.items()}
     costs: dict[UnitKind, float] = {"heads": 7.3, "neurons": 1.1}
-    limits: dict[UnitKind, LayerMinimum] = {
+    minimums: dict[UnitKind, LayerMinimum] = {
         "heads": LayerMinimum(2, 2),
         "neurons": LayerMinimum(minimum, multiple),
     }
     least = {}
     for one in units:
-        limit = limits[one.kind]
+        kept = minimums[one.kind]
         fits = [
             n
             for n in range(one.count + 1)
-            if n >= limit.minimum and (n == one.count or n % limit.multiple == 0)
+            if n >= kept.minimum and (n == one.count or n % kept.multiple == 0)
         ]
         least[one.output] = min(fits, default=one.count)
     total = sum(costs[one.kind] * one.count for one in units)
     budget = share * total
     if sum(costs[one.kind] * least[one.output] for one in units) > budget:
         with pytest.raises(InputError, match="budget cannot be met"):
-            select_units(units, scores, priced(units, costs), budget, limits)
+            select_units(units, scores, priced(units, costs), budget, minimums)
         return
-    removed = select_units(units, scores, priced(units, costs), budget, limits)
+    removed = select_units(units, scores, priced(units, costs), budget, minimums)
     assert spent(units, removed, costs) <= budget * (1 + 1e-8)
     last_chunks = []
     for one in units:
         chosen = removed[one.kind].get(one.layer, [])
         assert len(set(chosen)) == len(chosen)
-        rest, limit = one.count - len(chosen), limits[one.kind]
+        rest, kept = one.count - len(chosen), minimums[one.kind]
         assert rest >= least[one.output]
         if chosen:
-            assert rest % limit.multiple == 0
+            assert rest % kept.multiple == 0
             # Only the lowest of a layer go.
             stay = [unit for unit in range(one.count) if unit not in chosen]
             values = scores[one.output]
             assert not stay or values[chosen].max() <= values[stay].min()
-            first = one.count % limit.multiple or limit.multiple
-            size = first if len(chosen) == first else limit.multiple
+            first = one.count % kept.multiple or kept.multiple
+            size = first if len(chosen) == first else kept.multiple
             last = values.sort().values[len(chosen) - size : len(chosen)]
             last_chunks.append((float(last.sum()) / size / costs[one.kind], size, one.kind))
     # Without the portion of the highest price the budget would be missed.
@@ -149,19 +149,19 @@ def test_budget_and_limits_hold_and_nothing_goes_in_vain(minimum, multiple, shar
         assert total <= budget
 
 
-def test_a_layer_is_brought_to_a_multiple_by_the_first_that_go():
+def test_a_layer_is_brought_to_a_multiple_by_the_first_removal():
     units = units_with(neurons=[172, 172])
     scores = random_scores(units)
-    limits: dict[UnitKind, LayerMinimum] = {"neurons": LayerMinimum(8, 8)}
+    minimums: dict[UnitKind, LayerMinimum] = {"neurons": LayerMinimum(8, 8)}
     sizes = set()
     for budget in range(16, 345):
-        removed = select_units(units, scores, priced(units, {"neurons": 1}), budget, limits)[
+        removed = select_units(units, scores, priced(units, {"neurons": 1}), budget, minimums)[
             "neurons"
         ]
         sizes |= {172 - len(chosen) for chosen in removed.values()}
     assert sizes == set(range(8, 169, 8))
     with pytest.raises(InputError, match="budget cannot be met"):
-        select_units(units, scores, priced(units, {"neurons": 1}), 15, limits)
+        select_units(units, scores, priced(units, {"neurons": 1}), 15, minimums)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -192,8 +192,8 @@ def test_heads_and_neurons_trade_by_what_a_saved_cost_loses(seed):
     assert total == 128
 
 
-def test_cheaper_units_of_a_narrow_layer_go_later():
-    """At equal scores what saves most goes first, and the budget counts what each costs."""
+def test_cheaper_units_of_a_narrow_layer_are_removed_later():
+    """At equal scores the costliest are removed first, and the budget counts each cost."""
     units = units_with(neurons=[8, 8])
     scores = {one.output: torch.ones(8) for one in units}
     costs = {"neurons.0": 1.0, "neurons.1": 4.0}
@@ -202,21 +202,21 @@ def test_cheaper_units_of_a_narrow_layer_go_later():
         assert (len(removed.get(1, [])), len(removed.get(0, []))) == (wide, narrow)
 
 
-def test_an_impossible_budget_is_refused_with_both_shares():
+def test_an_impossible_budget_is_refused_with_both_fractions():
     units = units_with(heads=[4, 4], neurons=[64, 64])
     costs: dict[UnitKind, float] = {"heads": 16, "neurons": 1}
-    limits: dict[UnitKind, LayerMinimum] = {
+    minimums: dict[UnitKind, LayerMinimum] = {
         "heads": LayerMinimum(2),
         "neurons": LayerMinimum(16, 8),
     }
     with pytest.raises(InputError, match=r"costs 37\.5% .* more than the 20\.0% asked for"):
-        select_units(units, random_scores(units), priced(units, costs), 0.2 * 256, limits)
-    removed = select_units(units, random_scores(units), priced(units, costs), 0.375 * 256, limits)
+        select_units(units, random_scores(units), priced(units, costs), 0.2 * 256, minimums)
+    removed = select_units(units, random_scores(units), priced(units, costs), 0.375 * 256, minimums)
     assert len(flat(removed)) == 4 + 96
 
 
 @pytest.mark.parametrize("budget", [8.0, 8.0 - 1e-12, 100.0])
-def test_within_the_budget_nothing_goes(budget):
+def test_within_the_budget_nothing_is_removed(budget):
     units = units_with(heads=[4, 4])
     removed = select_units(
         units,
@@ -229,7 +229,7 @@ def test_within_the_budget_nothing_goes(budget):
 
 
 @pytest.mark.parametrize(("numbers", "name"), [((0, 1), "minimum"), ((1, 0), "multiple")])
-def test_limits_below_one_are_refused(numbers, name):
+def test_minimums_below_one_are_refused(numbers, name):
     with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
         LayerMinimum(*numbers)
 
