@@ -79,7 +79,9 @@ def test_data_without_any_label_are_refused_with_a_remedy(
 ) -> None:
     data = mixed("unlabelled")
     data.setup("fit")
-    with pytest.raises(InputError, match=r"no training example has a label.*data\.train_on to both"):
+    with pytest.raises(
+        InputError, match=r"no training example has a label.*data\.train_on to both"
+    ):
         calibration_for(trainer_on(data.train_dataloader()), tiny_bert, 8)
 
 

@@ -665,7 +665,7 @@ def test_no_examples_to_look_at(toy_data, quiet_trainer):
         row["labels"] = torch.tensor(-100)
     module = fine_tuning()
     trainer = quiet_trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[substitution()])
-    with pytest.raises(InputError, match=r"calibration_examples: .* no example with a label"):
+    with pytest.raises(InputError, match=r"calibration_examples: no training example has a label"):
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0
     assert manifest_of(module.model) == []
