@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -16,7 +17,15 @@ from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
-from lightning_compress.modules.optimizers import Schedule, adamw, warmed_up
+from lightning_compress.modules.optimizers import (
+    adamw,
+    check_warmup,
+    optimizer_factory,
+    optimizer_spec,
+    optimizer_with,
+    schedule_factor,
+    scheduled,
+)
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import compression_state, restore_compression_
 from lightning_compress.tasks import task_named, task_of
@@ -45,10 +54,17 @@ class FineTuningModule(L.LightningModule):
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: what kind of labels; default: what the data say.
+        optimizer: optimizer class with its options, or in Python a class or ``functools.partial``;
+            default: AdamW. The next two options hold for it, whatever its own defaults are.
         learning_rate: peak of the schedule.
-        weight_decay: of weight matrices; biases and norms are never decayed.
-        schedule: how the learning rate falls to zero after the warm-up.
-        warmup: share of the steps over which it rises.
+        weight_decay: weight decay of matrices; vectors (biases, norms) are never decayed.
+        schedule: a schedule of ``transformers.get_scheduler``: ``linear``, ``cosine``,
+            ``polynomial``, ``constant_with_warmup``, ``inverse_sqrt``, ``warmup_stable_decay``, ...
+        schedule_options: further arguments of the schedule, such as ``min_lr``.
+        warmup: fraction of the steps over which the learning rate rises, in [0, 1].
+
+    Raises:
+        InputError: the task, the optimizer or the schedule does not exist or refuses its options.
 
     Logs ``train_loss``, ``val_loss``, ``val_<metric>``, ``test_<metric>`` and ``learning_rate``.
     """
@@ -65,14 +81,23 @@ class FineTuningModule(L.LightningModule):
         task: str = "sequence-classification",
         num_labels: int | None = None,
         problem_type: ProblemType | None = None,
+        optimizer: OptimizerCallable | None = None,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
-        schedule: Schedule = "linear",
+        schedule: str = "linear",
+        schedule_options: dict[str, Any] | None = None,
         warmup: float = 0.1,
     ) -> None:
         super().__init__()
         # The hyper-parameters are logged at the end, together with the metrics they led to.
         self.save_hyperparameters(logger=False)
+        if optimizer is not None:  # a checkpoint holds a description, which it can be loaded from
+            self.hparams["optimizer"] = optimizer_spec(self.hparams["optimizer"])
+        check_warmup(warmup)
+        # Wrong names and options fail here and not after the data are tokenized.
+        schedule_factor(
+            schedule, schedule_options, learning_rate=learning_rate, warmup_steps=1, total_steps=10
+        )
         self.task = task_named(task, problem_type)
         self._labels: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
         self._vocabulary: dict[str, Any] = {}
@@ -228,16 +253,23 @@ class FineTuningModule(L.LightningModule):
         return {"example_id": batch["example_id"], **predictions}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and a schedule per step; pruned weights of the starting model stay zero."""
+        """The optimizer and a schedule per step; pruned weights of the starting model stay zero."""
         require_float(self.model, "train the model that it came from", prepared=True)
-        optimizer = adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"])
+        options = self.hparams["learning_rate"], self.hparams["weight_decay"]
+        spec = self.hparams["optimizer"]
+        optimizer = (
+            adamw(self, *options)
+            if spec is None
+            else optimizer_with(optimizer_factory(spec), self, *options)
+        )
         if masks_of(self.model):
             optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))
-        schedule = warmed_up(
+        schedule = scheduled(
             optimizer,
             self.hparams["schedule"],
             self.hparams["warmup"],
             self.trainer.estimated_stepping_batches,
+            self.hparams["schedule_options"],
         )
         return {
             "optimizer": optimizer,

@@ -182,7 +182,7 @@ def test_misfits_are_named_before_training(toy_data, quiet_trainer, tiny_bert, t
     toy_data.num_labels, toy_data.max_length = 2, 17
     with pytest.raises(InputError, match=r"data\.max_length is 17.*at most 16"):
         fit(FineTuningModule(config=CONFIG), toy_data, quiet_trainer(max_steps=1))
-    with pytest.raises(InputError, match=r"has none.*trainer\.max_epochs"):
+    with pytest.raises(InputError, match=r"has no end.*trainer\.max_epochs"):
         fit(FineTuningModule(config=CONFIG), _short(toy_data), quiet_trainer(max_epochs=-1))
 
 
