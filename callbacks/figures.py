@@ -1,8 +1,8 @@
-"""What TensorBoard shows of heads and neurons.
+"""What a run logs of its technique beside scalars: figures, histograms and learning curves.
 
-What the log and TensorBoard show of quantization.
-
-What TensorBoard shows of substituted encoder blocks.
+Heads and neurons first, then quantization, then substitution. A function ``log_...`` writes to the
+run's loggers, a function ``..._figure`` draws. Images that the report shows are files in the run's
+folder with a name in :data:`RUN_FIGURES`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,26 @@ from torch import Tensor
 
 from lightning_compress.models.families import UnitKind
 from lightning_compress.models.history import units_left
-from lightning_compress.models.structure import Units, units_of
+from lightning_compress.models.structure import Units, linear_at, structure_of, units_of
+from lightning_compress.quantization import Coverage
 
+from .run import run_folder
 from .tensorboard import tensorboard_loggers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
-from typing import TYPE_CHECKING
 
-from lightning_compress.quantization import Coverage
+SENSITIVITY = "sensitivity.png"
+#: Images that callbacks write to the run's folder, which the report shows.
+RUN_FIGURES = (SENSITIVITY,)
 
-from .run import run_folder
+_BARS = 40  # of the chart of sensitivities, at most
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-from typing import TYPE_CHECKING
 
-from lightning_compress.models.structure import linear_at, structure_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
+def run_figures(folder: Path) -> list[Path]:
+    """The images of :data:`RUN_FIGURES` that a run has written."""
+    return [folder / name for name in RUN_FIGURES if (folder / name).is_file()]
 
 
 def log_scores(
@@ -52,7 +50,7 @@ def log_scores(
 def log_remaining(
     trainer: L.Trainer, model: "PreTrainedModel", kinds: Sequence[UnitKind], step: int
 ) -> None:
-    """Log how many units each layer has, and a picture of them."""
+    """Log the number of units of each layer, and a figure of them."""
     for kind in kinds:
         units = units_of(model, kind)
         counts = {f"{kind}/layer {one.layer}": one.count for one in units}
@@ -64,7 +62,12 @@ def log_remaining(
 
 
 def heads_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
-    """Layers by heads: which are left."""
+    """Draw the grid of layers and heads, with the remaining heads filled.
+
+    Args:
+        left: for each layer of the dense model the indices of its remaining heads; None for a layer
+            that was removed.
+    """
     from matplotlib.figure import Figure
 
     width = 1 + max(max(heads, default=0) for heads in left if heads is not None)
@@ -83,7 +86,12 @@ def heads_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
 
 
 def widths_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
-    """How many neurons each layer has."""
+    """Draw a bar for each layer with its number of remaining neurons.
+
+    Args:
+        left: for each layer of the dense model the indices of its remaining neurons; None for a
+            layer that was removed.
+    """
     from matplotlib.figure import Figure
 
     widths = [len(neurons or []) for neurons in left]
@@ -101,21 +109,6 @@ def widths_figure(left: Sequence[Sequence[int] | None]) -> "Figure":
 
 def _numbers(layers: Sequence[object]) -> list[str]:
     return [str(layer) for layer in range(len(layers))]
-
-
-_BARS = 40
-
-
-SENSITIVITY = "sensitivity.png"
-
-
-RUN_FIGURES = (SENSITIVITY,)
-"""Images that callbacks write to the run's folder, which the report shows."""
-
-
-def run_figures(folder: Path) -> list[Path]:
-    """The images of :data:`RUN_FIGURES` that a run has written."""
-    return [folder / name for name in RUN_FIGURES if (folder / name).is_file()]
 
 
 def log_quantization(
