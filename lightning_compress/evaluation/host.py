@@ -1,9 +1,5 @@
-"""Facts about the machine that a figure was measured on.
+"""Facts about the machine and the packages that a report was measured with."""
 
-What is known against a precision in a runtime and on a device.
-"""
-
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -11,9 +7,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import torch
-
-from lightning_compress.quantization.precisions import PRECISIONS, Precision
 
 _PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
 
@@ -23,7 +18,14 @@ _OPTIONAL = ("onnx", "onnxruntime", "openvino", "executorch")
 
 @dataclass(frozen=True)
 class Host:
-    """A machine; ``threads`` are those that torch computes with on the CPU."""
+    """A machine.
+
+    Attributes:
+        cpu: the processor's model.
+        threads: number of CPU threads that torch computes with.
+        memory_bytes: bytes of main memory.
+        accelerators: names of the GPUs.
+    """
 
     cpu: str
     threads: int
@@ -41,13 +43,13 @@ def host_facts() -> Host:
     return Host(
         cpu=_cpu_model(),
         threads=torch.get_num_threads(),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=psutil.virtual_memory().total,
         accelerators=accelerators,
     )
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the figures depend on."""
+    """Versions of Python and of the packages that measurements depend on."""
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES},
@@ -65,39 +67,3 @@ def _cpu_model() -> str:
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return platform.processor() or platform.machine()
-
-
-def bf16_caveat(device: str) -> str | None:
-    """Why bf16 is not faster than fp32 on a device; None where no reason is known."""
-    return _missing_instructions(PRECISIONS["bf16"], device)
-
-
-def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
-    """Why a precision is not faster than fp32 on a device; None where no reason is known.
-
-    Args:
-        precision: one of ``PRECISIONS``.
-        device: such as ``cpu``.
-        fused: whether the runtime fuses consecutive operations.
-    """
-    chosen = PRECISIONS[precision]
-    if chosen.caveat is not None:
-        return chosen.caveat
-    if not fused and chosen.unfused_caveat is not None:
-        return chosen.unfused_caveat
-    return _missing_instructions(chosen, device)
-
-
-def _missing_instructions(precision: Precision, device: str) -> str | None:
-    needed, kind = precision.instructions, torch.device(device).type
-    if needed is None:
-        return None
-    if kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
-        present = torch.cpu.get_capabilities()
-        if not any(present.get(name) for name in needed.x86):
-            return f"this CPU {needed.missing}"
-    # AMD's GPUs have them all.
-    nvidia = kind == "cuda" and torch.version.hip is None
-    if nvidia and torch.cuda.get_device_capability(device)[0] < (needed.cuda or 0):
-        return f"this GPU {needed.missing}"
-    return None

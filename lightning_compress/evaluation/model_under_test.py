@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
-from lightning_compress.evaluation.host import precision_caveat
+from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.models.manifest import manifest_of

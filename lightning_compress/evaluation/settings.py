@@ -8,7 +8,7 @@ from typing import TypedDict
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.host import bf16_caveat
+from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
 from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
 from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName
@@ -109,7 +109,8 @@ class BenchmarkSettings:
         """The precisions to measure on a device."""
         if self.precisions is not None:
             return self.precisions
-        return ("fp32", "bf16") if bf16_caveat(device) is None else ("fp32",)
+        slow = precision_caveat("bf16", device, fused=True) is not None
+        return ("fp32",) if slow else ("fp32", "bf16")
 
 
 @contextmanager

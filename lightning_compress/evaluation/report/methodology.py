@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from lightning_compress.evaluation.examples import Workload
-from lightning_compress.evaluation.host import bf16_caveat
 from lightning_compress.evaluation.latency import MIN_REPEATS, REST
+from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.report.columns import columns_for
 from lightning_compress.evaluation.runtimes.runtime import Runtime
 from lightning_compress.evaluation.settings import BenchmarkSettings
@@ -53,7 +53,7 @@ def methodology(
             "others are timed."
         )
     for device in settings.device_names():
-        caveat = bf16_caveat(device) if settings.precisions is None else None
-        if caveat is not None:
+        caveat = precision_caveat("bf16", device, fused=True)
+        if settings.precisions is None and caveat is not None:
             items.append(f"No bf16 on {device} unless asked for: {caveat}.")
     return items
