@@ -17,16 +17,16 @@ def _batches(seed):
 
 @pytest.fixture
 def batches():
-    """Batches of several sizes and lengths, one of one text, with padding on the right."""
+    """Batches of several sizes and lengths, one with a single example, padded on the right."""
     return _batches(0)
 
 
 @pytest.fixture
-def said():
-    """What a model says in PyTorch of batches, straight from its own forward."""
+def torch_logits():
+    """A function of a model and batches: the logits of the model's own forward, by batch."""
 
-    def say(model, given):
+    def logits(model, batches):
         with torch.no_grad():
-            return [model(**model_inputs(model, batch)).logits for batch in given]
+            return [model(**model_inputs(model, batch)).logits for batch in batches]
 
-    return say
+    return logits
