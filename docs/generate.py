@@ -11,17 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
 
-from lightning_compress.evaluation.runtimes.table import EXPORTED, RuntimeName
+from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.export.formats import FORMATS
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.quantization.precisions import PRECISIONS
-from lightning_compress.tasks.task import Task
+from lightning_compress.tasks import TASKS, task_names
 
 ROOT = Path(__file__).parents[1]
-TASKS = get_args(Task)
-RUNTIMES = get_args(RuntimeName)
 REGION = re.compile(
     r"(<!-- generated: (?P<name>[^>]+?) -->\n).*?(<!-- end generated -->)", flags=re.DOTALL
 )
@@ -58,24 +55,36 @@ def families() -> str:
 
 def tasks() -> str:
     """The values of ``model.task``."""
-    return f"`model.task` is one of {_names(TASKS)}."
+    rows = [
+        [
+            f"`{task.name}`",
+            f"`{task.problem_type}`" if task.problem_type else "",
+            f"`{task.primary_metric}`",
+            f"`{task.auto_class}`",
+        ]
+        for task in TASKS
+    ]
+    return _table(["`model.task`", "`model.problem_type`", "primary metric", "model class"], rows)
 
 
 def formats() -> str:
     """What a model can be exported to."""
     rows = [
-        [f"`{name}`", _names(one.precisions), f"`.[{one.extra}]`" if one.extra else "nothing"]
+        [
+            f"`{name}`",
+            f"`{one.runtime}`",
+            _names(one.precisions),
+            f"`.[{one.extra}]`" if one.extra else "nothing",
+        ]
         for name, one in FORMATS.items()
     ]
-    return _table(["`--format`", "`--precision`", "install"], rows)
+    return _table(["`--format`", "runtime", "`--precision`", "install"], rows)
 
 
 def runtimes() -> str:
     """What runs a model in a benchmark."""
-    rows = [
-        [f"`{name}`", f"`{EXPORTED[name]}`" if name in EXPORTED else "PyTorch itself"]
-        for name in RUNTIMES
-    ]
+    exported = {one.runtime: f"the export format `{name}`" for name, one in FORMATS.items()}
+    rows = [[f"`{name}`", exported.get(name, "the model in PyTorch")] for name in RUNTIMES]
     return _table(["`runtimes`", "runs"], rows)
 
 
@@ -89,7 +98,8 @@ def supported() -> str:
     return "\n".join(
         [
             f"- **Model families**: {_names(sorted(FAMILIES))}",
-            f"- **Tasks**: {_names(TASKS)} (single label, multi-label and regression)",
+            f"- **Tasks**: {_names(task_names())}; classification is single-label, multi-label or "
+            "regression",
             f"- **Runtimes**: {_names(RUNTIMES)}",
             f"- **Precisions**: {_names(PRECISIONS)}",
             f"- **Export formats**: {_names(FORMATS)}",

@@ -245,6 +245,13 @@ def test_the_table_of_schemes_has_all_of_them():
     assert set(first_cells(region("quantization.md", "schemes"))) == set(SCHEMES)
 
 
+def test_the_table_of_row_keys_has_all_columns():
+    from lightning_compress.evaluation.report.columns import columns_for
+
+    keys = {column.key.split(".")[0] for column in columns_for(["accuracy"]) if column.key}
+    assert keys <= set(first_cells(region("benchmarking.md", "row keys")))
+
+
 def test_the_readme_is_short_and_names_all_callbacks_and_modules():
     from lightning_compress import callbacks, modules
 
