@@ -26,9 +26,8 @@ from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
 
 from .calibration_batches import calibration_for
-from .dense_model import dense_models
 from .figures import run_figures
-from .run import is_dev_run, run_folder
+from .run import dense_models, is_dev_run, run_folder
 from .tensorboard import log_charts, log_final
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from lightning_compress.substitution.initialization import Start
 from lightning_compress.substitution.progressive import draw_, probability_at
 
 from .calibration_batches import calibration_for
-from .dense_model import dense_models
 from .figures import log_matching, log_substitution
 from .model_edit import (
     ModelEdit,
@@ -36,7 +35,15 @@ from .model_edit import (
     require_reshapable,
     reshapable_model,
 )
-from .run import digest_of, log_interval, require_agreement, run_length, run_seed, steps_done
+from .run import (
+    dense_models,
+    digest_of,
+    log_interval,
+    require_agreement,
+    run_length,
+    run_seed,
+    steps_done,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,9 +13,8 @@ from lightning_compress.models.forward import evaluating
 from lightning_compress.pruning.schedule import Phases, Unit, pruning_steps
 
 from .calibration_batches import calibration_for
-from .dense_model import dense_models
 from .model_edit import ModelEdit, follow_reshaping, require_reshapable, reshapable_model
-from .run import run_length, run_seed
+from .run import dense_models, run_length, run_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

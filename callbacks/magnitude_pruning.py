@@ -25,9 +25,8 @@ from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, tar
 from lightning_compress.pruning.prunable import input_dims, prunable_weights
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 
-from .dense_model import dense_models
 from .rewinding import Rewinding
-from .run import require_agreement, require_single, run_length
+from .run import dense_models, require_agreement, require_single, run_length
 from .target_progress import TargetProgress
 
 _TECHNIQUE = "magnitude_pruning"

@@ -1,6 +1,8 @@
 """Compression of a trained model without further training, once at the end of ``fit``."""
 
+import copy
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -8,10 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.models.forward import evaluating
 
-from .best_checkpoint import load_best, save_as_best
-from .dense_model import dense_models
 from .model_edit import ModelEdit, require_reshapable, reshapable_model
-from .run import is_dev_run
+from .run import dense_models, is_dev_run, run_folder
+from .target_progress import model_checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,3 +53,24 @@ class PostTraining(ModelEdit):
         self.target_reached = True
         rank_zero_info(message)
         save_as_best(trainer)
+
+
+def load_best(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Load the weights of the best checkpoint, if a ModelCheckpoint has chosen one."""
+    paths = [one.best_model_path for one in model_checkpoints(trainer) if one.best_model_path]
+    if not paths:
+        return
+    checkpoint = trainer.strategy.load_checkpoint(paths[0], weights_only=True)
+    pl_module.on_load_checkpoint(copy.copy(checkpoint))
+    pl_module.load_state_dict(checkpoint["state_dict"])
+
+
+def save_as_best(trainer: L.Trainer) -> None:
+    """Save a checkpoint of the model as it is, which becomes the best one of the run."""
+    for one in model_checkpoints(trainer):
+        folder = one.dirpath or run_folder(trainer) / "checkpoints"
+        one.best_model_path = str(Path(folder) / "post_training.ckpt")
+        one.best_model_score = None
+    # Afterwards: a checkpoint holds the path of the best one, which Lightning reads back.
+    for path in dict.fromkeys(one.best_model_path for one in model_checkpoints(trainer)):
+        trainer.save_checkpoint(path, weights_only=False)

@@ -19,9 +19,7 @@ from lightning_compress.quantization import (
 from lightning_compress.quantization.fake_quantized import convert_, is_prepared, log_scales_of
 from lightning_compress.types import Batch
 
-from .best_checkpoint import load_best, save_as_best
 from .calibration_batches import calibration_for
-from .dense_model import dense_models
 from .figures import describe_coverage, log_quantization
 from .model_edit import (
     ModelEdit,
@@ -30,7 +28,8 @@ from .model_edit import (
     require_reshapable,
     reshapable_model,
 )
-from .run import digest_of, is_dev_run, require_agreement, run_length, steps_done
+from .post_training import load_best, save_as_best
+from .run import dense_models, digest_of, is_dev_run, require_agreement, run_length, steps_done
 
 
 class QuantizationAwareTraining(ModelEdit):

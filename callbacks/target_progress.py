@@ -1,11 +1,15 @@
-"""When a technique acts that works towards a target over the steps of a run."""
+"""Progress of a technique towards its target over the steps of a run.
+
+The best checkpoint of a run is chosen from the target on.
+"""
 
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from .best_checkpoint import restart_best_checkpoint
 from .run import steps_done
 
 
@@ -75,3 +79,33 @@ class TargetProgress:
         """Restore progress."""
         self.step = state_dict["step"]
         self.target_reached = state_dict["target_reached"]
+
+
+def restart_best_checkpoint(trainer: L.Trainer) -> None:
+    """Make ModelCheckpoint and EarlyStopping forget all epochs so far; checkpoint files stay.
+
+    Lightning chooses the best checkpoint by the validation metric alone. A dense epoch is nearly
+    always better than a compressed one, so only epochs that have reached the target compression
+    may compete. Lightning's interface cannot restart the choice, so its attributes are set here.
+    """
+    for checkpoint in model_checkpoints(trainer):
+        if checkpoint.monitor is not None:
+            checkpoint.best_k_models = {}
+            checkpoint.kth_best_model_path = ""
+            checkpoint.kth_value = _worst(checkpoint.mode)
+            checkpoint.best_model_path = ""
+            checkpoint.best_model_score = None
+            checkpoint.current_score = None
+    for stopping in trainer.early_stopping_callbacks:
+        if isinstance(stopping, EarlyStopping):
+            stopping.wait_count = 0
+            stopping.best_score = _worst(stopping.mode)
+
+
+def model_checkpoints(trainer: L.Trainer) -> list[ModelCheckpoint]:
+    """The run's ModelCheckpoint callbacks."""
+    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+
+
+def _worst(mode: str) -> torch.Tensor:
+    return torch.tensor(-torch.inf if mode == "max" else torch.inf)

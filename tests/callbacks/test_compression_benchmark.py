@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from lightning_compress.callbacks import CompressionBenchmark, IterativeMagnitudePruning
-from lightning_compress.callbacks.dense_model import dense_models
+from lightning_compress.callbacks.run import dense_models
 from lightning_compress.callbacks.tensorboard import log_charts
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.report import columns

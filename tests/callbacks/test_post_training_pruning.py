@@ -156,17 +156,17 @@ DDP = """
 import json, sys
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_compress.callbacks import PostTrainingPruning, dense_model
+from lightning_compress.callbacks import PostTrainingPruning, run
 from tests.callbacks.conftest import two_processes
 from tests.callbacks.test_post_training_pruning import counts, fine_tuning
 from tests.conftest import ToyData
 
 saved = []
-save = dense_model.save_compressed
+save = run.save_compressed
 def counted(model, folder, *rest):
     saved.append(str(folder))
     return save(model, folder, *rest)
-dense_model.save_compressed = counted
+run.save_compressed = counted
 
 if __name__ == "__main__":
     data, module = ToyData(), fine_tuning()
