@@ -18,17 +18,18 @@ import statistics
 import time
 import warnings
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from structured_table import DATA, FIGURES
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.models.forward import model_inputs
+from lightning_compress.progress import progress_bar
 
 WORTH = 1.1  # times as fast; less is not worth another option
 EXAMPLES = {"sst2": 512, "imdb": 192}
@@ -76,10 +77,10 @@ class OnTheFly(Dataset):
         return {**batch, "labels": self.labels[request.indices]}
 
 
-def data_of(task, examples, padding):
+def data_of(task, examples):
     data = TextClassificationDataModule(
         **DATA[task] | {"limits": {"train": examples, "test": 1}},
-        tokenizer=TOKENIZER, validation_fraction=0.01, padding=padding,
+        tokenizer=TOKENIZER, validation_fraction=0.01,
     )  # fmt: skip
     data.setup("fit")
     return data
@@ -93,8 +94,10 @@ def one_at_a_time(worker):
 def loader_of(task, examples, way):
     """A loader, and how many examples it gives."""
     options = ITSELF | way
-    data = data_of(task, examples, "max_length" if options["padding"] == "maximum" else "longest")
+    data = data_of(task, examples)
     batches = data.examples("train")
+    if options["padding"] == "maximum":
+        batches.padded = np.full_like(batches.padded, data.max_length)
     order = LengthBucketedBatches(
         batches.padded,
         batch_size=options["size"],
@@ -156,14 +159,13 @@ def measured(task, groups, examples, rounds, device):
     }
     loaders = {key: loader_of(task, examples, way) for key, way in ways.items()}
     found = {key: [] for key in ways}
-    bar = tqdm(total=(rounds + 1) * len(loaders), desc=task, unit=" passes", leave=False)
-    for number in range(rounds + 1):  # the first starts the workers and warms up
-        for key, (loader, count) in loaders.items():
-            alone, whole = passes(loader, model, optimizer, device)
-            if number:
-                found[key].append((alone / count, whole / count))
-            bar.update()
-    bar.close()
+    with progress_bar((rounds + 1) * len(loaders), shown=True) as advance:
+        for number in range(rounds + 1):  # the first starts the workers and warms up
+            for key, (loader, count) in loaders.items():
+                alone, whole = passes(loader, model, optimizer, device)
+                if number:
+                    found[key].append((alone / count, whole / count))
+                advance(task, 1)
     return found
 
 

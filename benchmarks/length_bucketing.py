@@ -13,6 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
@@ -40,10 +41,12 @@ def batches(shared, options, padding):
     data = TextClassificationDataModule(
         **{**options, "path": str(shared / "data" / options["path"])},
         tokenizer=str(shared / "models" / "imdb-bert-mini"),
-        padding=padding,
         batch_size=32,
     )
     data.setup("test")
+    if padding == "max_length":
+        examples = data.examples("test")
+        examples.padded = np.full_like(examples.padded, data.max_length)
     return list(data.test_dataloader())
 
 

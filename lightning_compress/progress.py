@@ -1,31 +1,46 @@
-"""A progress bar that does not disturb the clock."""
+"""A progress bar on the terminal, drawn so that it does not disturb timings."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[str, int], None]
-"""Told what is being done and how many steps of it have been done since the last time."""
+"""Called with a description and the number of steps done since the last call."""
 
 
 @contextmanager
-def progress_bar(steps: int, *, shown: bool) -> Iterator[Advance]:
-    """Show a bar of so many steps on the terminal, if there is one and it is wanted."""
+def progress_bar(steps: int, *, shown: bool, delay_s: float = 0.0) -> Iterator[Advance]:
+    """Show a bar of ``steps`` steps.
+
+    Args:
+        steps: number of steps in all.
+        shown: whether to show it; without a terminal there is none in any case.
+        delay_s: seconds before it appears, so that short work shows none.
+    """
     from rich import get_console
     from rich.progress import Progress
 
     console = get_console()
-    # Drawn after each step and never by a thread of its own, which would disturb the timing.
+    # Drawn after each step and never by a thread of its own, which would disturb timings.
     bar = Progress(
         console=console,
         transient=True,
         auto_refresh=False,
         disable=not (shown and console.is_terminal),
     )
-    with bar:
-        task = bar.add_task("", total=steps)
+    appears = time.monotonic() + delay_s
+    task = bar.add_task("", total=steps)
 
-        def advance(what: str, steps: int) -> None:
-            bar.update(task, advance=steps, description=what, refresh=True)
+    def advance(what: str, steps: int) -> None:
+        if not bar.live.is_started and time.monotonic() >= appears:
+            bar.start()
+        bar.update(task, advance=steps, description=what, refresh=bar.live.is_started)
 
+    if not delay_s:
+        bar.start()
+    try:
         yield advance
-        bar.update(task, visible=False, refresh=True)
+    finally:
+        if bar.live.is_started:
+            bar.update(task, visible=False, refresh=True)
+            bar.stop()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.checking import check_columns, check_length, check_options
 from lightning_compress.data.dataloader import ResumableLoader
-from lightning_compress.data.dataset import Padding, Sequences, Targets, TokenBatches
+from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.sources import Source, find_sources
@@ -45,8 +45,6 @@ class TextDataModule(LightningDataModule, ABC):
         max_length: most tokens of a sequence.
         batch_size: examples of a training batch on each process.
         eval_batch_size: examples of any other batch; None: as in training.
-        padding: to the longest text of the batch, whose texts are then of like length; or
-            everything to ``max_length``, in plain random order, for comparison.
         validation_fraction: share of the training rows carved out for validation.
         limits: read only so many rows from the top of a split.
         seed: decides about the validation rows, the order of batches and the masks.
@@ -69,7 +67,6 @@ class TextDataModule(LightningDataModule, ABC):
         max_length: int = 128,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
-        padding: Padding = "longest",
         validation_fraction: float = 0.1,
         limits: dict[SplitName, int] | None = None,
         seed: int = 0,
@@ -87,7 +84,6 @@ class TextDataModule(LightningDataModule, ABC):
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.padding = padding
         self.validation_fraction = validation_fraction
         self.limits: Mapping[SplitName, int] = limits or {}
         self.seed = seed
@@ -276,7 +272,6 @@ class TextDataModule(LightningDataModule, ABC):
             self._sequences(split, origin, rows),
             pad_token_id=self.pad_token_id,
             max_length=self.max_length,
-            padding=self.padding,
             add_targets=None if split == "predict" else self._targets(split, origin, rows),
         )
 
@@ -289,7 +284,6 @@ class TextDataModule(LightningDataModule, ABC):
             batch_size=batch_size,
             seed=self.seed,
             training=training,
-            bucketed=self.padding == "longest",
             **(share or {}),
         )
         if training:
@@ -313,7 +307,7 @@ class TextDataModule(LightningDataModule, ABC):
         if done and self._resumed_order not in (None, self._order.fingerprint):
             raise InputError(
                 "the checkpoint was written in the middle of an epoch with other data, "
-                "data.batch_size, data.seed, data.max_length, data.padding or number of processes: "
+                "data.batch_size, data.seed, data.max_length or number of processes: "
                 "resume with the same, or from a checkpoint of an epoch's end"
             )
         return done

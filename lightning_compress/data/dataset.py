@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from torch.utils.data import Dataset
 from lightning_compress.data.sampler import BatchRequest, padded_length
 from lightning_compress.errors import InputError
 from lightning_compress.types import Batch
-
-Padding = Literal["longest", "max_length"]
 
 
 class Targets(ABC):
@@ -46,7 +44,7 @@ class Sequences(Protocol):
 
 
 class TokenBatches(Dataset[Batch]):
-    """Padded batches, made when they are asked for.
+    """Batches padded to their longest example, rounded up to a multiple of 8; made on request.
 
     A batch holds ``input_ids``, ``attention_mask``, ``example_id``, for pairs of texts also
     ``token_type_ids``, and what the targets add. Padding has the padding token, mask 0.
@@ -55,8 +53,6 @@ class TokenBatches(Dataset[Batch]):
         sequences: the examples.
         pad_token_id: fills up.
         max_length: no batch is longer.
-        padding: to the longest of the batch, rounded up to a multiple of 8; or all to
-            ``max_length``.
         add_targets: None for a batch without labels.
     """
 
@@ -66,16 +62,12 @@ class TokenBatches(Dataset[Batch]):
         *,
         pad_token_id: int,
         max_length: int,
-        padding: Padding,
         add_targets: Targets | None,
     ) -> None:
         self.sequences = sequences
         self.pad_token_id = pad_token_id
         self.add_targets = add_targets
-        whole = np.full_like(sequences.lengths, max_length)
-        self.padded = (
-            padded_length(sequences.lengths, max_length) if padding == "longest" else whole
-        )
+        self.padded = padded_length(sequences.lengths, max_length)
 
     def __len__(self) -> int:
         """Examples, not batches."""

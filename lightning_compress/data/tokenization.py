@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_compress.data.sources import Source
 from lightning_compress.data.token_store import EncodedText, TokenStore, cached_tokens
 from lightning_compress.errors import InputError, first_line
+from lightning_compress.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,15 +158,13 @@ def _encoded(
     encoding: Encoding,
     limit: int | None,
 ) -> Iterator[EncodedText]:
-    from tqdm import tqdm
-
     table = source.read(columns, limit=limit)
     if table.num_rows == 0:
         raise InputError(f"{source.name} has no rows: data.path needs a file with rows in it")
     # Told, or it warns about every worker process that is forked after it ran in parallel.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     title = f"Tokenizing {Path(source.name).name}"
-    with tqdm(total=table.num_rows, desc=title, unit=" texts", delay=_QUIET, leave=False) as bar:
+    with progress_bar(table.num_rows, shown=True, delay_s=_QUIET) as advance:
         for first in range(0, table.num_rows, _CHUNK):
             part = table.slice(first, _CHUNK)
             texts = [_texts(part.column(c).to_pylist(), c, source, first) for c in columns]
@@ -176,7 +175,7 @@ def _encoded(
                         f"{source.name}: data.tokenizer finds no token in row {row}: take it out"
                     )
                 yield ids, segments
-            bar.update(part.num_rows)
+            advance(title, part.num_rows)
 
 
 def _texts(values: list[Any], column: str, source: Source, first: int) -> list[str]:

@@ -11,14 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_compress.data.sampler import padded_length
 from lightning_compress.errors import InputError
 from lightning_compress.types import IGNORE_INDEX, Batch
 
 T = TypeVar("T")
-
-
-_PAD_TO = 8
-"""Lengths of padded batches are rounded up to a multiple of this, as in training."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def collated(examples: Sequence[Example], *, pad_token_id: int, longest: int) ->
     """
     width = max(len(example) for example in examples)
     if len(examples) > 1:
-        width = min(-(-width // _PAD_TO) * _PAD_TO, max(longest, width))
+        width = padded_length(width, max(longest, width))
     names = examples[0].tokens
     batch = {
         name: _stacked(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.data.dataset import Padding, TokenBatches, fingerprint_of
+from lightning_compress.data.dataset import TokenBatches, fingerprint_of
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.token_store import cached_tokens
@@ -17,25 +17,24 @@ from lightning_compress.errors import InputError
 TEXTS = [[1, 2, 3], [4] * 9, [5] * 20, [6]]
 
 
-def build(folder: Path, padding: Padding, paired: bool = False) -> TokenBatches:
+def build(folder: Path, paired: bool = False) -> TokenBatches:
     parts = [[0] * (len(t) - 1) + [1] if paired else None for t in TEXTS]
     store = cached_tokens(folder / str(paired), 10, lambda: zip(TEXTS, parts, strict=True))
     rows = np.arange(4)
     texts = StoredTexts(store, rows, rows + 10, max_length=18)
-    return TokenBatches(texts, pad_token_id=9, max_length=18, padding=padding, add_targets=None)
+    return TokenBatches(texts, pad_token_id=9, max_length=18, add_targets=None)
 
 
 @pytest.mark.parametrize(
-    ("indices", "padding", "length"),
+    ("indices", "length"),
     [
-        ([0, 3], "longest", 8),
-        ([0, 1], "longest", 16),
-        ([2, 0], "longest", 18),
-        ([3], "max_length", 18),
+        ([0, 3], 8),
+        ([0, 1], 16),
+        ([2, 0], 18),
     ],
 )
-def test_padding(tmp_path: Path, indices: list[int], padding: Padding, length: int) -> None:
-    batch = build(tmp_path, padding)[BatchRequest(np.array(indices), 0)]
+def test_padding(tmp_path: Path, indices: list[int], length: int) -> None:
+    batch = build(tmp_path)[BatchRequest(np.array(indices), 0)]
     assert set(batch) == {"input_ids", "attention_mask", "example_id"}
     assert all(tensor.dtype == torch.int64 for tensor in batch.values())
     assert batch["example_id"].tolist() == [index + 10 for index in indices]
@@ -47,7 +46,7 @@ def test_padding(tmp_path: Path, indices: list[int], padding: Padding, length: i
 
 
 def test_segments_of_pairs(tmp_path: Path) -> None:
-    batch = build(tmp_path, "longest", paired=True)[BatchRequest(np.array([0, 3]), None)]
+    batch = build(tmp_path, paired=True)[BatchRequest(np.array([0, 3]), None)]
     assert batch["token_type_ids"].tolist() == [[0, 0, 1, *[0] * 5], [1, *[0] * 7]]
 
 
@@ -73,9 +72,7 @@ class Listed:
         return None if self._segments is None else self._segments[index]
 
     def batches(self) -> TokenBatches:
-        return TokenBatches(
-            self, pad_token_id=0, max_length=18, padding="longest", add_targets=None
-        )
+        return TokenBatches(self, pad_token_id=0, max_length=18, add_targets=None)
 
 
 def test_batches_by_ids_are_those_by_position() -> None:

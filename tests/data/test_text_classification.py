@@ -82,12 +82,6 @@ def test_a_second_data_module_tokenizes_nothing(
     assert len(data.train_dataloader()) == 6
 
 
-def test_padding_to_the_maximum(classification: Build) -> None:
-    data = classification(padding="max_length")
-    data.setup("fit")
-    assert {batch["input_ids"].shape[1] for batch in data.train_dataloader()} == {64}
-
-
 def test_pairs(classification: Build, tmp_path: Path) -> None:
     rows = [{"one": "good a", "two": w, "label": i % 2} for i, w in enumerate(words(10))]
     (tmp_path / "train.json").write_text("\n".join(map(json.dumps, rows)))

@@ -60,12 +60,9 @@ def truth(examples: Any) -> dict[int, int]:
     return {e: -100 if e >= FIRST else int(e % 3 == 0) for e in examples}
 
 
-@pytest.mark.parametrize("padding", ["longest", "max_length"])
 @pytest.mark.parametrize("train_on", ["labelled", "unlabelled", "both"])
-def test_every_epoch_holds_the_rows_that_are_asked_for(
-    mixed: Build, train_on: str, padding: str
-) -> None:
-    data = mixed(train_on=train_on, padding=padding)
+def test_every_epoch_holds_the_rows_that_are_asked_for(mixed: Build, train_on: str) -> None:
+    data = mixed(train_on=train_on)
     assert data.train_on == train_on
     assert (data.num_labels, data.label_names) == (2, ["False", "True"])
     validation = labels_of(data, data.val_dataloader())

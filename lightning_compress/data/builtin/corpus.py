@@ -1,12 +1,10 @@
 """The built-in corpus: generated reviews whose sentiment has to be understood.
 
-``corpus_grammar.py`` holds the rules, ``corpus_frames.py`` and ``corpus_words.py`` what they
-combine, and ``vocabulary.txt`` the WordPiece vocabulary, which
-``benchmarks/builtin_corpus.py --vocabulary`` writes anew.
+``grammar.py`` holds the rules, ``frames.py`` and ``words.py`` what they combine, and
+``vocabulary.txt`` the WordPiece vocabulary, which ``benchmarks/builtin_corpus.py --vocabulary``
+trains.
 """
 
-import string
-from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -64,27 +62,3 @@ def builtin_tokenizer() -> "BertTokenizer":
     from transformers import BertTokenizer
 
     return BertTokenizer(str(VOCABULARY), model_max_length=128)
-
-
-def train_vocabulary(texts: Iterable[str], size: int = 1000) -> list[str]:
-    """The word pieces of ``texts`` by their ids, the same every time; ``[PAD]`` is 0.
-
-    Args:
-        texts: what to train on; the shipped vocabulary comes from the training split of seed 0.
-        size: how many pieces at most.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    # Letters inside a word get their ids in the order of a hash table, and ties between merges
-    # go by id: naming the letters beforehand makes both the same in every process.
-    letters = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[*special, *letters], show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    ids: dict[str, int] = tokenizer.get_vocab()
-    return sorted(ids, key=ids.__getitem__)
