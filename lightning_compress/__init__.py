@@ -1,45 +1,27 @@
-"""Make a Hugging Face transformer small and fast with PyTorch Lightning, and prove it."""
+"""Make a Hugging Face transformer small and fast with PyTorch Lightning, and prove it.
 
+The names of the package stand in ``__init__.pyi``, where type checkers read them. Each is imported
+when it is first used, so that the command line starts without importing torch.
+"""
+
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning_compress.evaluation import measure_footprint, measure_latency
-    from lightning_compress.models import remove_heads_, remove_neurons_, structure_of
-    from lightning_compress.models.layers import remove_layers_
-    from lightning_compress.quantization import quantize_
-    from lightning_compress.saving import load_compressed, save_compressed
-    from lightning_compress.substitution.edit import substitute_layers_
-
-# Looked up when first used: the command line starts without importing torch.
-_HOMES = {
-    "load_compressed": "saving",
-    "measure_footprint": "evaluation",
-    "measure_latency": "evaluation",
-    "quantize_": "quantization",
-    "remove_heads_": "models",
-    "remove_layers_": "models",
-    "remove_neurons_": "models",
-    "save_compressed": "saving",
-    "structure_of": "models",
-    "substitute_layers_": "substitution.edit",
+_MODULES = {
+    alias.name: str(statement.module)
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+    if isinstance(statement, ast.ImportFrom)
+    for alias in statement.names
 }
-
-__all__ = [
-    "load_compressed",
-    "measure_footprint",
-    "measure_latency",
-    "quantize_",
-    "remove_heads_",
-    "remove_layers_",
-    "remove_neurons_",
-    "save_compressed",
-    "structure_of",
-    "substitute_layers_",
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
