@@ -1,6 +1,6 @@
 """Texts as they are, for causal and masked language modelling."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
 from lightning_compress.data.masking import MaskedTokens, NextTokens
+from lightning_compress.data.options import TextDataOptions
 from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
 from lightning_compress.data.tokenization import Encoding, frame_of
 from lightning_compress.errors import InputError
+from lightning_compress.types import KeywordsOf
 
 Objective = Literal["causal", "masked"]
 
@@ -40,7 +42,7 @@ class LanguageModelingDataModule(TextDataModule):
         objective: Objective = "causal",
         packing: bool = True,
         mask_probability: float = 0.15,
-        **options: Any,
+        **options: KeywordsOf[TextDataOptions],
     ) -> None:
         super().__init__(**options)
         self.objective = objective

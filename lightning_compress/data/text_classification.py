@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_compress.data.checking import check_columns
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
 from lightning_compress.data.labels import LabelScheme, label_scheme
+from lightning_compress.data.options import TextDataOptions, check_columns
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
 from lightning_compress.data.tokenization import Encoding
 from lightning_compress.errors import InputError
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, KeywordsOf
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,11 @@ class TextClassificationDataModule(TextDataModule):
     """
 
     def __init__(
-        self, *, label: str = "label", train_on: TrainOn = "labelled", **options: Any
+        self,
+        *,
+        label: str = "label",
+        train_on: TrainOn = "labelled",
+        **options: KeywordsOf[TextDataOptions],
     ) -> None:
         super().__init__(**options)
         if train_on not in get_args(TrainOn):

@@ -18,7 +18,7 @@ from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
-from lightning_compress.modules.fine_tuning import FineTuningModule
+from lightning_compress.modules.fine_tuning import FineTuningModule, FineTuningOptions
 from lightning_compress.modules.teacher_inputs import CacheUse, own_inputs, remembering
 from lightning_compress.modules.teacher_setup import (
     check_inputs,
@@ -27,10 +27,20 @@ from lightning_compress.modules.teacher_setup import (
     examine,
     load_teacher,
 )
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, KeywordsOf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class DistillationOptions(FineTuningOptions, total=False):
+    """Options of :class:`DistillationModule` except ``teacher``, documented there."""
+
+    losses: Losses
+    every_nth_layer: int | None
+    teacher_cache: CacheUse
+    cache_dir: str
+    top_k: int
 
 
 class DistillationModule(FineTuningModule):
@@ -72,7 +82,7 @@ class DistillationModule(FineTuningModule):
         teacher_cache: CacheUse = "auto",
         cache_dir: str = ".cache",
         top_k: int = 64,
-        **options: Any,
+        **options: KeywordsOf[FineTuningOptions],
     ) -> None:
         super().__init__(**options)
         if top_k < 1:

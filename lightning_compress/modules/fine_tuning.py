@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import lightning as L
 import torch
@@ -37,6 +37,22 @@ if TYPE_CHECKING:
 
 class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; the weights are still those before the step."""
+
+
+class FineTuningOptions(TypedDict, total=False):
+    """Options of :class:`FineTuningModule`, documented there."""
+
+    pretrained: str | None
+    config: dict[str, Any] | None
+    task: str
+    num_labels: int | None
+    problem_type: ProblemType | None
+    optimizer: OptimizerCallable | None
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    schedule_options: dict[str, Any] | None
+    warmup: float
 
 
 class FineTuningModule(L.LightningModule):

@@ -4,8 +4,9 @@ from typing import Any
 
 import lightning as L
 
-from lightning_compress.modules.distillation import DistillationModule
+from lightning_compress.modules.distillation import DistillationModule, DistillationOptions
 from lightning_compress.quantization import QuantizationConfig
+from lightning_compress.types import KeywordsOf
 
 
 class QATModule(DistillationModule):
@@ -31,7 +32,7 @@ class QATModule(DistillationModule):
         quantization: QuantizationConfig = QuantizationConfig(),  # noqa: B008  # it is immutable
         start: float = 0.0,
         freeze: float = 0.1,
-        **options: Any,
+        **options: KeywordsOf[DistillationOptions],
     ) -> None:
         super().__init__(teacher=teacher, **options)
 

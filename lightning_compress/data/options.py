@@ -1,14 +1,34 @@
-"""Mistakes in the options of a data module, found before anything is read."""
+"""Options that all data modules share, and the checks of them before anything is read."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sources import Source
 from lightning_compress.data.splits import SplitName
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class TextDataOptions(TypedDict, total=False):
+    """Options of :class:`~lightning_compress.data.datamodule.TextDataModule`, documented there."""
+
+    path: str | None
+    config: str | None
+    splits: dict[SplitName, str | list[str]] | None
+    format: FileFormat | None
+    text: str | list[str]
+    tokenizer: str | None
+    max_length: int
+    batch_size: int
+    eval_batch_size: int | None
+    validation_fraction: float
+    limits: dict[SplitName, int] | None
+    seed: int
+    num_workers: int
+    cache_dir: str
 
 
 def check_options(
@@ -45,9 +65,9 @@ def check_length(tokenizer: "PreTrainedTokenizerBase", max_length: int, *, texts
     """Compare ``max_length`` with what the tokenizer needs and allows.
 
     Args:
-        tokenizer: of the run.
-        max_length: most tokens of a sequence.
-        texts: how many texts make a sequence, 1 or 2.
+        tokenizer: tokenizer of the run.
+        max_length: maximum tokens of a sequence.
+        texts: number of texts in a sequence, 1 or 2.
 
     Raises:
         InputError: there is no room for a token of each text, or the model takes fewer.
@@ -66,12 +86,12 @@ def check_length(tokenizer: "PreTrainedTokenizerBase", max_length: int, *, texts
 
 
 def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -> None:
-    """See that a split has the columns that the options name, without reading its rows.
+    """Check that a split has the columns that the options name, without reading its rows.
 
     Args:
-        source: of the split.
-        split: which one.
-        wanted: column names, and the option that names each.
+        source: rows of the split.
+        split: name of the split.
+        wanted: the option that names each column, by column.
 
     Raises:
         InputError: a column is missing, or all are.
