@@ -1,4 +1,4 @@
-"""How to prune: which weights, how many, when; tensors in, masks out."""
+"""Pruning as functions of tensors: importance, selection, reconstruction, masks and schedules."""
 
 from lightning_compress.pruning.magnitude import NM, magnitude_masks
 from lightning_compress.pruning.schedule import Phases, PruningSchedule

@@ -127,8 +127,7 @@ def magnitude_masks(
     """
     if not 0 <= sparsity <= 1:
         raise InputError(f"sparsity: {sparsity} is not a fraction of zeros in [0, 1]")
-    masks = masks or {}
-    dims = input_dims or {}
+    masks, dims = masks or {}, input_dims or {}
     after = {name: _mask(weight, masks.get(name)) for name, weight in weights.items()}
     pruned = {name: mask.numel() - int(torch.count_nonzero(mask)) for name, mask in after.items()}
     if pattern is not None:
@@ -137,18 +136,37 @@ def magnitude_masks(
     everything = sparsity >= pattern.sparsity if pattern is not None else sparsity == 1
     for group in [list(weights)] if scope == "global" else [[name] for name in weights]:
         candidates = {name: after[name] for name in group}
-        count = sum(int(torch.count_nonzero(mask)) for mask in candidates.values())
-        if not everything:
-            due = round(sparsity * sum(mask.numel() for mask in candidates.values()))
-            count = min(max(due - sum(pruned[name] for name in group), 0), count)
-        drop_smallest_(candidates, {name: weights[name] for name in group}, count)
+        _prune_(candidates, weights, None if everything else sparsity, pruned)
     if pattern is not None:
-        # The n largest were no candidates. Finding them again takes less memory than keeping them.
         for name, weight in weights.items():
             before = _mask(weight, masks.get(name))
-            outside = pattern.outside(weight, before, dims.get(name, -1))
-            after[name] |= outside.logical_not_().logical_and_(before)
+            _keep_inside_(after[name], before, weight, pattern, dims.get(name, -1))
     return after
+
+
+def _keep_inside_(after: Tensor, before: Tensor, weight: Tensor, pattern: NM, dim: int) -> None:
+    """Keep the n largest of each group, which were no candidates and are cleared in ``after``.
+
+    Finding them again takes less memory than storing them.
+    """
+    after |= pattern.outside(weight, before, dim).logical_not_().logical_and_(before)
+
+
+def _prune_(
+    candidates: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    sparsity: float | None,
+    pruned: Mapping[str, int],
+) -> None:
+    """Clear the smallest candidates until ``sparsity`` of all entries is pruned; None: all of them.
+
+    ``pruned`` counts the entries of each mask that were pruned before.
+    """
+    count = sum(int(torch.count_nonzero(mask)) for mask in candidates.values())
+    if sparsity is not None:
+        due = round(sparsity * sum(mask.numel() for mask in candidates.values()))
+        count = min(max(due - sum(pruned[name] for name in candidates), 0), count)
+    drop_smallest_(candidates, {name: weights[name] for name in candidates}, count)
 
 
 def _mask(weight: Tensor, mask: Tensor | None) -> Tensor:

@@ -155,12 +155,7 @@ def select_units(
     Raises:
         InputError: the minimums cost more than the budget, or a score is not finite.
     """
-    for one in units:
-        if not scores[one.output].isfinite().all():
-            raise InputError(
-                f"the scores of {one.kind} in layer {one.layer} are not finite: the training has "
-                "diverged; lower the learning rate or clip gradients"
-            )
+    _require_finite(units, scores)
     cost = total_cost(units, costs)
     chunks = [chunk for one in units for chunk in _chunks(one, scores, costs, minimums)]
     removed: dict[UnitKind, dict[int, list[int]]] = {one.kind: {} for one in units}
@@ -178,6 +173,15 @@ def select_units(
             "or remove less"
         )
     return removed
+
+
+def _require_finite(units: Sequence[Units], scores: Mapping[str, Tensor]) -> None:
+    for one in units:
+        if not scores[one.output].isfinite().all():
+            raise InputError(
+                f"the scores of {one.kind} in layer {one.layer} are not finite: the training has "
+                "diverged; lower the learning rate or clip gradients"
+            )
 
 
 def _chunks(
