@@ -1,9 +1,9 @@
-"""Quantized linear layers in operators of ONNX, with the weights and steps that they have.
+"""Quantized linear layers as ONNX operators, with the integer weights and scales that they have.
 
-What is rounded is counted from 0 to 255 there, since the kernels for that are the fast ones: each
-whole number is 128 more than in PyTorch, and so is the one that stands for zero. TensorRT alone
-counts from -128 to 127, and knows no zero but zero. Source: "ONNX
-Operators", QuantizeLinear, DequantizeLinear and MatMulInteger, https://onnx.ai/onnx/operators.
+Activations are uint8 in ONNX Runtime and OpenVINO, whose kernels for uint8 are the fast ones: each
+integer and the zero point are 128 larger than in PyTorch. TensorRT takes int8, symmetric only.
+Source: "ONNX Operators", QuantizeLinear, DequantizeLinear and MatMulInteger,
+https://onnx.ai/onnx/operators.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import (
     MIN_SCALE,
     QMAX,
@@ -26,18 +25,18 @@ from lightning_compress.quantization.modules import embedding_to_float
 OPSET = 21
 
 
-_MIDDLE = 128
+_UINT8_OFFSET = 128
 
 
 Reader = Literal["onnxruntime", "openvino", "tensorrt"]
 
 
 class _OnnxLinear(nn.Module):
-    """[..., inputs] to [..., outputs]."""
+    """[..., in_features] to [..., out_features]."""
 
     scale: Tensor
-    zero: Tensor
-    zeros: Tensor
+    zero_point: Tensor
+    weight_zero_points: Tensor
     input_scale: Tensor
 
     def __init__(self, layer: QuantizedLinear) -> None:
@@ -49,127 +48,132 @@ class _OnnxLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self.smoothing_scale is not None:
             inputs = inputs * self.smoothing_scale
-        found = self.product(inputs)
-        return found if self.bias is None else found + self.bias
+        outputs = self.product(inputs)
+        return outputs if self.bias is None else outputs + self.bias
 
     def product(self, inputs: Tensor) -> Tensor:
+        """The product with the weight, without the bias."""
         raise NotImplementedError
 
 
-class _Static(_OnnxLinear):
-    """FakeQuantized, and taken back: runtimes make a product of whole numbers of these pairs."""
+class _DequantizedWeight(_OnnxLinear):
+    """Float inputs and a DequantizeLinear of the weight.
 
-    middle, kind = _MIDDLE, torch.uint8
-
-    def __init__(self, layer: QuantizedLinear) -> None:
-        super().__init__(layer)
-        assert layer.input_scale is not None
-        self.register_buffer("input_scale", layer.input_scale.view(()))
-        self.register_buffer("zero", (layer.input_zero_point.view(()) + self.middle).to(self.kind))
-        self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8))
-
-    def product(self, inputs: Tensor) -> Tensor:
-        grid = (self.input_scale, self.zero)
-        numbers = _onnx("QuantizeLinear", (inputs, *grid), self.kind, inputs.shape)
-        taken_back = _onnx("DequantizeLinear", (numbers, *grid), torch.float32, inputs.shape)
-        rows = (self.weight, self.scale, self.zeros)
-        weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
-        return torch.matmul(taken_back, weight.t())
-
-
-class _Signed(_Static):
-    """The same counted from -128 to 127."""
-
-    middle, kind = 0, torch.int8
-
-
-class _Dynamic(_OnnxLinear):
-    """A product of whole numbers, with a step of each token's own."""
-
-    def __init__(self, layer: QuantizedLinear) -> None:
-        super().__init__(layer)
-        self.register_buffer("zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
-
-    def product(self, inputs: Tensor) -> Tensor:
-        own = (inputs.abs().amax(-1, keepdim=True) / QMAX[8]).clamp(min=MIN_SCALE)
-        numbers = ((inputs / own).round() + _MIDDLE).to(torch.uint8)
-        shape = (*inputs.shape[:-1], len(self.weight))
-        given = (numbers, self.weight.t(), self.zero)
-        # One after the other: a product of both ONNX Runtime 1.31 takes for one step of all tokens.
-        return _onnx("MatMulInteger", given, torch.int32, shape) * self.scale * own
-
-
-class _Unpacked(_OnnxLinear):
-    """Weights that are taken back to floating point when the model is opened.
-
-    ONNX Runtime would round what meets a DequantizeLinear, asked or not.
+    OpenVINO keeps the int8 weight, and quantizes the inputs or not by an option of the session.
     """
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
-        self.bits, self.groups = layer.bits, layer.scale
+        self.register_buffer("weight_zero_points", torch.zeros_like(self.scale, dtype=torch.int8))
 
     def product(self, inputs: Tensor) -> Tensor:
-        numbers = self.weight.int()
-        if self.bits == 4:
-            pairs = torch.stack([numbers % 16, numbers // 16], dim=-1).flatten(-2)
-            numbers = torch.where(pairs > QMAX[4], pairs - 16, pairs)
-        weight = numbers.view((*self.groups.shape, -1)) * self.groups.unsqueeze(-1)
-        return functional.linear(inputs, weight.flatten(1))
-
-
-class _LeftToIt(_OnnxLinear):
-    """Weights in whole numbers, which the runtime multiplies as it is told when it runs."""
-
-    def __init__(self, layer: QuantizedLinear) -> None:
-        super().__init__(layer)
-        self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8))
-
-    def product(self, inputs: Tensor) -> Tensor:
-        rows = (self.weight, self.scale, self.zeros)
-        weight = _onnx("DequantizeLinear", rows, torch.float32, self.weight.shape, axis=0)
+        quantized = (self.weight, self.scale, self.weight_zero_points)
+        weight = _onnx("DequantizeLinear", quantized, torch.float32, self.weight.shape, axis=0)
         return torch.matmul(inputs, weight.t())
 
 
-_FORMS: dict[Reader, dict[str, type[_OnnxLinear]]] = {
-    "onnxruntime": {"static": _Static, "dynamic": _Dynamic, "float": _Unpacked},
-    # Told to round, it multiplies whole numbers; of what ONNX spells out it does not.
-    "openvino": {"static": _Static, "dynamic": _LeftToIt, "float": _LeftToIt},
-    "tensorrt": {"static": _Signed},
+class _Static(_DequantizedWeight):
+    """Inputs through QuantizeLinear and DequantizeLinear, which runtimes fuse to int8 products."""
+
+    offset, dtype = _UINT8_OFFSET, torch.uint8
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.register_buffer("input_scale", layer.input_scale.view(()))
+        zero_point = layer.input_zero_point.view(()) + self.offset
+        self.register_buffer("zero_point", zero_point.to(self.dtype))
+
+    def product(self, inputs: Tensor) -> Tensor:
+        qparams = (self.input_scale, self.zero_point)
+        integers = _onnx("QuantizeLinear", (inputs, *qparams), self.dtype, inputs.shape)
+        dequantized = _onnx("DequantizeLinear", (integers, *qparams), torch.float32, inputs.shape)
+        return super().product(dequantized)
+
+
+class _StaticInt8(_Static):
+    """The same with int8 activations."""
+
+    offset, dtype = 0, torch.int8
+
+
+class _Dynamic(_OnnxLinear):
+    """MatMulInteger, with one scale per token."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.register_buffer("zero_point", torch.tensor(_UINT8_OFFSET, dtype=torch.uint8))
+
+    def product(self, inputs: Tensor) -> Tensor:
+        token_scale = (inputs.abs().amax(-1, keepdim=True) / QMAX[8]).clamp(min=MIN_SCALE)
+        integers = ((inputs / token_scale).round() + _UINT8_OFFSET).to(torch.uint8)
+        shape = (*inputs.shape[:-1], len(self.weight))
+        operands = (integers, self.weight.t(), self.zero_point)
+        # Two multiplications: ONNX Runtime 1.31 takes the product of both scales for one scale of
+        # all tokens.
+        return _onnx("MatMulInteger", operands, torch.int32, shape) * self.scale * token_scale
+
+
+class _UnpackedWeight(_OnnxLinear):
+    """Weight-only for ONNX Runtime: weights are dequantized when the model is loaded.
+
+    They are unpacked by arithmetic, for ONNX Runtime quantizes the inputs of a product with a
+    DequantizeLinear, whatever the options of the session.
+    """
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__(layer)
+        self.bits, self.group_scales = layer.bits, layer.scale
+
+    def product(self, inputs: Tensor) -> Tensor:
+        integers = self.weight.int()
+        if self.bits == 4:
+            nibbles = torch.stack([integers % 16, integers // 16], dim=-1).flatten(-2)
+            integers = torch.where(nibbles > QMAX[4], nibbles - 16, nibbles)
+        weight = integers.view((*self.group_scales.shape, -1)) * self.group_scales.unsqueeze(-1)
+        return functional.linear(inputs, weight.flatten(1))
+
+
+_LAYERS: dict[Reader, dict[str, type[_OnnxLinear]]] = {
+    "onnxruntime": {"static": _Static, "dynamic": _Dynamic, "float": _UnpackedWeight},
+    # OpenVINO has no int8 kernels for MatMulInteger; it quantizes dynamically by an option.
+    "openvino": {"static": _Static, "dynamic": _DequantizedWeight, "float": _DequantizedWeight},
+    "tensorrt": {"static": _StaticInt8},
 }
 
 
 def _onnx(
     name: str,
-    given: Sequence[Tensor],
+    operands: Sequence[Tensor],
     dtype: torch.dtype,
     shape: Sequence[int | torch.SymInt],
     **attributes: Any,
 ) -> Tensor:
-    """An operator of ONNX in what is traced."""
-    return torch.onnx.ops.symbolic(name, given, attributes, dtype=dtype, shape=shape, version=OPSET)
+    """An ONNX operator in a traced model."""
+    return torch.onnx.ops.symbolic(
+        name, operands, attributes, dtype=dtype, shape=shape, version=OPSET
+    )
 
 
 @contextmanager
 def in_onnx_forms(model: nn.Module, reader: Reader) -> Iterator[None]:
-    """Put what ONNX computes with in the place of a model's quantized layers meanwhile.
+    """Replace a model's quantized layers by ONNX operators within the context.
 
     Args:
-        model: quantized or not. For OpenVINO weights that meet inputs without fixed steps are of
-            eight bits; for TensorRT all steps of inputs are fixed, and counted from zero.
-        reader: what will run the file.
+        model: quantized or not. For OpenVINO weight-only and dynamic layers must have int8
+            weights; for TensorRT all layers must be static and symmetric.
+        reader: the runtime that loads the file.
     """
-    put: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):
-            put[name] = _FORMS[reader][layer.activations](layer)
+            layers[name] = _LAYERS[reader][layer.activations](layer)
         elif isinstance(layer, QuantizedEmbedding) and reader == "tensorrt":
-            put[name] = embedding_to_float(layer)  # it looks nothing up in whole numbers
-    before = {name: model.get_submodule(name) for name in put}
-    for name, form in put.items():
-        put_(model, name, form)
+            layers[name] = embedding_to_float(layer)  # TensorRT looks up floating-point rows only
+    originals = {name: model.get_submodule(name) for name in layers}
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
     try:
         yield
     finally:
-        for name, layer in before.items():
-            put_(model, name, layer)
+        for name, layer in originals.items():
+            model.set_submodule(name, layer)

@@ -21,9 +21,8 @@ def quantized(model, scheme):
     return model
 
 
-def smaller(tiny_model, family, **changes):
-    layers = "n_layer" if family == "gpt2" else "num_hidden_layers"
-    model = tiny_model(family, **{layers: 3}, **changes)
+def smaller(tiny_model, family):
+    model = tiny_model(family, num_hidden_layers=3)
     remove_heads_(model, {0: [1]})
     remove_neurons_(model, {2: range(32)})
     substitute_layers_(model, [[1]], width=32)
@@ -38,7 +37,9 @@ def language_model():
 
 
 @pytest.mark.slow
-def test_a_new_process_says_the_same_with_us_and_without(tiny_model, assert_same_elsewhere):
+def test_a_new_process_reloads_equal_outputs_with_and_without_this_package(
+    tiny_model, assert_same_elsewhere
+):
     models = {scheme: quantized(tiny_model("bert"), scheme) for scheme in SCHEMES}
     for family in ("distilbert", "roberta", "electra", "albert", "gpt2", "llama"):
         models[family] = quantized(tiny_model(family), "int8-static")
@@ -51,7 +52,7 @@ def test_a_new_process_says_the_same_with_us_and_without(tiny_model, assert_same
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_a_folder_loads_here(tiny_model, family, scheme, tmp_path):
+def test_a_folder_reloads_equal_outputs(tiny_model, family, scheme, tmp_path):
     model = quantized(tiny_model(family), scheme)
     before = dict(vars(model.config))
     loaded = load_compressed(save_compressed(model, tmp_path / "m"))
@@ -68,7 +69,7 @@ def test_a_folder_loads_here(tiny_model, family, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("shape", ["dense", "pruned"])
-def test_a_checkpoint_brings_it_back(tiny_model, scheme, shape):
+def test_a_compression_state_restores_the_modules(tiny_model, scheme, shape):
     def fresh():
         return tiny_model("bert", num_hidden_layers=3)
 
@@ -88,7 +89,7 @@ def test_a_checkpoint_brings_it_back(tiny_model, scheme, shape):
     assert [p.dtype for p in other.parameters()] == [p.dtype for p in model.parameters()]
 
 
-def test_eight_bits_of_a_bert_mini_take_28_percent_of_the_bytes(tmp_path):
+def test_an_int8_bert_mini_takes_28_percent_of_the_bytes(tmp_path):
     config = AutoConfig.for_model("bert", hidden_size=256, num_hidden_layers=4,
                                   num_attention_heads=4, intermediate_size=1024)  # fmt: skip
     model = AutoModelForSequenceClassification.from_config(config).eval()

@@ -5,23 +5,27 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.quantization import SCHEMES
 
+# Those with integer weights; of 8 or 4 bits.
 INTEGER_SCHEMES = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
 
 
+def calibration_batches(seed=0):
+    """Six texts of 9 tokens, and three of 12, 5 and 8 padded to 12."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = [{"input_ids": torch.randint(2, 100, (6, 9), generator=generator)}]
+    mask = (torch.arange(12) < torch.tensor([[12], [5], [8]])).long()
+    ids = torch.randint(2, 100, (3, 12), generator=generator) * mask
+    return [*batches, {"input_ids": ids, "attention_mask": mask}]
+
+
 @pytest.fixture
-def looking():
-    """Some batches, one of them with padding, as calibration examples of a model."""
+def calibration_of():
+    """Makes a model's calibration on :func:`calibration_batches`; its loss is of no meaning."""
 
     def build(model, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        batches = [{"input_ids": torch.randint(2, 100, (6, 9), generator=generator)}]
-        mask = (torch.arange(12) < torch.tensor([[12], [5], [8]])).long()
-        ids = torch.randint(2, 100, (3, 12), generator=generator) * mask
-        batches.append({"input_ids": ids, "attention_mask": mask})
-
         def logits(batch):
             return model(**model_inputs(model, batch)).logits
 
-        return Calibration(batches, lambda batch: logits(batch).mean(), logits)
+        return Calibration(calibration_batches(seed), lambda batch: logits(batch).mean(), logits)
 
     return build

@@ -13,7 +13,7 @@ BATCHES = [{"input_ids": torch.randint(2, 100, (2, 8))}]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_copy_is_in_the_precision_and_the_model_stays(tiny_bert, precision):
+def test_in_precision_copies_the_model(tiny_bert, precision):
     before = {name: value.clone() for name, value in tiny_bert.state_dict().items()}
     made = in_precision(tiny_bert, precision, "cpu", BATCHES)
     assert own_precision(made) == (None if precision == "fp32" else precision)
@@ -39,14 +39,14 @@ def test_the_type_of_options_names_the_entries_of_the_table():
     assert get_args(PrecisionName) == tuple(PRECISIONS)
 
 
-def test_sixteen_bits_become_others_by_way_of_thirty_two(tiny_bert):
+def test_a_16_bit_model_is_cast_to_fp32_first(tiny_bert):
     tiny_bert.to(torch.bfloat16)  # as loaded from somewhere
     made = in_precision(tiny_bert, "int8-dynamic", "cpu", ())
     assert {p.dtype for p in made.parameters()} == {torch.float32, torch.int8}
     assert sum(isinstance(module, QuantizedLinear) for module in made.modules()) == 13
 
 
-def test_fixed_steps_need_examples(tiny_bert):
+def test_static_precisions_need_calibration_examples(tiny_bert):
     with pytest.raises(
         InputError,
         match="int8-static needs calibration examples: pass",

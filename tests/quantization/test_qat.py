@@ -37,11 +37,11 @@ def grouped(scheme, **options):
 
 
 @torch.inference_mode()
-def said(model, calibration):
+def logits_of(model, calibration):
     return [calibration.logits(batch) for batch in calibration.batches]
 
 
-def trained_(model, calibration, steps=3, learning_rate=1e-2):
+def train_(model, calibration, steps=3, learning_rate=1e-2):
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     losses = []
     for _ in range(steps):
@@ -57,49 +57,49 @@ def trained_(model, calibration, steps=3, learning_rate=1e-2):
 
 @pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ALL)
-def test_trained_and_converted_it_says_the_same_to_the_last_bit(
-    tiny_model, looking, family, scheme
-):
+def test_a_trained_model_converts_bit_exactly(tiny_model, calibration_of, family, scheme):
     model = tiny_model(family)
-    calibration = looking(model)
+    calibration = calibration_of(model)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     prepare_(model, grouped(scheme), calibration_batches=calibration.batches)
     assert before.keys() <= {name for name, _ in model.named_parameters()}
-    losses = trained_(model, calibration)
+    losses = train_(model, calibration)
     assert losses[-1] < losses[0]
     after = dict(model.named_parameters())
     assert not any(torch.equal(after[name], old) for name, old in before.items() if old.dim() == 2)
-    rounding = said(model, calibration)
+    rounding = logits_of(model, calibration)
     convert_(model)
-    assert all(torch.equal(*both) for both in zip(rounding, said(model, calibration), strict=True))
+    assert all(
+        torch.equal(*both) for both in zip(rounding, logits_of(model, calibration), strict=True)
+    )
     assert coverage_of(model).quantized_fraction > 0.9
     (edit,) = manifest_of(model)
     assert (edit["edit"], edit["scheme"]) == ("quantize", scheme)
 
 
-def test_symmetric_steps_stay_so_while_they_are_learned(tiny_bert, looking):
-    calibration = looking(tiny_bert)
+def test_symmetric_zero_points_stay_zero_in_training(tiny_bert, calibration_of):
+    calibration = calibration_of(tiny_bert)
     config = QuantizationConfig("int8-static", symmetric=True)
     prepare_(tiny_bert, config, calibration_batches=calibration.batches)
-    trained_(tiny_bert, calibration)
-    rounding = said(tiny_bert, calibration)
+    train_(tiny_bert, calibration)
+    rounding = logits_of(tiny_bert, calibration)
     convert_(tiny_bert)
     layers = [one for one in tiny_bert.modules() if isinstance(one, QuantizedLinear)]
     assert len(layers) == 13
     assert not any(
         layer.input_zero_point.any() or layer.zero_point_correction.any() for layer in layers
     )
-    again = said(tiny_bert, calibration)
+    again = logits_of(tiny_bert, calibration)
     assert all(torch.equal(*both) for both in zip(rounding, again, strict=True))
 
 
 @pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_untrained_it_is_what_quantization_without_training_makes(
-    tiny_model, looking, family, scheme
+def test_untrained_conversion_equals_post_training_quantization(
+    tiny_model, calibration_of, family, scheme
 ):
     trained, direct = tiny_model(family), tiny_model(family)
-    batches = looking(trained).batches
+    batches = calibration_of(trained).batches
     prepare_(trained, grouped(scheme), calibration_batches=batches)
     convert_(trained)
     quantize_(direct, grouped(scheme), calibration_batches=batches)
@@ -132,9 +132,7 @@ def by_autograd(inputs, matrix, spec, factor):
 @pytest.mark.parametrize(
     ("bits", "group_size", "activations"), [(8, 0, "float"), (4, 6, "float"), (8, 0, "dynamic")]
 )
-def test_gradients_are_those_of_rounding_as_the_identity(
-    kind, bits, group_size, activations, smoothing
-):
+def test_gradients_are_straight_through(kind, bits, group_size, activations, smoothing):
     torch.manual_seed(0)
     layer: Any = nn.Linear(12, 7) if kind is nn.Linear else Conv1D(7, 12)
     layer.weight.data.normal_()
@@ -159,7 +157,7 @@ def test_gradients_are_those_of_rounding_as_the_identity(
     torch.testing.assert_close(layer.bias.grad, slope.sum((0, 1)))
 
 
-def test_learned_steps_have_the_gradients_of_the_paper():
+def test_learned_scales_have_the_gradients_of_the_paper():
     """Esser et al., equation 3, number by number; what is cut off is no longer pulled."""
     torch.manual_seed(0)
     layer: Any = nn.Linear(6, 4)
@@ -216,7 +214,7 @@ def test_learned_steps_have_the_gradients_of_the_paper():
     assert layer.weight_log_scale.grad.tolist() == pytest.approx(of_rows, rel=1e-2, abs=1e-4)
 
 
-def test_embeddings_pass_their_gradients_on():
+def test_embeddings_have_straight_through_gradients():
     layer: Any = nn.Embedding(9, 6, padding_idx=0)
     layer = fake_quantized(layer, {})
     ids = torch.tensor([[3, 0, 3], [5, 1, 0]])
@@ -232,11 +230,11 @@ def test_embeddings_pass_their_gradients_on():
     torch.testing.assert_close(layer.weight.grad, wanted)
 
 
-def test_a_shared_weight_is_trained_and_converted_as_one(looking):
+def test_a_shared_weight_is_trained_and_converted_as_one(calibration_of):
     config = AutoConfig.for_model("gpt2", vocab_size=100, n_embd=32, n_layer=1, n_head=4,
                                   bos_token_id=1, eos_token_id=1)  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
-    calibration = looking(model)
+    calibration = calibration_of(model)
     prepare_(model, grouped("int8-static"), calibration_batches=calibration.batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for batch in calibration.batches:
@@ -246,18 +244,20 @@ def test_a_shared_weight_is_trained_and_converted_as_one(looking):
         ).backward()
         optimizer.step()
     model.eval()
-    rounding = said(model, calibration)
+    rounding = logits_of(model, calibration)
     convert_(model)
     assert model.lm_head.weight is model.transformer.wte.weight
-    assert all(torch.equal(*both) for both in zip(rounding, said(model, calibration), strict=True))
+    assert all(
+        torch.equal(*both) for both in zip(rounding, logits_of(model, calibration), strict=True)
+    )
 
 
-def test_pruned_weights_stay_zero_through_training(tiny_bert, looking):
+def test_pruned_weights_stay_zero_through_training(tiny_bert, calibration_of):
     name = "bert.encoder.layer.0.output.dense.weight"
     mask = torch.rand(tiny_bert.get_parameter(name).shape) < 0.3
     set_masks_(tiny_bert, {name: mask})
     prepare_(tiny_bert, "int8-dynamic")
-    trained_(tiny_bert, looking(tiny_bert), steps=1)
+    train_(tiny_bert, calibration_of(tiny_bert), steps=1)
     apply_masks_(tiny_bert)
     convert_(tiny_bert)
     weight = tiny_bert.get_submodule(name.removesuffix(".weight")).dequantized()
@@ -266,34 +266,34 @@ def test_pruned_weights_stay_zero_through_training(tiny_bert, looking):
 
 
 @pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
-def test_layers_that_round_come_back_by_their_descriptions(tiny_model, looking, scheme):
+def test_fake_quantized_layers_are_restored_from_their_specs(tiny_model, calibration_of, scheme):
     model, other = tiny_model("gpt2"), tiny_model("gpt2")
-    calibration = looking(model)
+    calibration = calibration_of(model)
     config = grouped(scheme, smooth_alpha=0.5)
     prepare_(model, config, calibration_batches=calibration.batches)
-    trained_(model, calibration, steps=1)
+    train_(model, calibration, steps=1)
     place_fake_quantized_(other, fake_quantized_specs(model))
     other.load_state_dict(model.state_dict())
     kinds = {type(module) for module in other.modules()}
     assert kinds >= {FakeQuantConv1D, FakeQuantEmbedding}
-    found = [said(one, looking(one)) for one in (model, other)]
+    found = [logits_of(one, calibration_of(one)) for one in (model, other)]
     assert all(torch.equal(*both) for both in zip(*found, strict=True))
     assert copy.deepcopy(other).state_dict().keys() == model.state_dict().keys()
 
 
-def test_under_autocast_it_rounds_as_without(tiny_bert, looking):
-    calibration = looking(tiny_bert)
+def test_training_works_under_autocast(tiny_bert, calibration_of):
+    calibration = calibration_of(tiny_bert)
     prepare_(tiny_bert, "int8-dynamic")
     with torch.autocast("cpu", torch.bfloat16):
-        found = said(tiny_bert, calibration)
-        losses = trained_(tiny_bert, calibration)
-    whole = said(tiny_bert, calibration)
+        found = logits_of(tiny_bert, calibration)
+        losses = train_(tiny_bert, calibration)
+    whole = logits_of(tiny_bert, calibration)
     assert losses[-1] < losses[0]
     assert all(parameter.dtype == torch.float32 for parameter in tiny_bert.parameters())
     assert [one.shape for one in found] == [one.shape for one in whole]
 
 
-def test_refused_it_is_unchanged(tiny_bert, looking):
+def test_a_refused_model_is_unchanged(tiny_bert, calibration_of):
     with pytest.raises(InputError, match="bf16 needs no quantization-aware training: train with"):
         prepare_(tiny_bert, "bf16")
     with pytest.raises(InputError, match=r"scheme must be one of .*, not 'int3'"):

@@ -24,7 +24,7 @@ def rounded(value):
     return float(np.rint(value))
 
 
-def filled(seed=0, **options):
+def random_layer(seed=0, **options):
     """A quantized linear layer with something in it."""
     generator = torch.Generator().manual_seed(seed)
     usual: dict[str, Any] = {
@@ -87,7 +87,7 @@ KINDS = [
 @pytest.mark.parametrize("smoothing", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_layers_equal_a_slow_loop(kind, smoothing, bias):
-    module, numbers = filled(**kind, smoothing=smoothing, bias=bias)
+    module, numbers = random_layer(**kind, smoothing=smoothing, bias=bias)
     # Inputs that no rounding in float32 can push over the edge between two whole numbers.
     rows = torch.randn(7, 24, generator=torch.Generator().manual_seed(1))
     found = module(rows)
@@ -99,8 +99,8 @@ def test_linear_layers_equal_a_slow_loop(kind, smoothing, bias):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_linear_layer_says_of_one_row_does_not_depend_on_the_others(kind):
-    module, _ = filled(**kind)
+def test_outputs_of_a_row_do_not_depend_on_other_rows(kind):
+    module, _ = random_layer(**kind)
     rows = torch.randn(40, 24)
     rows[3] *= 1000
     whole = module(rows)
@@ -112,16 +112,16 @@ def test_what_a_linear_layer_says_of_one_row_does_not_depend_on_the_others(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_activations_of_sixteen_bits_come_out_as_such(kind):
-    module, _ = filled(**kind)
+def test_outputs_have_the_dtype_of_the_inputs(kind):
+    module, _ = random_layer(**kind)
     rows = torch.randn(7, 24)
     found = module.bfloat16()(rows.bfloat16())
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), filled(**kind)[0](rows), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(found.float(), random_layer(**kind)[0](rows), rtol=0.05, atol=0.1)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_rows_are_rounded_in_steps_of_their_own(bits):
+def test_quantize_per_row_has_a_scale_per_row(bits):
     limit = {8: 127, 4: 7}[bits]
     rows = torch.randn(5, 31)
     rows[2] = 0
@@ -138,7 +138,7 @@ def test_rows_are_rounded_in_steps_of_their_own(bits):
     assert numbers.abs().amax(1).tolist() == [limit, limit, 0, limit, limit]
 
 
-def test_a_fixed_step_clips_what_is_beyond():
+def test_quantize_affine_clips_outliers():
     numbers = quantize_affine(torch.tensor([-100.0, -1.0, 0.0, 0.26, 100.0]), *_grid(0.5, 20))
     assert numbers.tolist() == [-128, 18, 20, 21, 127]
 
@@ -147,7 +147,7 @@ def _grid(step, zero):
     return torch.tensor([step]), torch.tensor([zero], dtype=torch.int32)
 
 
-def test_products_of_whole_numbers_are_exact():
+def test_int8_matmul_is_exact():
     left = torch.randint(-127, 128, (33, 3001), dtype=torch.int8)
     right = torch.randint(-127, 128, (17, 3001), dtype=torch.int8)
     left[0], right[0] = 127, 127  # the largest there is
@@ -156,7 +156,7 @@ def test_products_of_whole_numbers_are_exact():
     assert torch.equal(found.long(), left.long() @ right.long().T)
 
 
-def test_two_numbers_of_four_bits_make_a_byte():
+def test_int4_values_are_packed_two_to_a_byte():
     pairs = torch.tensor(list(itertools.product(range(-7, 8), repeat=2)), dtype=torch.int8)
     packed = pack_int4(pairs)
     assert packed.shape == (225, 1)
@@ -165,7 +165,7 @@ def test_two_numbers_of_four_bits_make_a_byte():
     assert torch.equal(unpack_int4(packed), pairs)
 
 
-def test_embeddings_are_rows_times_their_steps():
+def test_embeddings_are_rows_times_their_scales():
     module = QuantizedEmbedding(9, 6, padding_idx=1)
     module.weight.copy_(torch.randint(-127, 128, (9, 6)))
     module.scale.uniform_(0.1, 1.0)
@@ -179,8 +179,8 @@ def test_embeddings_are_rows_times_their_steps():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_description_builds_another_of_its_kind(kind):
-    module, _ = filled(**kind, smoothing=True)
+def test_a_spec_builds_a_module_of_the_same_shape(kind):
+    module, _ = random_layer(**kind, smoothing=True)
     other = quantized_module(module.spec())
     other.load_state_dict(module.state_dict())
     rows = torch.randn(3, 24)
@@ -189,7 +189,7 @@ def test_a_description_builds_another_of_its_kind(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_it_says_the_same(kind):
-    module, _ = filled(**kind)
+def test_compiled_outputs_are_equal(kind):
+    module, _ = random_layer(**kind)
     rows = torch.randn(7, 24)
     torch.testing.assert_close(torch.compile(module, backend="aot_eager")(rows), module(rows))
