@@ -4,11 +4,10 @@
 
 For each task and seed it fine-tunes imdb-bert-mini (configs/finetune_TASK.yaml with
 benchmarks/local/TASK.yaml) and prunes the result to each level (configs/magnitude_TASK.yaml), then
-prints a table of test accuracies from the reports. Level 0 goes on training for as many steps
-without pruning anything: the dense model that the pruned ones have to be compared with.
+prints a table of test accuracies from the reports. Level 0 trains for as many steps without
+pruning: the dense baseline of the pruned models.
 
-A run whose report is there is not run again, so the command can be interrupted, and a second call
-only prints. Nothing is chosen on the test split: the checkpoint is the best one on validation rows
+Existing reports are reused, so the command can be interrupted, and a second call only prints. Nothing is chosen on the test split: the checkpoint is the best one on validation rows
 carved from the training rows, and all hyper-parameters are those of the recipes.
 """
 
@@ -31,7 +30,7 @@ trainer:
 
 
 def run(name, recipe, task, seed, *options):
-    """One run of the command line; gives its report, running it only where there is none."""
+    """One run of the command line; gives its report, which is reused if it exists."""
     folder = Path("logs") / name / "version_0"
     if not (folder / "report.json").is_file():
         overlay = Path("logs") / f"{name}.yaml"

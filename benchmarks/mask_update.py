@@ -1,4 +1,4 @@
-"""How long a mask update takes over all linear weights of a BERT-base-sized model.
+"""Time and memory of a mask update over all linear weights of a BERT-base-sized model.
 
     OMP_NUM_THREADS=2 python benchmarks/mask_update.py [--sparsity 0.8] [--repeats 9]
 

@@ -4,21 +4,21 @@
         [--levels .75 .5 .35 .25]
         [--methods fisher activation magnitude random layers post-training]
 
-``stories260k`` is a pretrained Llama with grouped-query attention. It is judged on stories that it
-told itself, sampled at temperature one: 3,200 to calibrate and recover on and 400 others to measure
-on, from seeds of their own. No model can be better on them than the dense one, so the figures say
-what is lost and not how good the language is. ``gpt2`` is a small one, trained from scratch for
-each seed on unlabelled IMDB reviews and judged on reviews of the test files.
+``stories260k`` is a pretrained Llama with grouped-query attention, measured on stories that it
+generated itself at temperature 1: 3,200 for calibration and recovery, and 400 others, from another
+seed, for the test. No model can be better on them than the dense one, so the perplexity shows what
+pruning loses and not how good the language is. ``gpt2`` is a small one, trained from scratch for
+each seed on unlabelled IMDB reviews and tested on reviews of the test split.
 
-A seed stands for the order of the data, the calibration examples, the random scores and, of
-``gpt2``, the training from scratch. Each method brings the model down to each level of its blocks'
-multiplications in three rounds of the first half of a short run, and recovers for the rest;
-"layers" drops as many of the layers without which the predictions change least as come nearest to
-a level; "post-training" trains nothing. They are compared with "dense": the same model trained on
-for as long, and for "post-training" not at all.
+A seed determines the order of the data, the calibration examples, the random scores and, of
+``gpt2``, the training from scratch. Each method reduces the multiply-accumulates (MACs) of the
+blocks to each level in three pruning steps in the first half of a short run, and recovers in the
+rest. "layers" removes the layers without which the predictions change least, as many as come
+closest to a level; "post-training" does not train. The baseline is "dense": the same model trained
+for as many steps, and for "post-training" not trained.
 
-Prints a table and draws benchmarks/figures/perplexity_MODEL.png. A run whose result is there is not
-run again. Nothing is chosen on the test texts.
+Prints a table and draws benchmarks/figures/perplexity_MODEL.png. Existing results are reused.
+Nothing is chosen on the test split.
 """
 
 import argparse
@@ -47,7 +47,7 @@ STORIES = "../shared/models/stories260k"
 ROOT = Path("logs/perplexity_table")
 FIGURES = Path("benchmarks/figures")
 TOKENS = 128  # of an example, at most
-STORY = 288  # tokens told, at most: more than are read, so that only true ends are read as ends
+STORY = 288  # maximum generated tokens; more than TOKENS, so that only true ends are read
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ IMDB = {"path": "../shared/data/imdb",
 SUBJECTS = {
     "stories260k": Subject(
         layers=5, batches=80, calibration=128,
-        # Each story by itself: it begins and ends with the same token, which is there once then.
+        # One story an example: first and last token are the same, and packing would double it.
         data={"path": str(ROOT / "stories"), "packing": False},
     ),
     "gpt2": Subject(
@@ -81,8 +81,8 @@ SUBJECTS = {
 }  # fmt: skip
 
 
-def tell_stories():
-    """Have the dense model write its own texts, unless they are there."""
+def generate_stories():
+    """Generate texts with the dense model, unless they exist."""
     tokenizer = AutoTokenizer.from_pretrained(STORIES)
     model = AutoModelForCausalLM.from_pretrained(STORIES).eval()
     for seed, (split, count) in enumerate({"train": 3200, "test": 400}.items()):
@@ -144,7 +144,7 @@ def start_of(name, seed):
     """The folder of the dense model to prune; trained from scratch if it has to be and is not."""
     scratch = SUBJECTS[name].scratch
     if scratch is None:
-        tell_stories()
+        generate_stories()
         return STORIES
     folder = ROOT / f"{name}-seed{seed}"
     if not (folder / "config.json").is_file():

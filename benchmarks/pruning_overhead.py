@@ -1,4 +1,4 @@
-"""What IterativeMagnitudePruning costs a training step, beside Lightning's own ModelPruning.
+"""Time that IterativeMagnitudePruning adds to a training step, beside Lightning's ModelPruning.
 
     OMP_NUM_THREADS=2 python benchmarks/pruning_overhead.py [--blocks 20]
 
@@ -98,11 +98,11 @@ def train(way, steps, turns):
             "input_ids": torch.randint(1000, 30000, (TOKENS,), generator=generator),
             "labels": torch.tensor(index % 2),
         }
-        for index in range(BATCH * INTERVAL)  # an epoch is an interval: ModelPruning goes by epochs
+        for index in range(BATCH * INTERVAL)  # one epoch an interval: ModelPruning prunes by epoch
     ]
     module, inside = Module(), []
     callbacks = way(module)
-    if way is ours:  # all that it does to a step: two hooks of Lightning and one of the optimizer
+    if way is ours:  # its work in a step: two hooks of Lightning and one of the optimizer
         magnitude_pruning.apply_masks_ = timed(magnitude_pruning.apply_masks_, inside)
         for hook in ("on_before_optimizer_step", "on_train_batch_end"):
             setattr(callbacks[0], hook, timed(getattr(callbacks[0], hook), inside))

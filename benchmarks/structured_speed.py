@@ -1,10 +1,10 @@
-"""What removing half the heads and half the neurons of a BERT-base brings in speed.
+"""Speed of a BERT-base without half of its heads and neurons.
 
     OMP_NUM_THREADS=2 python benchmarks/structured_speed.py [--seconds 30]
 
 Times the dense and the halved model in turn in this one process, on batches of 8 texts of 128
 tokens, in float32, eager and compiled; random weights, which are as fast as trained ones. The
-blocks' multiplications have to halve, and the eager throughput to rise at least 1.8 times.
+blocks' MACs must halve, and the eager throughput must rise at least 1.8 times.
 """
 
 import argparse

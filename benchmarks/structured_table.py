@@ -1,17 +1,17 @@
-"""Structured pruning on real text: accuracy against the multiplications that remain.
+"""Structured pruning on real text: accuracy by remaining multiply-accumulates (MACs).
 
     python benchmarks/structured_table.py [--task sst2] [--seeds 0 1 2] [--levels .75 .5 .35 .25]
         [--methods fisher taught taylor activation magnitude random layers post-training]
 
-Starts from the models that benchmarks/magnitude_table.py has fine-tuned. Each method brings them
-down to each level in three rounds of the first half of a short run, recovers for the rest, and is
-tested; "layers" drops the layers without which the predictions change least, which hits the levels
-only coarsely; "post-training" trains nothing; "taught" is "fisher" while the fine-tuned model
-teaches what is left of it. They are compared with the fine-tuned model trained
-on for as long, "post-training" with the one that is not. Reviews are cut at 128 tokens here.
+Starts from the models that benchmarks/magnitude_table.py has fine-tuned. Each method reduces the
+MACs to each level in three pruning steps in the first half of a short run and recovers in the rest.
+"layers" removes the layers without which the predictions change least, which reaches the levels
+only roughly; "post-training" does not train; "taught" is "fisher" with distillation from the
+fine-tuned model. The baseline is the fine-tuned model trained for as many steps, for
+"post-training" the fine-tuned model itself. Reviews are truncated to 128 tokens.
 
-Prints a table and draws benchmarks/figures/structured_TASK.png. A run whose result is there is not
-run again. Nothing is chosen on the test split.
+Prints a table and draws benchmarks/figures/structured_TASK.png. Existing results are reused.
+Nothing is chosen on the test split.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def fine_tuned(task, seed, encoder="mini"):
     }[encoder]
     folder = Path(f"logs/{name}-seed{seed}/version_0/model")
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is not there: first python benchmarks/{made_by}")
+        raise SystemExit(f"{folder} does not exist: first run python benchmarks/{made_by}")
     return folder
 
 
@@ -160,7 +160,7 @@ def draw(task, curves, dense, error):
     def prepare(axes):
         band = "fine-tuned ± standard error"
         axes.axhspan(dense - error, dense + error, color="0.92", label=band)
-        axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %", title=task)
+        axes.set(xlabel="remaining MACs, %", ylabel="accuracy, %", title=task)
 
     save_curves(FIGURES / f"structured_{task}.png", curves, prepare)
 

@@ -1,4 +1,4 @@
-"""What the studies have in common: a Trainer that leaves nothing behind, and a figure of curves."""
+"""Shared by the studies: a Trainer that writes no files, and a figure of curves."""
 
 import lightning as L
 from matplotlib.figure import Figure

@@ -107,8 +107,7 @@ def magnitude_masks(
 ) -> dict[str, Tensor]:
     """Masks that keep the largest weights and prune ``round(sparsity * count)`` of them.
 
-    Weights that ``masks`` has pruned stay pruned and count, so the result is sparser than
-    ``sparsity`` where ``masks`` already is. Of equal magnitudes the earlier one is kept.
+    Weights that are pruned in ``masks`` stay so and count. Of equal magnitudes the earlier is kept.
 
     Args:
         weights: floating point, any shapes, by name.
