@@ -7,8 +7,9 @@ benchmarks/local/TASK.yaml) and prunes the result to each level (configs/magnitu
 prints a table of test accuracies from the reports. Level 0 trains for as many steps without
 pruning: the dense baseline of the pruned models.
 
-Existing reports are reused, so the command can be interrupted, and a second call only prints. Nothing is chosen on the test split: the checkpoint is the best one on validation rows
-carved from the training rows, and all hyper-parameters are those of the recipes.
+Existing reports are reused, so the command can be interrupted, and a second call only prints.
+Nothing is chosen on the test split: the checkpoint is the best one on validation rows split off the
+training rows, and all hyper-parameters are those of the recipes.
 """
 
 import argparse
