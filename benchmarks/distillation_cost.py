@@ -1,4 +1,4 @@
-"""What a teacher costs a training step and in memory: from the cache, and asked for every batch.
+"""What a teacher costs a training step and in memory: from the cache, and target_mask for every batch.
 
     OMP_NUM_THREADS=2 python benchmarks/distillation_cost.py [--blocks 20]
 

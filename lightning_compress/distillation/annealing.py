@@ -1,31 +1,31 @@
-"""Numbers that change over a run: weights and temperatures."""
+"""Values that are annealed over a run: loss weights and temperatures."""
 
 import math
 
 from lightning_compress.errors import InputError
 
-Ramped = float | tuple[float, float]
-"""One number, or two: at the first and at the last step, on a straight line between."""
+Annealed = float | tuple[float, float]
+"""A constant, or the values at the first and the last step with linear interpolation between."""
 
 
-def at(value: Ramped, progress: float) -> float:
-    """The number at ``progress``, a share of the run in [0, 1]."""
+def annealed_at(value: Annealed, progress: float) -> float:
+    """The value at ``progress``, the fraction of the run that is done, in [0, 1]."""
     if isinstance(value, int | float):
         return float(value)
     first, last = value
     return first + (last - first) * progress
 
 
-def check_ramp(name: str, value: Ramped, *, zero_at_one_end: bool) -> None:
-    """See that a number is positive all along the run.
+def check_annealed(name: str, value: Annealed, *, zero_at_one_end: bool) -> None:
+    """Require that a value is positive throughout the run.
 
     Args:
-        name: the option's.
-        value: its.
-        zero_at_one_end: a ramp may begin or end at zero.
+        name: of the option, for the error.
+        value: the constant or the two ends.
+        zero_at_one_end: allow one of the two ends to be zero.
 
     Raises:
-        InputError: it is not.
+        InputError: the value is negative, zero throughout, not finite, or not one or two numbers.
     """
     ends = (value, value) if isinstance(value, int | float) else tuple(value)
     if len(ends) != 2:

@@ -1,15 +1,13 @@
-"""Distances between distributions over pairs of tokens, as attention is one.
+"""Distillation of attention: attention maps, and relations between tokens.
 
-Attention maps: heads of the student look where the teacher's heads look.
+Both compare two distributions over pairs of tokens by their KL divergence.
 
-Source: Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding", 2020,
-https://arxiv.org/abs/1909.10351. As in Wang et al., "MiniLM", 2020,
-https://arxiv.org/abs/2002.10957, the distributions are compared, not the scores before them.
-
-Relations: how like the student's queries, keys and values are to one another.
-
-Source: Wang et al., "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing
-Pretrained Transformers", 2021, https://arxiv.org/abs/2012.15828.
+Sources:
+    attention maps: Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding",
+        2020, https://arxiv.org/abs/1909.10351. The probabilities are compared, not the scores, as
+        in Wang et al., "MiniLM", 2020, https://arxiv.org/abs/2002.10957.
+    relations: Wang et al., "MiniLMv2: Multi-Head Self-Attention Relation Distillation for
+        Compressing Pretrained Transformers", 2021, https://arxiv.org/abs/2012.15828.
 """
 
 from dataclasses import dataclass
@@ -19,64 +17,67 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Ramped, check_ramp
+from lightning_compress.distillation.annealing import Annealed, check_annealed
 from lightning_compress.distillation.layer_map import LayerMap
 from lightning_compress.distillation.outputs import Attention
 from lightning_compress.errors import InputError
 
 
 def pair_divergence(student: Tensor, teacher: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-    """The mean divergence of the student's distributions from the teacher's.
+    """KL(teacher || student) of the softmax over pairs of tokens, mean over heads and tokens.
 
     Args:
-        student, teacher: [B, A, S, S] scores of each token for each token, before the softmax.
-        mask: [B, S], true at tokens, false at padding.
-        causal: a token sees itself and those before it.
+        student, teacher: [B, A, S, S] scores before the softmax.
+        mask: [B, S], True at tokens, False at padding.
+        causal: a token attends to itself and the tokens before it only.
 
     Returns:
-        A scalar: KL(teacher || student) in nats, the mean over heads and tokens.
+        A scalar, in nats.
     """
-    seen = mask[:, None, None, :]
+    visible = mask[:, None, None, :]
     if causal:
         length = mask.shape[1]
-        seen = seen & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
     least = torch.finfo(student.dtype).min
-    log_student = student.masked_fill(~seen, least).log_softmax(-1)
-    log_teacher = teacher.to(student.dtype).masked_fill(~seen, least).log_softmax(-1)
-    # Where nothing is seen both are as good as minus infinity, and their difference is none.
+    log_student = student.masked_fill(~visible, least).log_softmax(-1)
+    log_teacher = teacher.to(student.dtype).masked_fill(~visible, least).log_softmax(-1)
+    # Masked entries are close to minus infinity in both; their difference must not count.
     terms = functional.kl_div(log_student, log_teacher, log_target=True, reduction="none")
-    each = terms.masked_fill(~seen, 0.0).sum(-1) * mask[:, None, :]
+    each = terms.masked_fill(~visible, 0.0).sum(-1) * mask[:, None, :]
     return each.sum() / (mask.sum() * student.shape[1]).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Learn the teacher's attention, head by head: both need the same number of heads.
+    """Match the teacher's attention maps, head by head: both need the same number of heads.
 
     Args:
         weight: of the loss; two numbers: at the first and the last step.
-        layers: ``uniform``, ``last``, or the teacher's layer by the student's, counted from 0.
+        layers: ``uniform``, ``last``, or ``{student layer: teacher layer}``, counted from 0.
 
     Raises:
         InputError: the weight is not positive.
     """
 
-    weight: Ramped = 1.0
+    weight: Annealed = 1.0
     layers: LayerMap = "uniform"
 
     def __post_init__(self) -> None:
-        check_ramp("losses.attention_maps.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.attention_maps.weight", self.weight, zero_at_one_end=True)
 
 
 def attention_map_loss(
     student: Attention, teacher: Attention, mask: Tensor, *, causal: bool
 ) -> Tensor:
-    """The mean divergence of the student's attention from the teacher's, in nats.
+    """KL divergence of the student's attention probabilities from the teacher's.
 
     Args:
-        student, teacher: of one layer.
-        mask: [B, S], true at tokens, false at padding.
-        causal: a token sees itself and those before it.
+        student, teacher: projections of one layer.
+        mask: [B, S], True at tokens, False at padding.
+        causal: a token attends to itself and the tokens before it only.
+
+    Returns:
+        A scalar, in nats: the mean over heads and tokens.
 
     Raises:
         InputError: they have different numbers of heads.
@@ -86,10 +87,10 @@ def attention_map_loss(
 
 
 def check_heads(student: int, teacher: int) -> None:
-    """See that two layers have the same number of heads.
+    """Require that two layers have the same number of heads.
 
     Raises:
-        InputError: they do not.
+        InputError: the numbers differ.
     """
     if student != teacher:
         raise InputError(
@@ -109,28 +110,28 @@ def _scores(attention: Attention) -> Tensor:
 
 @dataclass(frozen=True)
 class Relations:
-    """Learn how like one another the teacher's tokens are, by their queries, keys and values.
+    """Match the similarities between tokens in the teacher's queries, keys and values.
 
-    Neither the numbers of heads nor the widths have to be equal, so that it suits students whose
-    heads are pruned.
+    Neither the number of heads nor the width has to be equal, so students with pruned heads can
+    learn them.
 
     Args:
         weight: of the loss; two numbers: at the first and the last step.
-        layers: ``last`` (as in the source), ``uniform``, or the teacher's layer by the student's,
+        layers: ``last`` (as in the source), ``uniform``, or ``{student layer: teacher layer}``,
             counted from 0.
-        heads: into how many relation heads the projections are split anew; default: the largest
-            number, up to that of the teacher's heads, that divides both widths.
+        heads: number of relation heads that the projections are split into; default: the largest
+            number, at most the teacher's number of heads, that divides both widths.
 
     Raises:
         InputError: the weight or the number of heads is not positive.
     """
 
-    weight: Ramped = 1.0
+    weight: Annealed = 1.0
     layers: LayerMap = "last"
     heads: int | None = None
 
     def __post_init__(self) -> None:
-        check_ramp("losses.relations.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.relations.weight", self.weight, zero_at_one_end=True)
         if self.heads is not None and self.heads < 1:
             raise InputError(f"losses.relations.heads must be at least 1, not {self.heads}")
 
@@ -143,13 +144,16 @@ def relation_loss(
     causal: bool,
     heads: int | None = None,
 ) -> Tensor:
-    """The divergence of the student's relations from the teacher's, in nats: the mean of three.
+    """KL divergence of the student's relations from the teacher's.
 
     Args:
-        student, teacher: of one layer.
-        mask: [B, S], true at tokens, false at padding.
-        causal: a token is compared with itself and those before it.
-        heads: relation heads; default: see :class:`Relations`.
+        student, teacher: projections of one layer.
+        mask: [B, S], True at tokens, False at padding.
+        causal: a token is compared with itself and the tokens before it only.
+        heads: number of relation heads; default: see :class:`Relations`.
+
+    Returns:
+        A scalar, in nats: the mean over queries, keys and values.
 
     Raises:
         InputError: a width is no multiple of ``heads``.
@@ -170,10 +174,10 @@ def _common_heads(student: int, teacher: int, most: int) -> int:
 
 
 def check_split(width: int, heads: int) -> None:
-    """See that a projection can be split into relation heads.
+    """Require that a projection can be split into relation heads.
 
     Raises:
-        InputError: it cannot.
+        InputError: ``width`` is no multiple of ``heads``.
     """
     if width % heads:
         raise InputError(
@@ -182,7 +186,7 @@ def check_split(width: int, heads: int) -> None:
 
 
 def _relations(projection: Tensor, heads: int) -> Tensor:
-    """[B, A, S, S] scaled products of the tokens' vectors in each relation head."""
+    """[B, A, S, S] scaled dot products of the tokens in each relation head."""
     check_split(projection.shape[-1], heads)
     split = projection.reshape(*projection.shape[:-1], heads, -1).transpose(1, 2)
     products: Tensor = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5

@@ -1,14 +1,12 @@
-"""Hidden states: layers of the student learn what layers of the teacher compute.
+"""Distillation of hidden states, per token, and of the embedding of a whole text.
 
-Source: Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding", 2020,
-https://arxiv.org/abs/1909.10351. Other than there, the error is measured against the size of the
-teacher's states, so that a weight means the same for every family.
-
-Embeddings: the student's picture of a whole text points where the teacher's points.
-
-Source: Sanh et al., "DistilBERT, a distilled version of BERT", 2019,
-https://arxiv.org/abs/1910.01108, whose cosine loss is over tokens; over whole texts it needs no
-common tokenizer.
+Sources:
+    hidden states: Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding",
+        2020, https://arxiv.org/abs/1909.10351. Here the squared error is relative to the mean
+        square of the teacher's states, so that a weight means the same for every family.
+    embeddings: Sanh et al., "DistilBERT, a distilled version of BERT", 2019,
+        https://arxiv.org/abs/1910.01108, whose cosine loss is per token; per text it does not need
+        a common tokenizer.
 """
 
 from dataclasses import dataclass
@@ -16,35 +14,38 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Ramped, check_ramp
+from lightning_compress.distillation.annealing import Annealed, check_annealed
 from lightning_compress.distillation.layer_map import LayerMap
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Learn the teacher's hidden states, through a learned projection where widths differ.
+    """Match the teacher's hidden states, through a learned projection where widths differ.
 
     Args:
         weight: of the loss; two numbers: at the first and the last step.
-        layers: ``uniform``, ``last``, or the teacher's layer by the student's, counted from 0.
+        layers: ``uniform``, ``last``, or ``{student layer: teacher layer}``, counted from 0.
 
     Raises:
         InputError: the weight is not positive.
     """
 
-    weight: Ramped = 1.0
+    weight: Annealed = 1.0
     layers: LayerMap = "uniform"
 
     def __post_init__(self) -> None:
-        check_ramp("losses.hidden_states.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.hidden_states.weight", self.weight, zero_at_one_end=True)
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """The mean squared error over tokens, as a share of the teacher's mean square.
+    """Mean squared error over tokens, relative to the mean square of the teacher's states.
 
     Args:
         student, teacher: [B, S, H].
-        mask: [B, S], true at tokens, false at padding.
+        mask: [B, S], True at tokens, False at padding.
+
+    Returns:
+        A scalar.
     """
     student, teacher = student[mask], teacher[mask].to(student.dtype)
     return (student - teacher).square().mean() / teacher.square().mean()
@@ -52,7 +53,7 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Learn the direction of the teacher's mean last hidden state of a text.
+    """Match the direction of the teacher's text embedding, the mean of the last hidden states.
 
     Through a learned projection where widths differ.
 
@@ -63,12 +64,12 @@ class Embeddings:
         InputError: the weight is not positive.
     """
 
-    weight: Ramped = 1.0
+    weight: Annealed = 1.0
 
     def __post_init__(self) -> None:
-        check_ramp("losses.embeddings.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.embeddings.weight", self.weight, zero_at_one_end=True)
 
 
 def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine between [B, H] and [B, H], the mean over texts."""
+    """One minus the cosine similarity of [B, H] and [B, H], mean over texts: a scalar."""
     return (1 - functional.cosine_similarity(student, teacher.to(student.dtype))).mean()

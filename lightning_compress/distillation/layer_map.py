@@ -5,20 +5,20 @@ from typing import Literal
 from lightning_compress.errors import InputError
 
 LayerMap = Literal["uniform", "last"] | dict[int, int]
-"""``uniform``: all layers of the student, each from the one that ends as far up in the teacher;
-``last``: the last from the last; or the teacher's layer by the student's, counted from 0."""
+"""``uniform``: every student layer from the teacher layer at the same relative depth; ``last``: the
+last from the last; or ``{student layer: teacher layer}``, counted from 0."""
 
 
 def layer_pairs(layers: LayerMap, student: int, teacher: int) -> list[tuple[int, int]]:
-    """Pairs of a student's and a teacher's layer, counted from 0.
+    """Pairs of a student layer and a teacher layer, counted from 0.
 
     Args:
         layers: the map.
-        student: how many layers the student has.
-        teacher: how many the teacher has.
+        student: number of layers of the student.
+        teacher: number of layers of the teacher.
 
     Raises:
-        InputError: the map names a layer that is not there, or none.
+        InputError: the map is empty or names a layer that does not exist.
     """
     if layers == "last":
         return [(student - 1, teacher - 1)]
@@ -27,7 +27,7 @@ def layer_pairs(layers: LayerMap, student: int, teacher: int) -> list[tuple[int,
             (layer, max(1, round((layer + 1) * teacher / student)) - 1) for layer in range(student)
         ]
     if not layers:
-        raise InputError("losses: layers maps no layer; name some, or say uniform or last")
+        raise InputError("losses: layers maps no layer; name some, or use uniform or last")
     for of, have, counts in (("student", student, layers), ("teacher", teacher, layers.values())):
         missing = sorted(layer for layer in counts if not 0 <= layer < have)
         if missing:

@@ -1,16 +1,12 @@
-"""The task itself: what the labels say, beside what the teacher says.
+"""The objective of distillation: its terms and their weights."""
 
-What a student is trained for: the terms of a distillation and their weights.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.distillation.annealing import Ramped, at, check_ramp
+from lightning_compress.distillation.annealing import Annealed, annealed_at, check_annealed
 from lightning_compress.distillation.attention import (
     AttentionMaps,
     Relations,
@@ -26,7 +22,7 @@ from lightning_compress.distillation.hidden_states import (
     hidden_state_loss,
 )
 from lightning_compress.distillation.layer_map import layer_pairs
-from lightning_compress.distillation.outputs import Outputs, Wanted, depth_of, heads_of
+from lightning_compress.distillation.outputs import Outputs, RequestedOutputs, depth_of, heads_of
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models.structure import Units, linear_at, outputs_of
@@ -38,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """Learn the labels, where there are any.
+    """The loss of the task on the labels, where there are any.
 
     Args:
         weight: of the loss; two numbers: at the first and the last step.
@@ -47,23 +43,23 @@ class TaskLoss:
         InputError: the weight is not positive.
     """
 
-    weight: Ramped = 0.1
+    weight: Annealed = 0.1
 
     def __post_init__(self) -> None:
-        check_ramp("losses.task.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.task.weight", self.weight, zero_at_one_end=True)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of a distillation, each with its weight; null leaves one out.
+    """The terms of distillation, each with its weight; null leaves a term out.
 
     Args:
-        task: the labels.
-        soft_targets: the teacher's predictions.
+        task: the loss on the labels.
+        soft_targets: the teacher's output distribution.
         hidden_states: the teacher's hidden states.
-        attention_maps: where the teacher's heads look.
-        relations: how like one another the teacher's tokens are.
-        embeddings: the teacher's picture of a whole text.
+        attention_maps: the teacher's attention probabilities.
+        relations: similarities between tokens in the teacher's queries, keys and values.
+        embeddings: the teacher's embedding of the text.
     """
 
     task: TaskLoss | None = field(default_factory=TaskLoss)
@@ -75,17 +71,17 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """The terms that a teacher gives, and the projections that are learned for them.
+    """The terms that compare a student with its teacher, and the projections learned for them.
 
     Args:
-        losses: which terms.
-        student: a Hugging Face model; only its shape is looked at.
-        teacher: another.
+        losses: the terms.
+        student: a Hugging Face model; only its shape is used.
+        teacher: a Hugging Face model; only its shape is used.
         distribution: how logits become predictions, see :class:`~lightning_compress.tasks.Task`.
-        causal: tokens see only those before them.
+        causal: a token attends to itself and the tokens before it only.
 
     Raises:
-        InputError: the terms do not suit these two.
+        InputError: a term is not defined for this student and teacher.
     """
 
     def __init__(
@@ -108,11 +104,13 @@ class Objective(nn.Module):
         self.embedding_projection = _projection(losses.embeddings, *widths)
 
     def _check(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
-        """Find out before the first step what would fail in it."""
+        """Raise before the first step what would fail in it."""
         soft, maps = self.losses.soft_targets, self.losses.attention_maps
         if soft is not None and soft.hard and self.distribution == "continuous":
-            raise InputError("losses.soft_targets.hard: numbers have no likeliest answer; drop it")
-        self.wanted(depth_of(student))
+            raise InputError(
+                "losses.soft_targets.hard: a regression has no most probable class; leave it out"
+            )
+        self.requested(depth_of(student))
         if maps is not None or self.losses.relations is not None:
             self._check_heads(student, teacher)
         rotated = any(
@@ -122,35 +120,43 @@ class Objective(nn.Module):
         )
         if maps is not None and rotated:
             raise InputError(
-                "losses.attention_maps: this family turns queries and keys by their position, "
-                "behind where they are looked at; use losses.relations"
+                "losses.attention_maps: this family applies rotary position embeddings to queries "
+                "and keys after they are captured; use losses.relations"
             )
 
     def _check_heads(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
-        own, its = heads_of(student), heads_of(teacher)
+        student_heads, teacher_heads = heads_of(student), heads_of(teacher)
         depth, relations = depth_of(student), self.losses.relations
         for one, other in self._pairs(self.losses.attention_maps, depth):
-            check_heads(own[one % len(own)].count, its[other % len(its)].count)
+            check_heads(
+                student_heads[one % len(student_heads)].count,
+                teacher_heads[other % len(teacher_heads)].count,
+            )
         if relations is None or relations.heads is None:
             return
         for one, other in self._pairs(relations, depth):
-            widths = _widths(student, own[one % len(own)]), _widths(teacher, its[other % len(its)])
-            for width in (*widths[0], *widths[1]):
+            for width in (
+                *_widths(student, student_heads[one % len(student_heads)]),
+                *_widths(teacher, teacher_heads[other % len(teacher_heads)]),
+            ):
                 check_split(width, relations.heads)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """The weight of each term at a share of the run, in [0, 1]."""
+        """The weight of each term at a fraction of the run, in [0, 1]."""
         return {
-            name: at(options.weight, progress)
+            name: annealed_at(options.weight, progress)
             for name, options in vars(self.losses).items()
             if options is not None
         }
 
-    def wanted(self, depth: int) -> tuple[Wanted, Wanted]:
-        """What to look at in a student that has so many layers, and in its teacher.
+    def requested(self, depth: int) -> tuple[RequestedOutputs, RequestedOutputs]:
+        """The outputs that the terms need of the student and of the teacher.
+
+        Args:
+            depth: number of layers of the student.
 
         Raises:
-            InputError: a map of layers names one that is not there.
+            InputError: a layer map names a layer that does not exist.
         """
         states = self._pairs(self.losses.hidden_states, depth)
         attention = [
@@ -159,7 +165,7 @@ class Objective(nn.Module):
         ]
         embedding = self.losses.embeddings is not None
         student, teacher = (
-            Wanted(
+            RequestedOutputs(
                 frozenset(pair[side] for pair in states),
                 frozenset(pair[side] for pair in attention),
                 embedding,
@@ -175,57 +181,63 @@ class Objective(nn.Module):
         *,
         depth: int,
         progress: float,
-        asked: Tensor | None,
+        target_mask: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The terms by name, each a scalar, not weighted.
+        """The unweighted terms by name, each a scalar.
 
         Args:
-            student: outputs of a batch; ``teacher``: of the same.
-            teacher: outputs of the same batch.
-            depth: layers of the student.
-            progress: share of the run that is done, in [0, 1].
-            asked: [B, S], true at the positions where a language model predicts.
+            student: outputs for a batch.
+            teacher: outputs for the same batch.
+            depth: number of layers of the student.
+            progress: fraction of the run that is done, in [0, 1].
+            target_mask: [B, S], True at the positions where a language model predicts a target.
         """
         terms: dict[str, Tensor] = {}
-        if (soft := self.losses.soft_targets) is not None:
-            assert isinstance(student.logits, Tensor)
-            terms["soft_targets"] = soft_target_loss(
-                student.logits if asked is None else student.logits[asked],
-                teacher.logits if asked is None else teacher.logits[asked],
-                self.distribution,
-                temperature=at(soft.temperature, progress),
-                hard=soft.hard,
-            )
-        if self.losses.hidden_states is not None:
-            terms["hidden_states"] = _mean_over(
-                self._pairs(self.losses.hidden_states, depth),
-                lambda own, its: hidden_state_loss(
-                    self.hidden_projection(student.hidden[own]), teacher.hidden[its], student.mask
-                ),
-            )
-        if self.losses.attention_maps is not None:
-            terms["attention_maps"] = _mean_over(
-                self._pairs(self.losses.attention_maps, depth),
-                lambda own, its: attention_map_loss(
-                    *(student.attention[own], teacher.attention[its], student.mask),
-                    causal=self.causal,
-                ),
-            )
-        if (relations := self.losses.relations) is not None:
-            terms["relations"] = _mean_over(
-                self._pairs(relations, depth),
-                lambda own, its: relation_loss(
-                    *(student.attention[own], teacher.attention[its], student.mask),
-                    causal=self.causal,
-                    heads=relations.heads,
-                ),
-            )
+        if self.losses.soft_targets is not None:
+            terms["soft_targets"] = self._soft_targets(student, teacher, progress, target_mask)
+        for name, loss in (
+            ("hidden_states", self._hidden_states),
+            ("attention_maps", self._attention_maps),
+            ("relations", self._relations),
+        ):
+            options = getattr(self.losses, name)
+            if options is not None:
+                losses = [loss(student, teacher, *pair) for pair in self._pairs(options, depth)]
+                terms[name] = torch.stack(losses).mean()
         if self.losses.embeddings is not None:
             assert student.embedding is not None
             assert teacher.embedding is not None
-            own = self.embedding_projection(student.embedding)
-            terms["embeddings"] = embedding_loss(own, teacher.embedding)
+            projected = self.embedding_projection(student.embedding)
+            terms["embeddings"] = embedding_loss(projected, teacher.embedding)
         return terms
+
+    def _soft_targets(
+        self, student: Outputs, teacher: Outputs, progress: float, target_mask: Tensor | None
+    ) -> Tensor:
+        options = self.losses.soft_targets
+        assert options is not None
+        assert isinstance(student.logits, Tensor)
+        return soft_target_loss(
+            student.logits if target_mask is None else student.logits[target_mask],
+            teacher.logits if target_mask is None else teacher.logits[target_mask],
+            self.distribution,
+            temperature=annealed_at(options.temperature, progress),
+            hard=options.hard,
+        )
+
+    def _hidden_states(self, student: Outputs, teacher: Outputs, one: int, other: int) -> Tensor:
+        projected = self.hidden_projection(student.hidden[one])
+        return hidden_state_loss(projected, teacher.hidden[other], student.mask)
+
+    def _attention_maps(self, student: Outputs, teacher: Outputs, one: int, other: int) -> Tensor:
+        pair = student.attention[one], teacher.attention[other]
+        return attention_map_loss(*pair, student.mask, causal=self.causal)
+
+    def _relations(self, student: Outputs, teacher: Outputs, one: int, other: int) -> Tensor:
+        assert self.losses.relations is not None
+        pair = student.attention[one], teacher.attention[other]
+        heads = self.losses.relations.heads
+        return relation_loss(*pair, student.mask, causal=self.causal, heads=heads)
 
     def _pairs(
         self, term: HiddenStates | AttentionMaps | Relations | None, depth: int
@@ -234,18 +246,14 @@ class Objective(nn.Module):
 
 
 def _widths(model: nn.Module, heads: Units) -> list[int]:
-    """Of the queries, keys and values of a layer."""
+    """Widths of the queries, keys and values of a layer."""
     return [outputs_of(linear_at(model, name)) // heads.parts for name in heads.inputs]
 
 
 def _projection(term: object, student: int, teacher: int) -> nn.Module:
-    """From the student's width to the teacher's; at first it keeps the mean square."""
+    """From the student's width to the teacher's; its initial weights keep the mean square."""
     if term is None or student == teacher:
         return nn.Identity()
     projection = nn.Linear(student, teacher, bias=False)
     nn.init.normal_(projection.weight, std=student**-0.5)
     return projection
-
-
-def _mean_over(pairs: list[tuple[int, int]], loss: Callable[[int, int], Tensor]) -> Tensor:
-    return torch.stack([loss(own, its) for own, its in pairs]).mean()

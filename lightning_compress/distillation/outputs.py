@@ -1,4 +1,4 @@
-"""What the losses look at in a model: logits, hidden states, and what attention is made of."""
+"""The outputs of a model that distillation compares: logits, hidden states and attention."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_compress.models import structure_of, units_of
 from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.hooks import Call, Hook, after_calls
 from lightning_compress.models.layers import layer_count
 from lightning_compress.models.structure import Units, units_in
 from lightning_compress.models.switch import Choice
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to look at beside the logits, by layers counted from 0."""
+class RequestedOutputs:
+    """What to return besides the logits.
+
+    Args:
+        hidden: layers, counted from 0, whose hidden states are returned.
+        attention: layers whose query, key and value projections are returned.
+        embedding: whether the text embedding is returned.
+    """
 
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     embedding: bool = False
 
-    def __or__(self, other: "Wanted") -> "Wanted":
-        """What either wants."""
-        return Wanted(
+    def __or__(self, other: "RequestedOutputs") -> "RequestedOutputs":
+        """The union of two requests."""
+        return RequestedOutputs(
             self.hidden | other.hidden,
             self.attention | other.attention,
             self.embedding or other.embedding,
@@ -37,11 +44,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Attention:
-    """The projections that attention is made of, before any rotation.
+    """Query, key and value projections of a layer, before rotary embeddings.
 
     Args:
         query, key, value: [B, S, W]; W may differ between them.
-        heads: of the queries.
+        heads: number of query heads.
     """
 
     query: Tensor
@@ -52,12 +59,12 @@ class Attention:
 
 @dataclass(frozen=True)
 class TopK:
-    """The largest logits of a language model, with what the others add up to.
+    """The K largest logits of a language model and the normalizer of the softmax.
 
     Args:
         values: [..., K] logits, the largest first.
-        indices: [..., K] their tokens.
-        logsumexp: [...] of all logits divided by the temperature, by temperature.
+        indices: [..., K] token ids.
+        logsumexp: by temperature, [...] of all logits divided by the temperature.
     """
 
     values: Tensor
@@ -65,21 +72,21 @@ class TopK:
     logsumexp: Mapping[float, Tensor]
 
     def __getitem__(self, rows: Tensor) -> "TopK":
-        """Of some positions only."""
+        """The entries at some positions only."""
         rest = {temperature: value[rows] for temperature, value in self.logsumexp.items()}
         return TopK(self.values[rows], self.indices[rows], rest)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of a batch.
+    """Outputs of a model for a batch.
 
     Args:
         logits: [B, C] of a classifier, [B, S, V] of a language model, or the largest of the latter.
-        mask: [B, S], true at tokens, false at padding.
-        hidden: [B, S, H] behind a layer.
-        attention: inside a layer.
-        embedding: [B, H], the mean over tokens of what the last layer says.
+        mask: [B, S], True at tokens, False at padding.
+        hidden: by layer, its output [B, S, H].
+        attention: by layer, its projections.
+        embedding: [B, H], the mean over tokens of the last layer's output.
     """
 
     logits: Tensor | TopK
@@ -89,44 +96,46 @@ class Outputs:
     embedding: Tensor | None = None
 
 
-def observe(model: "PreTrainedModel", batch: Mapping[str, Tensor], wanted: Wanted) -> Outputs:
-    """Run a model on a batch and look at it.
+def run_with_outputs(
+    model: "PreTrainedModel", batch: Mapping[str, Tensor], requested: RequestedOutputs
+) -> Outputs:
+    """Run a model on a batch and return the requested outputs.
 
     Args:
-        model: a Hugging Face model; of a known family, if attention is wanted.
-        batch: ``input_ids`` [B, S] and what else it takes.
-        wanted: beside the logits.
+        model: a Hugging Face model; of a known family if attention is requested.
+        batch: ``input_ids`` [B, S] and the other inputs of the model.
+        requested: besides the logits.
     """
     mask = batch.get("attention_mask")
     mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
-    states = bool(wanted.hidden) or wanted.embedding
+    states = bool(requested.hidden) or requested.embedding
     layered = layer_count(model) is not None
     options: dict[str, Any] = {"output_hidden_states": True} if states and not layered else {}
     with (
-        _attention_inputs(model, wanted.attention) as attention,
-        _layer_outputs(model if states and layered else None) as said,
+        _attention_inputs(model, requested.attention) as attention,
+        _layer_outputs(model if states and layered else None) as layers,
     ):
         found = model(**model_inputs(model, batch), **options)
-    hidden: Sequence[Tensor] = said or (found.hidden_states[1:] if states else ())
+    hidden: Sequence[Tensor] = layers or (found.hidden_states[1:] if states else ())
     return Outputs(
         logits=found.logits,
         mask=mask.bool(),
-        hidden={layer: hidden[layer] for layer in wanted.hidden},
+        hidden={layer: hidden[layer] for layer in requested.hidden},
         attention=attention,
-        embedding=mean_over_tokens(hidden[-1], mask) if wanted.embedding else None,
+        embedding=mean_over_tokens(hidden[-1], mask) if requested.embedding else None,
     )
 
 
 def depth_of(model: "PreTrainedModel") -> int:
-    """How many layers a batch goes through."""
+    """Number of layers, counting a shared layer as often as it is used."""
     layers = layer_count(model)
     return int(model.config.num_hidden_layers) if layers is None else layers
 
 
 def heads_of(model: nn.Module) -> list[Units]:
-    """The heads of each layer, first to last; of a compact block those of its last narrow layer.
+    """The heads of each layer, first to last; for a compact block, those of its last narrow layer.
 
-    Where the layers are one block, used again and again, those of the block.
+    For a model whose layers share one block, the heads of that block.
 
     Raises:
         InputError: the model is of no known family.
@@ -147,68 +156,58 @@ def heads_of(model: nn.Module) -> list[Units]:
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """[B, H] means of [B, S, H] over the tokens that the mask [B, S] leaves."""
+    """[B, H] mean of the states [B, S, H] over the tokens of the mask [B, S]."""
     weights = mask.to(states.dtype).unsqueeze(-1)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @contextmanager
 def _layer_outputs(model: "PreTrainedModel | None") -> Iterator[list[Tensor]]:
-    """Fills itself while the model runs; the last as it leaves the model, behind a last norm.
+    """The output of every layer while the model runs; the last one after the model's final norm.
 
-    transformers, asked for hidden states, would also give those of the layers in compact blocks.
+    ``output_hidden_states`` of transformers would include the layers inside compact blocks.
     """
     found: list[Tensor] = []
     if model is None:
         yield found
         return
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        found[-1] = output[0]
+    def append(call: Call) -> None:
+        found.append(call.hidden_output)
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+    def replace_last(call: Call) -> None:
+        found[-1] = call.output[0]
 
-    layers = structure_of(model).layers
-    hooks = [
-        *(model.get_submodule(name).register_forward_hook(keep) for name in layers),
-        model.base_model.register_forward_hook(leave),
-    ]
-    try:
+    layers = [model.get_submodule(name) for name in structure_of(model).layers]
+    with after_calls([*((layer, append) for layer in layers), (model.base_model, replace_last)]):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
 def _attention_inputs(model: nn.Module, layers: frozenset[int]) -> Iterator[dict[int, Attention]]:
-    """Fills itself while the model runs."""
+    """The attention projections of some layers, filled when the context ends."""
     found: dict[int, Attention] = {}
     if not layers:
         yield found
         return
     units = heads_of(model)
-    # By projection, then by layer: in the order in which they run, for layers may share a block.
-    said: list[list[tuple[Units, Tensor]]] = [[] for _ in units[0].inputs]
+    # By projection, then by layer in the order of the calls: layers may share one block.
+    outputs: list[list[tuple[Units, Tensor]]] = [[] for _ in units[0].inputs]
 
-    def keep(outputs: list[tuple[Units, Tensor]], one: Units):  # type: ignore[no-untyped-def]
-        return lambda module, inputs, output: outputs.append((one, output))  # a hook of torch's
+    def keep(projection: int, one: Units) -> Hook:
+        return lambda call: outputs[projection].append((one, call.output))
 
     hooks = [
-        model.get_submodule(name).register_forward_hook(keep(outputs, one))
+        (model.get_submodule(name), keep(projection, one))
         for one in units
-        for name, outputs in zip(one.inputs, said, strict=True)
+        for projection, name in enumerate(one.inputs)
     ]
-    try:
+    with after_calls(hooks):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
     for layer in layers:
-        one = said[0][layer][0]
+        one = outputs[0][layer][0]
         query, key, value = (
-            part for outputs in said for part in outputs[layer][1].chunk(one.parts, dim=-1)
+            part for calls in outputs for part in calls[layer][1].chunk(one.parts, dim=-1)
         )
         size = value.shape[-1] // one.count
         found[layer] = Attention(query, key, value, query.shape[-1] // size)

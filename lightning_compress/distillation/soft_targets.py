@@ -1,4 +1,4 @@
-"""Soft targets: the student learns what the teacher believes, not only what is right.
+"""Soft targets: the student matches the teacher's output distribution.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015,
 https://arxiv.org/abs/1503.02531.
@@ -10,35 +10,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Ramped, check_ramp
+from lightning_compress.distillation.annealing import Annealed, check_annealed
 from lightning_compress.distillation.outputs import TopK
 from lightning_compress.tasks.task import Distribution
 
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Learn the teacher's predictions.
+    """Match the teacher's predictions.
 
-    Classes: KL divergence at a temperature, times its square so that the weight means the same at
-    all temperatures. Several labels at once: the same of each label. Numbers: mean squared error.
-    Language models: as classes, at every token that is asked for.
+    Classification: KL divergence at a temperature, times the temperature squared so that the weight
+    means the same at all temperatures. Multi-label classification: the same for each label.
+    Regression: mean squared error. Language models: as classification, at every target token.
 
     Args:
         weight: of the loss; two numbers: at the first and the last step.
-        temperature: above one it shows what else the teacher thinks possible; one number or two.
-        hard: learn only what the teacher thinks likeliest, as if it were the label.
+        temperature: of the softmax of both models; two numbers: at the first and the last step.
+        hard: use the teacher's most probable class as the label instead.
 
     Raises:
         InputError: a weight or temperature is not positive.
     """
 
-    weight: Ramped = 0.9
-    temperature: Ramped = 2.0
+    weight: Annealed = 0.9
+    temperature: Annealed = 2.0
     hard: bool = False
 
     def __post_init__(self) -> None:
-        check_ramp("losses.soft_targets.weight", self.weight, zero_at_one_end=True)
-        check_ramp("losses.soft_targets.temperature", self.temperature, zero_at_one_end=False)
+        check_annealed("losses.soft_targets.weight", self.weight, zero_at_one_end=True)
+        check_annealed("losses.soft_targets.temperature", self.temperature, zero_at_one_end=False)
 
 
 def soft_target_loss(
@@ -49,17 +49,17 @@ def soft_target_loss(
     temperature: float,
     hard: bool = False,
 ) -> Tensor:
-    """The mean distance of the student's predictions from the teacher's.
+    """Divergence of the student's predictions from the teacher's.
 
     Args:
         student: [N, C] logits of examples, or of tokens.
-        teacher: [N, C], or the largest of a language model's.
+        teacher: [N, C] logits, or the largest of a language model's.
         distribution: how logits become predictions, see :class:`~lightning_compress.tasks.Task`.
-        temperature: of both.
-        hard: take the teacher's likeliest answer for the label.
+        temperature: of the softmax of both.
+        hard: use the teacher's most probable class as the label.
 
     Returns:
-        A scalar; zero if N is 0. A regression has no hard targets.
+        A scalar, the mean over N; zero if N is 0. Regression has no hard targets.
     """
     student = student.float() if student.dtype in (torch.float16, torch.bfloat16) else student
     if not len(student):
@@ -88,7 +88,7 @@ def soft_target_loss(
 
 
 def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of the distributions over yes and no, the mean over examples and labels."""
+    """KL divergence of Bernoulli distributions, mean over examples and labels."""
     yes = functional.logsigmoid(teacher).exp()
     return (
         yes * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
@@ -97,9 +97,9 @@ def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _top_k_divergence(student: Tensor, teacher: TopK, temperature: float) -> Tensor:
-    """KL over the teacher's likeliest tokens, and all the others as one.
+    """KL divergence over the teacher's top k tokens, with all other tokens merged into one.
 
-    It is at most the divergence over all tokens, and equal to it if those are all there are.
+    A lower bound of the divergence over all tokens, and equal to it if k is the vocabulary's size.
     """
     log_all = (student / temperature).log_softmax(-1)
     log_student = log_all.gather(-1, teacher.indices.long())
@@ -114,6 +114,6 @@ def _top_k_divergence(student: Tensor, teacher: TopK, temperature: float) -> Ten
 
 
 def _rest(log_listed: Tensor) -> Tensor:
-    """The logarithm of the probability that is left; bounded where rounding leaves none."""
+    """The logarithm of the remaining probability, bounded below by the rounding error."""
     left = 1 - log_listed.exp().sum(-1)
     return left.clamp(min=torch.finfo(left.dtype).eps).log()

@@ -1,4 +1,4 @@
-"""A student made of every n-th layer of its teacher.
+"""A student initialized from every n-th layer of its teacher.
 
 Source: Sanh et al., "DistilBERT, a distilled version of BERT", 2019,
 https://arxiv.org/abs/1910.01108.
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 
 
 def keep_every_nth_layer_(model: "PreTrainedModel", n: int) -> None:
-    """Leave a model every n-th layer: evenly spread, the first and the last among them.
+    """Keep every n-th layer, in place: evenly spaced, including the first and the last one.
 
-    Where one layer stays, it is the first.
-
-    It is a model of its own then, not a compressed one: its manifest does not tell of the layers.
+    If a single layer is kept, it is the first. The result counts as a dense model: the removal is
+    not recorded in the manifest.
 
     Args:
         model: a transformer of a known family.
-        n: one layer of so many stays.
+        n: keep one layer of every ``n``.
 
     Raises:
-        InputError: ``n`` is below 2, or more than there are layers, or the layers are one block.
+        InputError: ``n`` is below 2 or above the number of layers, or the layers share one block.
     """
     structure = structure_of(model)
     if FAMILIES[structure.family].shared:

@@ -1,4 +1,4 @@
-"""Who teaches: a model that is asked for every batch, or what it has said of every example."""
+"""Teachers: a model that is run on every batch, or its cached outputs."""
 
 import hashlib
 import json
@@ -12,8 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_compress.distillation.outputs import Outputs, TopK, Wanted, observe
-from lightning_compress.distillation.teacher_cache import Chunk, TeacherStore, cached_store
+from lightning_compress.distillation.outputs import (
+    Outputs,
+    RequestedOutputs,
+    TopK,
+    run_with_outputs,
+)
+from lightning_compress.distillation.teacher_cache import Chunk, TeacherStore, open_or_write
 from lightning_compress.errors import InputError
 from lightning_compress.types import Batch
 
@@ -21,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-Teacher = Callable[[Batch, Wanted], Outputs]
-"""Gives what the teacher says of a batch, without gradients, on the batch's device."""
+Teacher = Callable[[Batch, RequestedOutputs], Outputs]
+"""Gives the teacher's outputs for a batch, without gradients, on the batch's device."""
 
 
 @dataclass(frozen=True)
@@ -31,59 +36,64 @@ class LiveTeacher:
 
     Args:
         model: in eval mode.
-        inputs: the batch as this model reads it, where it has a tokenizer of its own.
+        inputs: turns a batch into this model's tokens, where its tokenizer is another one.
     """
 
     model: "PreTrainedModel"
     inputs: Callable[[Batch], Batch] | None = None
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, wanted: Wanted) -> Outputs:
-        """What the model says of a batch."""
-        return observe(self.model, batch if self.inputs is None else self.inputs(batch), wanted)
-
-
-@dataclass(frozen=True)
-class CachedTeacher:
-    """What a model has said of examples, which is looked up by their ids."""
-
-    store: TeacherStore
-
-    def __call__(self, batch: Batch, wanted: Wanted) -> Outputs:
-        """What the model said of the examples of a batch.
-
-        Raises:
-            InputError: a layer is wanted that has not been kept.
-        """
-        missing = [layer for layer in wanted.hidden if f"hidden_{layer}" not in self.store.fields]
-        if missing:
-            raise InputError(
-                f"losses.hidden_states now needs the teacher's layer {missing[0]}, which is not "
-                "kept, for the student has lost layers: set model.teacher_cache to never"
-            )
-        ids, tokens = batch["example_id"], batch["input_ids"]
-        rows = self.store.rows(ids.cpu().numpy(), tokens.shape[1])
-        said = {name: torch.from_numpy(row).to(tokens.device) for name, row in rows.items()}
-        mask = batch.get("attention_mask")
-        return Outputs(
-            logits=said["logits"] if "logits" in said else _top_k_of(said),
-            mask=torch.ones_like(tokens).bool() if mask is None else mask.bool(),
-            hidden={
-                int(name.removeprefix("hidden_")): states
-                for name, states in said.items()
-                if name.startswith("hidden_")
-            },
-            embedding=said.get("embedding"),
+    def __call__(self, batch: Batch, requested: RequestedOutputs) -> Outputs:
+        """The model's outputs for a batch."""
+        return run_with_outputs(
+            self.model, batch if self.inputs is None else self.inputs(batch), requested
         )
 
 
 @dataclass(frozen=True)
-class Tokenwise:
-    """What to keep of a language model's logits.
+class CachedTeacher:
+    """The cached outputs of a model, by example id."""
+
+    store: TeacherStore
+
+    def __call__(self, batch: Batch, requested: RequestedOutputs) -> Outputs:
+        """The cached outputs for the examples of a batch.
+
+        Raises:
+            InputError: a layer is requested that is not cached.
+        """
+        missing = [
+            layer for layer in requested.hidden if f"hidden_{layer}" not in self.store.fields
+        ]
+        if missing:
+            raise InputError(
+                f"losses.hidden_states now needs the teacher's layer {missing[0]}, which is not "
+                "cached, because layers of the student were removed: set model.teacher_cache to "
+                "never"
+            )
+        ids, tokens = batch["example_id"], batch["input_ids"]
+        rows = self.store.rows(ids.cpu().numpy(), tokens.shape[1])
+        fields = {name: torch.from_numpy(row).to(tokens.device) for name, row in rows.items()}
+        mask = batch.get("attention_mask")
+        return Outputs(
+            logits=fields["logits"] if "logits" in fields else _top_k_of(fields),
+            mask=torch.ones_like(tokens).bool() if mask is None else mask.bool(),
+            hidden={
+                int(name.removeprefix("hidden_")): states
+                for name, states in fields.items()
+                if name.startswith("hidden_")
+            },
+            embedding=fields.get("embedding"),
+        )
+
+
+@dataclass(frozen=True)
+class TopKConfig:
+    """What is cached of a language model's logits.
 
     Args:
-        top_k: how many of the largest, at every token.
-        temperatures: at which to keep what all add up to.
+        top_k: number of the largest logits at every token.
+        temperatures: at which the normalizer over all logits is cached.
     """
 
     top_k: int
@@ -95,20 +105,20 @@ def cached_teacher(
     batches: Callable[[], Iterable[Batch]],
     ids: NDArray[np.int64],
     folder: Path,
-    wanted: Wanted,
-    tokenwise: Tokenwise | None,
+    requested: RequestedOutputs,
+    top_k_config: TopKConfig | None,
 ) -> CachedTeacher:
-    """Look up what a teacher says of examples, after a pass over them if it is not known yet.
+    """A teacher whose outputs are cached, after one pass over the examples if they are not yet.
 
-    Hidden states are kept as float16, everything else as float32.
+    Hidden states are stored as float16, everything else as float32.
 
     Args:
-        teacher: is asked.
-        batches: of all the examples, each with its ``example_id`` [B]; right-padded.
+        teacher: the model to run.
+        batches: of all examples, each with its ``example_id`` [B]; right-padded.
         ids: [N] of the examples.
-        folder: as of :func:`cache_folder`.
-        wanted: what to keep beside the logits.
-        tokenwise: of a language model.
+        folder: from :func:`cache_folder`.
+        requested: outputs to cache besides the logits.
+        top_k_config: for a language model.
 
     Raises:
         InputError: the cache cannot be written.
@@ -116,8 +126,8 @@ def cached_teacher(
 
     def write() -> Iterator[Chunk]:
         for batch in batches():
-            outputs = teacher(batch, wanted)
-            per_example, per_token = _kept(outputs, tokenwise)
+            outputs = teacher(batch, requested)
+            per_example, per_token = _cached_fields(outputs, top_k_config)
             yield Chunk(
                 batch["example_id"].cpu().numpy(),
                 {name: value.cpu().numpy() for name, value in per_example.items()},
@@ -125,32 +135,32 @@ def cached_teacher(
                 outputs.mask.sum(1).cpu().numpy(),
             )
 
-    return CachedTeacher(cached_store(folder, ids, write))
+    return CachedTeacher(open_or_write(folder, ids, write))
 
 
 def cache_folder(
     teacher: LiveTeacher,
     cache_dir: Path,
     *,
-    wanted: Wanted,
-    tokenwise: Tokenwise | None,
+    requested: RequestedOutputs,
+    top_k_config: TopKConfig | None,
     key: Mapping[str, Any],
 ) -> Path:
-    """Where the answers of a teacher are kept; named after all that they depend on.
+    """The folder of a teacher's cached outputs, named after everything that they depend on.
 
     Args:
         teacher: its weights and configuration count, not its name.
         cache_dir: folder of all caches.
-        wanted: what is kept beside the logits.
-        tokenwise: of a language model.
-        key: plain data on which else the answers depend: what the teacher reads.
+        requested: outputs that are cached besides the logits.
+        top_k_config: for a language model.
+        key: plain data that identifies the inputs of the teacher.
     """
     whole = {
-        "layout": 1,
+        "layout": 2,
         "teacher": fingerprint(teacher.model),
-        "hidden": sorted(wanted.hidden),
-        "embedding": wanted.embedding,
-        "tokenwise": tokenwise and [tokenwise.top_k, sorted(tokenwise.temperatures)],
+        "hidden": sorted(requested.hidden),
+        "embedding": requested.embedding,
+        "top_k": top_k_config and [top_k_config.top_k, sorted(top_k_config.temperatures)],
         **key,
     }
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
@@ -167,37 +177,37 @@ def fingerprint(model: "PreTrainedModel") -> str:
 
 
 def freeze_(model: nn.Module) -> None:
-    """Make a teacher of a model: in eval mode, without gradients."""
+    """Put a model in eval mode and disable its gradients."""
     model.eval().requires_grad_(False)
 
 
-def _kept(
-    outputs: Outputs, tokenwise: Tokenwise | None
+def _cached_fields(
+    outputs: Outputs, top_k_config: TopKConfig | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is kept of each example, and of each token."""
+    """The fields that are cached per example, and those per token."""
     per_example: dict[str, Tensor] = {}
     per_token = {f"hidden_{layer}": states.half() for layer, states in outputs.hidden.items()}
     if outputs.embedding is not None:
         per_example["embedding"] = outputs.embedding.float()
     assert isinstance(outputs.logits, Tensor)
     logits = outputs.logits.float()
-    if tokenwise is None:
+    if top_k_config is None:
         per_example["logits"] = logits
         return per_example, per_token
-    values, indices = logits.topk(min(tokenwise.top_k, logits.shape[-1]))
+    values, indices = logits.topk(min(top_k_config.top_k, logits.shape[-1]))
     per_token |= {"values": values, "indices": indices.int()}
-    for temperature in sorted({1.0, *tokenwise.temperatures}):
+    for temperature in sorted({1.0, *top_k_config.temperatures}):
         per_token[f"logsumexp_{temperature}"] = (logits / temperature).logsumexp(-1)
     return per_example, per_token
 
 
-def _top_k_of(said: Mapping[str, Tensor]) -> TopK:
+def _top_k_of(fields: Mapping[str, Tensor]) -> TopK:
     return TopK(
-        said["values"],
-        said["indices"],
+        fields["values"],
+        fields["indices"],
         {
             float(name.removeprefix("logsumexp_")): value
-            for name, value in said.items()
+            for name, value in fields.items()
             if name.startswith("logsumexp_")
         },
     )

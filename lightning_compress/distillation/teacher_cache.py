@@ -1,6 +1,7 @@
-"""How a teacher's rows lie in Arrow: chunks to record batches, record batches to arrays, mapped.
+"""The outputs of a teacher for many examples, on disk: written once, memory-mapped by readers.
 
-What a teacher says about many examples, on disk: written once, mapped into memory by readers.
+A store is one Arrow file of record batches, with a column for each field; readers take rows of it
+by the id of the example without copying the rest. Its digest lies beside it.
 """
 
 import hashlib
@@ -24,13 +25,13 @@ _BATCH_BYTES = 2**23  # chunks are gathered to record batches of about this size
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some examples, each of which comes in one chunk only.
+    """The outputs for some examples; each example is in one chunk only.
 
     Args:
         ids: [B] int64.
         per_example: arrays [B, ...] by name.
-        per_token: arrays [B, S, ...] by name, padded on the right; the padding is not stored.
-        lengths: [B] tokens of each example; needed where there is something per token.
+        per_token: arrays [B, S, ...] by name, right-padded; the padding is not stored.
+        lengths: [B] number of tokens of each example; needed where there are fields per token.
     """
 
     ids: NDArray[np.int64]
@@ -52,7 +53,7 @@ def fields_of(chunk: Chunk) -> dict[str, Field]:
     """The fields by name.
 
     Raises:
-        ValueError: a field is neither whole numbers nor floats, or its name is there twice.
+        ValueError: a field holds neither integers nor floats, or its name is used twice.
     """
     if twice := set(chunk.per_example) & set(chunk.per_token):
         raise ValueError(f"{sorted(twice)} are there both per example and per token")
@@ -65,7 +66,7 @@ def fields_of(chunk: Chunk) -> dict[str, Field]:
 
 
 def record_batches(chunks: Iterable[Chunk]) -> Iterator[tuple[dict[str, Field], pa.RecordBatch]]:
-    """Few large record batches of many small chunks, each with the fields that all have.
+    """Gather many small chunks into few large record batches, each with the fields of all.
 
     Raises:
         ValueError: a chunk has other fields than the first, or its arrays do not fit together.
@@ -123,11 +124,11 @@ def _size(kind: Field) -> int:
 
 
 class Column:
-    """A field of many examples, mapped from the columns of the record batches.
+    """A field of many examples, memory-mapped from the columns of the record batches.
 
     Args:
-        kind: what the field is.
-        columns: its column in each record batch.
+        kind: type and shape of the field.
+        columns: the column of the field in each record batch.
     """
 
     def __init__(self, kind: Field, columns: Iterable[Any]) -> None:
@@ -160,30 +161,26 @@ class Column:
 
 
 _log = logging.getLogger(__name__)
-
-
-_ROWS, _META, _FORMAT = "rows.arrow", "meta.json", 1
+_ROWS, _DIGEST = "rows.arrow", "rows.arrow.sha256"
 
 
 class TeacherStore:
-    """Rows by example id; :func:`cached_store` makes it.
+    """Outputs by example id; :func:`open_or_write` makes one.
 
-    It can be sent to other processes, which map the same file.
+    It can be pickled; other processes then map the same file.
 
     Args:
-        folder: where it lies.
-        meta: what ``meta.json`` holds.
-        mapped: the Arrow file.
+        folder: of the store.
+        mapped: the Arrow file in it.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], mapped: pa.MemoryMappedFile) -> None:
+    def __init__(self, folder: Path, mapped: pa.MemoryMappedFile) -> None:
         self.folder = folder
-        self.description: dict[str, Any] = meta["description"]
+        reader = pa.ipc.open_file(mapped)
         self.fields = {
             name: Field(kind["dtype"], tuple(kind["shape"]), kind["per_token"])
-            for name, kind in meta["fields"].items()
+            for name, kind in json.loads(reader.schema.metadata[b"fields"]).items()
         }
-        reader = pa.ipc.open_file(mapped)
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         ids = np.concatenate([batch.column(0).to_numpy() for batch in batches])
         self._starts = np.cumsum([0] + [batch.num_rows for batch in batches])
@@ -201,27 +198,27 @@ class TeacherStore:
         return _open, (self.folder,)
 
     def rows(self, ids: ArrayLike, length: int | None = None) -> dict[str, NDArray[Any]]:
-        """Everything about these examples, in this order, as copies that may be written to.
+        """All fields of some examples, in the order of ``ids``, as writable copies.
 
         Args:
-            ids: [B], repeated or not.
-            length: tokens to which what is per token is padded with zeros on the right; None: as
-                many as the longest of these examples has.
+            ids: [B]; ids may repeat.
+            length: number of tokens that fields per token are padded to, with zeros on the right;
+                None: as many as the longest of these examples has.
 
         Returns:
-            By name [B, *shape], or [B, length, *shape] where it is per token.
+            By name [B, *shape], or [B, length, *shape] for a field per token.
 
         Raises:
             InputError: an example is not in the store.
             ValueError: an example has more tokens than ``length``.
         """
-        wanted = np.asarray(ids, dtype=np.int64)
-        found = np.minimum(np.searchsorted(self.ids, wanted), len(self) - 1)
-        unknown = wanted[self.ids[found] != wanted]
+        requested = np.asarray(ids, dtype=np.int64)
+        found = np.minimum(np.searchsorted(self.ids, requested), len(self) - 1)
+        unknown = requested[self.ids[found] != requested]
         if len(unknown):
             raise InputError(
-                f"{self.folder}: the teacher's cache knows nothing of {len(unknown)} of "
-                f"{len(wanted)} examples, {unknown[0]} among them: it belongs to other data; "
+                f"{self.folder}: the teacher's cache does not hold {len(unknown)} of "
+                f"{len(requested)} examples, {unknown[0]} among them: it belongs to other data; "
                 "remove the folder, and the next run makes it anew"
             )
         rows = self._order[found]
@@ -230,22 +227,18 @@ class TeacherStore:
         return {name: column.take(places, length) for name, column in self._columns.items()}
 
 
-def cached_store(
-    folder: Path,
-    examples: ArrayLike,
-    write: Callable[[], Iterable[Chunk]],
-    description: Mapping[str, Any] | None = None,
+def open_or_write(
+    folder: Path, examples: ArrayLike, write: Callable[[], Iterable[Chunk]]
 ) -> TeacherStore:
-    """Map the store in ``folder`` into memory; make it first if it is not there whole.
+    """Map the store in ``folder`` into memory; write it first if it is not there or damaged.
 
-    It is checked to the last bit, made by one process at a time while others wait for it, and
-    appears in one rename; a damaged one, or one of other examples, is replaced.
+    One process writes while others wait, and the store appears in one rename: it is whole or
+    absent. A damaged store, or one of other examples, is replaced.
 
     Args:
-        folder: named after everything that the rows depend on.
-        examples: [N] ids of which the store must have each, and no other.
-        write: asks the teacher, chunk by chunk; only called when the store has to be made.
-        description: plain data to keep beside the rows; not compared.
+        folder: named after everything that the outputs depend on.
+        examples: [N] ids of the examples that the store must hold, and no other.
+        write: runs the teacher, chunk by chunk; only called when the store has to be written.
 
     Raises:
         InputError: the folder cannot be written.
@@ -253,36 +246,30 @@ def cached_store(
     """
     expected = np.unique(np.asarray(examples, dtype=np.int64))
     if not len(expected):
-        raise ValueError("there are no examples to ask the teacher about")
-    plain = json.loads(json.dumps(dict(description or {})))
+        raise ValueError("there are no examples to run the teacher on")
     with suppress(OSError, ValueError, KeyError, TypeError):
         return _open(folder, expected)
     with locked(folder):
         try:
-            return _open(folder, expected)  # another process may have made it meanwhile
+            return _open(folder, expected)  # another process may have written it meanwhile
         except (OSError, ValueError, KeyError, TypeError) as error:
             if folder.exists():
-                _log.warning("The teacher's cache %s is made anew: %s", folder, error)
+                _log.warning("The teacher's cache %s is written again: %s", folder, error)
         with drafted(folder) as draft:
-            _write(folder, draft, write(), plain)
+            _write(folder, draft, write())
             with blaming(folder):
                 _open(draft, expected)
         return _open(folder)
 
 
 def _open(folder: Path, expected: NDArray[np.int64] | None = None) -> TeacherStore:
-    """The store in the folder, checked if the examples that it must have are given."""
-    meta = json.loads((folder / _META).read_text())
-    if meta["format"] != _FORMAT:
-        raise ValueError(f"its format is {meta['format']}, not {_FORMAT}")
+    """The store in the folder; its digest and examples are checked if ``expected`` is given."""
     mapped = pa.memory_map(str(folder / _ROWS))  # before it is read: what is checked is mapped
     if expected is None:
-        return TeacherStore(folder, meta, mapped)
-    if meta["seal"] != _seal(meta):
-        raise ValueError(f"{_META} is damaged")
-    if mapped.size() != meta["bytes"] or _sha256(folder / _ROWS) != meta["sha256"]:
+        return TeacherStore(folder, mapped)
+    if _sha256(folder / _ROWS) != (folder / _DIGEST).read_text():
         raise ValueError(f"{_ROWS} is damaged")
-    store = TeacherStore(folder, meta, mapped)
+    store = TeacherStore(folder, mapped)
     if not np.array_equal(store.ids, expected):
         raise ValueError(
             f"it holds {len(store)} examples, of which {np.isin(store.ids, expected).sum()} are "
@@ -291,40 +278,24 @@ def _open(folder: Path, expected: NDArray[np.int64] | None = None) -> TeacherSto
     return store
 
 
-def _write(folder: Path, draft: Path, chunks: Iterable[Chunk], description: dict[str, Any]) -> None:
-    """Fill the draft; only errors of its own files are blamed on the place, not the teacher's."""
-    rows, examples, writer = draft / _ROWS, 0, None
-    kinds: dict[str, Any] = {}
+def _write(folder: Path, draft: Path, chunks: Iterable[Chunk]) -> None:
+    """Fill the draft; only errors of the file system name the folder, not errors of the teacher."""
+    writer = None
     with blaming(folder):
-        sink = pa.OSFile(str(rows), "wb")
+        sink = pa.OSFile(str(draft / _ROWS), "wb")
     with sink:
         for fields, batch in record_batches(chunks):
             with blaming(folder):
                 if writer is None:
-                    kinds = {name: asdict(kind) for name, kind in fields.items()}
-                    writer = pa.ipc.new_file(sink, batch.schema)
+                    kinds = json.dumps({name: asdict(kind) for name, kind in fields.items()})
+                    writer = pa.ipc.new_file(sink, batch.schema.with_metadata({"fields": kinds}))
                 writer.write_batch(batch)
-            examples += batch.num_rows
         if writer is None:
-            raise ValueError("the teacher said nothing about any example")
+            raise ValueError("the teacher gave no outputs for any example")
         with blaming(folder):
             writer.close()
     with blaming(folder):
-        meta = {
-            "format": _FORMAT,
-            "examples": examples,
-            "bytes": rows.stat().st_size,
-            "sha256": _sha256(rows),
-            "fields": kinds,
-            "description": description,
-        }
-        meta["seal"] = _seal(meta)
-        (draft / _META).write_text(json.dumps(meta, indent=1))
-
-
-def _seal(meta: dict[str, Any]) -> str:
-    rest = {name: value for name, value in meta.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        (draft / _DIGEST).write_text(_sha256(draft / _ROWS))
 
 
 def _sha256(file: Path) -> str:

@@ -12,19 +12,19 @@ from torch import Tensor
 from lightning_compress.charts import Chart
 from lightning_compress.data.info import DataInfo
 from lightning_compress.distillation.objective import Losses, Objective
-from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
+from lightning_compress.distillation.outputs import TopK, RequestedOutputs, depth_of, run_with_outputs
 from lightning_compress.distillation.soft_targets import soft_target_loss
 from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.modules.fine_tuning import FineTuningModule, FineTuningOptions
-from lightning_compress.modules.teacher_inputs import CacheUse, own_inputs, remembering
+from lightning_compress.modules.teacher_inputs import CacheUse, maybe_cached, retokenized_inputs
 from lightning_compress.modules.teacher_setup import (
     check_inputs,
     check_labels,
     check_teacher,
-    examine,
+    evaluate_teacher,
     load_teacher,
 )
 from lightning_compress.types import Batch, KeywordsOf
@@ -108,7 +108,7 @@ class DistillationModule(FineTuningModule):
         if stage == "fit" and self._live is None and self._is_taught():
             model = self._load_teacher()
             data = getattr(self.trainer, "datamodule", None)
-            inputs = own_inputs(self.hparams["teacher"], data, by_token=self._by_token())
+            inputs = retokenized_inputs(self.hparams["teacher"], data, by_token=self._by_token())
             check_inputs(
                 model,
                 tokens=None if inputs else self._vocabulary.get("vocab_size"),
@@ -181,11 +181,11 @@ class DistillationModule(FineTuningModule):
         self._live.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
         self._open_validation()
         if any(self.trainer.num_val_batches):
-            self._teacher_metrics = examine(self._live, self._validation_batches(), self.trainer)
+            self._teacher_metrics = evaluate_teacher(self._live, self._validation_batches(), self.trainer)
         self._say_how_good_it_is()
         soft = self.losses.soft_targets
         _, wanted = self.objective.wanted(depth_of(self.model))
-        self._teacher = remembering(
+        self._teacher = maybe_cached(
             self._live,
             wanted,
             self.trainer,
@@ -233,13 +233,13 @@ class DistillationModule(FineTuningModule):
         depth = depth_of(self.model)
         own, its = self.objective.wanted(depth)
         progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
-        student = observe(self.model, batch, own)
+        student = run_with_outputs(self.model, batch, own)
         terms = self.objective(
             student,
             self._teacher(batch, its),
             depth=depth,
             progress=progress,
-            asked=self._asked(batch),
+            target_mask=self._target_mask(batch),
         )
         weights = self.objective.weights(progress)
         if "task" in weights:
@@ -251,7 +251,7 @@ class DistillationModule(FineTuningModule):
             self.log_dict({f"train_{name}": term.detach() for name, term in terms.items()})
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
-    def _asked(self, batch: Batch) -> Tensor | None:
+    def _target_mask(self, batch: Batch) -> Tensor | None:
         """[B, S], true at the tokens with a target; None if targets are per example."""
         return self.task.target_mask(batch["labels"]) if self.task.per_token else None
 
@@ -263,9 +263,9 @@ class DistillationModule(FineTuningModule):
 
     def _compare(self, logits: Tensor, batch: Batch) -> None:
         assert self._teacher is not None
-        said, asked = self._teacher(batch, Wanted()).logits, self._asked(batch)
-        if asked is not None:
-            logits, said = logits[asked], said[asked]
+        said, target_mask = self._teacher(batch, RequestedOutputs()).logits, self._target_mask(batch)
+        if target_mask is not None:
+            logits, said = logits[target_mask], said[target_mask]
         divergence = soft_target_loss(logits, said, self.task.distribution, temperature=1.0)
         found = {"val_divergence": divergence}
         decisions = self.task.decisions(logits)
@@ -296,7 +296,7 @@ class DistillationModule(FineTuningModule):
 
 
 def _causal(model: "PreTrainedModel") -> bool:
-    """Whether tokens see only those before them; asked of known families alone."""
+    """Whether tokens see only those before them; target_mask of known families alone."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and (
         family.causal or bool(getattr(model.config, "is_decoder", False))

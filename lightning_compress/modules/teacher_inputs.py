@@ -1,4 +1,4 @@
-"""Whether a teacher is asked in every epoch or once and for all.
+"""Whether a teacher is target_mask in every epoch or once and for all.
 
 A teacher that was trained with another tokenizer reads the same texts in its own tokens.
 """
@@ -15,12 +15,12 @@ from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import TokenBatches, fingerprint_of
 from lightning_compress.data.tokenization import load_tokenizer, tokenizer_fingerprint
-from lightning_compress.distillation.annealing import Ramped
-from lightning_compress.distillation.outputs import Wanted
+from lightning_compress.distillation.annealing import Annealed
+from lightning_compress.distillation.outputs import RequestedOutputs
 from lightning_compress.distillation.teacher import (
     LiveTeacher,
     Teacher,
-    Tokenwise,
+    TopKConfig,
     cache_folder,
     cached_teacher,
 )
@@ -32,21 +32,21 @@ from lightning_compress.types import Batch
 CacheUse = Literal["auto", "always", "never"]
 
 
-def remembering(
+def maybe_cached(
     teacher: LiveTeacher,
-    wanted: Wanted,
+    wanted: RequestedOutputs,
     trainer: L.Trainer,
     *,
     use: CacheUse,
     cache_dir: Path,
     top_k: int | None,
-    temperature: Ramped | None,
+    temperature: Annealed | None,
 ) -> Teacher:
     """The teacher itself, or what it has said of the training and validation texts.
 
     Args:
         teacher: on the device of the run.
-        wanted: what will be asked.
+        wanted: what will be target_mask.
         trainer: of the run that begins.
         use: of the cache.
         cache_dir: folder of all caches.
@@ -54,7 +54,7 @@ def remembering(
         temperature: of the soft targets.
 
     Raises:
-        InputError: the cache is asked for and cannot be used, or not be written.
+        InputError: the cache is target_mask for and cannot be used, or not be written.
     """
     loaders = _loaders(trainer)
     reason = _why_not(loaders, wanted, top_k, temperature)
@@ -63,16 +63,16 @@ def remembering(
     if use == "never" or reason or (use == "auto" and wanted.hidden):
         return teacher
     texts = [cast(TokenBatches, loader.dataset) for loader in loaders]
-    read = teacher.inputs.splits if isinstance(teacher.inputs, OwnInputs) else texts
+    read = teacher.inputs.splits if isinstance(teacher.inputs, RetokenizedInputs) else texts
     options: dict[str, Any] = {
         "wanted": wanted,
-        "tokenwise": top_k and Tokenwise(top_k, [cast(float, temperature or 1.0)]),
+        "top_k_config": top_k and TopKConfig(top_k, [cast(float, temperature or 1.0)]),
         "key": {"data": fingerprint_of(read)},
     }
     folder = cache_folder(teacher, cache_dir, **options)
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
     if use == "auto" and batches < len(loaders[0]) and not folder.is_dir():
-        return teacher  # fewer texts are asked about than the cache would hold
+        return teacher  # fewer texts are target_mask about than the cache would hold
     steps = sum(-(-len(loader.dataset) // loader.order.batch_size) for loader in loaders)
     with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
 
@@ -84,7 +84,7 @@ def remembering(
                     advance("teacher", 1)
 
         ids = np.concatenate([one.sequences.ids for one in texts])
-        return cached_teacher(teacher, every, ids, folder, wanted, options["tokenwise"])
+        return cached_teacher(teacher, every, ids, folder, wanted, options["top_k_config"])
 
 
 def _loaders(trainer: L.Trainer) -> list[Any]:
@@ -94,7 +94,7 @@ def _loaders(trainer: L.Trainer) -> list[Any]:
 
 
 def _why_not(
-    loaders: list[Any], wanted: Wanted, top_k: int | None, temperature: Ramped | None
+    loaders: list[Any], wanted: RequestedOutputs, top_k: int | None, temperature: Annealed | None
 ) -> str | None:
     """What stands against keeping the answers."""
     if not all(isinstance(loader, ResumableLoader) for loader in loaders):
@@ -108,7 +108,7 @@ def _why_not(
     return None
 
 
-class OwnInputs:
+class RetokenizedInputs:
     """The examples of a fit in another tokenizer's tokens, found by their ids.
 
     Args:
@@ -129,7 +129,7 @@ class OwnInputs:
         return {name: value.to(batch["example_id"].device) for name, value in found.items()}
 
 
-def own_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Batch] | None:
+def retokenized_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Batch] | None:
     """How a teacher reads a batch; None if it reads the student's tokens.
 
     Args:
@@ -157,4 +157,4 @@ def own_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Bat
             "the student's: use only losses.soft_targets and losses.embeddings of a classifier, "
             "which are about whole texts, or a teacher with the student's tokenizer"
         )
-    return OwnInputs(data, name)
+    return RetokenizedInputs(data, name)

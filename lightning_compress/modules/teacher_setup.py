@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import lightning as L
 from torch import Tensor
 
-from lightning_compress.distillation.outputs import Wanted
+from lightning_compress.distillation.outputs import RequestedOutputs
 from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.types import Batch
 
@@ -194,12 +194,12 @@ def _names(id2label: Mapping[Any, str] | None, count: int | None) -> list[str] |
     return None if numbered else names
 
 
-def examine(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) -> dict[str, float]:
+def evaluate_teacher(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) -> dict[str, float]:
     """The metrics of a teacher on validation batches, of all processes together.
 
     Raises:
         InputError: by the metric that counts it is no better than chance. In a dev run, and where
-            a perfect teacher could have been lucky, that is not asked.
+            a perfect teacher could have been lucky, that is not target_mask.
     """
     config: PreTrainedConfig = teacher.model.config
     task = task_of(teacher.model)
@@ -208,7 +208,7 @@ def examine(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) 
     counts = torch.zeros(1 + classes, device=teacher.model.device)
     metrics.to(counts.device)
     for batch in batches:
-        logits, labels = teacher(batch, Wanted()).logits, batch["labels"]
+        logits, labels = teacher(batch, RequestedOutputs()).logits, batch["labels"]
         assert isinstance(logits, Tensor)
         metrics.update(*task.predictions_and_targets(logits, labels))
         counts[0] += len(labels)

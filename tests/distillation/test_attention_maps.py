@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_compress.distillation.attention import _scores, attention_map_loss, check_heads
-from lightning_compress.distillation.outputs import Attention, Wanted, observe
+from lightning_compress.distillation.outputs import Attention, RequestedOutputs, run_with_outputs
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 from lightning_compress.models.layers import remove_layers_
@@ -62,7 +62,7 @@ def from_projections(attention, mask, causal):
 def assert_it_is_the_real_attention(model, batch):
     layers = model.config.num_hidden_layers
     with torch.no_grad():
-        found = observe(model, batch, Wanted(attention=frozenset(range(layers))))
+        found = run_with_outputs(model, batch, RequestedOutputs(attention=frozenset(range(layers))))
     real = real_attention(model, batch)
     assert found.attention.keys() == set(range(layers))
     assert len(real) == layers

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_compress.distillation.hidden_states import embedding_loss
-from lightning_compress.distillation.outputs import Wanted, mean_over_tokens, observe
+from lightning_compress.distillation.outputs import RequestedOutputs, mean_over_tokens, run_with_outputs
 
 
 def embeddings(seed):
@@ -39,7 +39,7 @@ def test_the_term_and_its_gradient_vanish_where_both_agree():
 def test_an_embedding_is_the_mean_over_the_tokens_of_each_text_alone(lively, texts, family):
     model = lively(family)
     with torch.no_grad():
-        found = observe(model, texts(), Wanted(embedding=True)).embedding
+        found = run_with_outputs(model, texts(), RequestedOutputs(embedding=True)).embedding
         assert found is not None
         for row, length in enumerate([4, 9, 6, 7]):
             ids = texts()["input_ids"][row : row + 1, :length]

@@ -19,7 +19,7 @@ from lightning_compress.distillation.hidden_states import (
     hidden_state_loss,
 )
 from lightning_compress.distillation.objective import Losses, Objective, TaskLoss
-from lightning_compress.distillation.outputs import Outputs, TopK, Wanted, depth_of, observe
+from lightning_compress.distillation.outputs import Outputs, TopK, RequestedOutputs, depth_of, run_with_outputs
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
@@ -58,13 +58,13 @@ def terms_of(objective, student, teacher, batch, progress=0.0):
     depth = depth_of(student)
     own, its = objective.wanted(depth)
     with torch.no_grad():
-        said = observe(teacher, batch, its)
+        said = run_with_outputs(teacher, batch, its)
     return objective(
-        observe(student, batch, own),
+        run_with_outputs(student, batch, own),
         said,
         depth=depth,
         progress=progress,
-        asked=asked_in(batch) if objective.causal else None,
+        target_mask=asked_in(batch) if objective.causal else None,
     )
 
 
@@ -99,13 +99,13 @@ def test_the_same_holds_for_the_largest_logits_of_a_language_model(lively, texts
     student = copy.deepcopy(teacher)
     losses = Losses(soft_targets=SoftTargets(temperature=temperature))
     objective = made(losses, student, teacher, tokens=True)
-    own = observe(student, texts(), Wanted())
+    own = run_with_outputs(student, texts(), RequestedOutputs())
     with torch.no_grad():
         whole = teacher(texts()["input_ids"], attention_mask=texts()["attention_mask"]).logits
     values, indices = whole.topk(5)
     some = TopK(values, indices.int(), {temperature: (whole / temperature).logsumexp(-1)})
     its = Outputs(some, own.mask)
-    found = objective(own, its, depth=2, progress=0.5, asked=asked_in(texts()))
+    found = objective(own, its, depth=2, progress=0.5, target_mask=asked_in(texts()))
     assert found.keys() == {"soft_targets"}
     assert abs(found["soft_targets"].item()) < 1e-12
     assert largest_gradient(found["soft_targets"], student) < 1e-12
@@ -134,10 +134,10 @@ def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens,
     teacher = lively(family, seed=3, tokens=tokens, **deep)
     pairs = {"uniform": [(0, 1), (1, 3)], "last": [(1, 3)]}.get(str(layers), [(0, 2), (1, 0)])
     objective = made(everything(family, layers), student, teacher, tokens)
-    own: Any = observe(student, texts(), Wanted(frozenset([0, 1]), frozenset([0, 1]), True))
+    own: Any = run_with_outputs(student, texts(), RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), True))
     every = frozenset(range(4))
-    its: Any = observe(teacher, texts(), Wanted(every, every, embedding=True))
-    terms = objective(own, its, depth=2, progress=0.0, asked=asked_in(texts()) if tokens else None)
+    its: Any = run_with_outputs(teacher, texts(), RequestedOutputs(every, every, embedding=True))
+    terms = objective(own, its, depth=2, progress=0.0, target_mask=asked_in(texts()) if tokens else None)
     mask = texts()["attention_mask"].bool()
     slow = {
         "hidden_states": [hidden_state_loss(own.hidden[a], its.hidden[b], mask) for a, b in pairs],
@@ -259,12 +259,12 @@ def test_maps_follow_a_student_that_loses_layers(lively, texts, family, tokens):
     student = copy.deepcopy(teacher)
     objective = made(everything(family), student, teacher, tokens)
     every = frozenset(range(4))
-    assert objective.wanted(4) == (Wanted(every, every, True), Wanted(every, every, True))
+    assert objective.wanted(4) == (RequestedOutputs(every, every, True), RequestedOutputs(every, every, True))
     for term in terms_of(objective, student, teacher, texts()).values():
         assert abs(term.item()) < 1e-12
     remove_layers_(student, [1, 2])
     left, taught = frozenset([0, 1]), frozenset([1, 3])
-    assert objective.wanted(2) == (Wanted(left, left, True), Wanted(taught, taught, True))
+    assert objective.wanted(2) == (RequestedOutputs(left, left, True), RequestedOutputs(taught, taught, True))
     found = terms_of(objective, student, teacher, texts())
     inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -306,15 +306,15 @@ def test_relations_bear_with_heads_that_leave(lively, texts, family):
 
 def test_only_what_the_terms_look_at_is_wanted(lively):
     model = lively("bert")
-    nothing = Wanted()
+    nothing = RequestedOutputs()
     assert made(Losses(), model, model).wanted(2) == (nothing, nothing)
-    last = Wanted(frozenset([1]))
+    last = RequestedOutputs(frozenset([1]))
     losses = Losses(hidden_states=HiddenStates(layers="last"))
     assert made(losses, model, model).wanted(2) == (last, last)
     losses = Losses(attention_maps=AttentionMaps(layers={0: 1}), relations=Relations(layers={1: 0}))
-    both = Wanted(attention=frozenset([0, 1]))
+    both = RequestedOutputs(attention=frozenset([0, 1]))
     assert made(losses, model, model).wanted(2) == (both, both)
-    whole = Wanted(embedding=True)
+    whole = RequestedOutputs(embedding=True)
     assert made(Losses(embeddings=Embeddings()), model, model).wanted(2) == (whole, whole)
 
 
@@ -389,9 +389,9 @@ def test_relations_are_split_into_the_heads_that_are_named(lively, texts, family
     student, teacher = lively(family), lively(family, seed=3)
     losses = Losses(soft_targets=None, relations=Relations(heads=heads))
     (term,) = terms_of(made(losses, student, teacher), student, teacher, texts()).values()
-    wanted = Wanted(attention=frozenset([1]))
+    wanted = RequestedOutputs(attention=frozenset([1]))
     with torch.no_grad():
-        own, its = (observe(one, texts(), wanted).attention[1] for one in (student, teacher))
+        own, its = (run_with_outputs(one, texts(), wanted).attention[1] for one in (student, teacher))
     mask = texts()["attention_mask"].bool()
     expected = relation_loss(own, its, mask, causal=False, heads=heads)
     assert term.item() == pytest.approx(float(expected))

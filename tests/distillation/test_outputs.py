@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from lightning_compress.distillation.outputs import TopK, Wanted, depth_of, observe
+from lightning_compress.distillation.outputs import TopK, RequestedOutputs, depth_of, run_with_outputs
 from lightning_compress.models import remove_heads_, structure_of, units_of
 from lightning_compress.models.layers import remove_layers_
 
 from ..families import ALL
 
-EVERYTHING = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
+EVERYTHING = RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
 
 
 def hooks_of(model):
@@ -22,13 +22,13 @@ def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
         plain = model(**inputs).logits
         model(**inputs, output_hidden_states=True)  # transformers puts hooks of its own, for good
         before = hooks_of(model)
-        for wanted in (EVERYTHING, Wanted()):
-            said = observe(model, texts(), wanted).logits
+        for wanted in (EVERYTHING, RequestedOutputs()):
+            said = run_with_outputs(model, texts(), wanted).logits
             assert isinstance(said, torch.Tensor)
             assert torch.equal(said, plain)
     assert hooks_of(model) == before
     with pytest.raises(RuntimeError):  # the ids are no numbers of tokens
-        observe(model, {**texts(), "input_ids": texts()["input_ids"].double()}, EVERYTHING)
+        run_with_outputs(model, {**texts(), "input_ids": texts()["input_ids"].double()}, EVERYTHING)
     assert hooks_of(model) == before
 
 
@@ -43,7 +43,7 @@ def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
         for name in structure_of(model).blocks
     ]
     with torch.no_grad():
-        found = observe(model, texts(), Wanted(hidden=frozenset([0, 1])))
+        found = run_with_outputs(model, texts(), RequestedOutputs(hidden=frozenset([0, 1])))
     for hook in hooks:
         hook.remove()
     assert len(said) == 2
@@ -58,18 +58,18 @@ def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
 
 def test_only_what_is_wanted_is_there(lively, texts):
     model = lively("bert")
-    found = observe(model, texts(), Wanted(frozenset([1]), frozenset([0])))
+    found = run_with_outputs(model, texts(), RequestedOutputs(frozenset([1]), frozenset([0])))
     assert found.hidden.keys() == {1}
     assert found.attention.keys() == {0}
     assert found.embedding is None
-    nothing = observe(model, texts(), Wanted())
+    nothing = run_with_outputs(model, texts(), RequestedOutputs())
     assert not nothing.hidden
     assert not nothing.attention
     assert nothing.embedding is None
 
 
 def test_without_a_mask_all_are_tokens(lively):
-    found = observe(lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, Wanted())
+    found = run_with_outputs(lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, RequestedOutputs())
     assert found.mask.tolist() == [[True, True, True]]
     assert found.mask.dtype == torch.bool
 
@@ -79,7 +79,7 @@ def test_without_a_mask_all_are_tokens(lively):
 def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, family, gone):
     model = lively(family)
     remove_heads_(model, {0: gone})
-    found = observe(model, texts(), EVERYTHING).attention[0]
+    found = run_with_outputs(model, texts(), EVERYTHING).attention[0]
     left = 4 - len(gone)
     # Eight query heads of 4 share four key-value heads in this Llama; four heads of 8 elsewhere.
     size, queries = (4, 2 * left) if family == "llama" else (8, left)
@@ -98,9 +98,9 @@ def test_depth_is_that_of_now(lively):
 
 
 def test_what_either_wants():
-    one, other = Wanted(frozenset([1]), frozenset([0])), Wanted(frozenset([2]), embedding=True)
-    assert one | other == Wanted(frozenset([1, 2]), frozenset([0]), embedding=True)
-    assert one | Wanted() == one
+    one, other = RequestedOutputs(frozenset([1]), frozenset([0])), RequestedOutputs(frozenset([2]), embedding=True)
+    assert one | other == RequestedOutputs(frozenset([1, 2]), frozenset([0]), embedding=True)
+    assert one | RequestedOutputs() == one
 
 
 def test_some_rows_of_the_largest_logits():

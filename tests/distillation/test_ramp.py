@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lightning_compress.distillation.annealing import at, check_ramp
+from lightning_compress.distillation.annealing import at, check_annealed
 from lightning_compress.distillation.attention import AttentionMaps, Relations
 from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import TaskLoss
@@ -34,7 +34,7 @@ def test_one_number_stays_and_two_are_the_ends_of_a_line():
 )
 @pytest.mark.parametrize("zero_at_one_end", [True, False])
 def test_positive_numbers_pass_and_can_be_followed(value, quarter, zero_at_one_end):
-    check_ramp("x", value, zero_at_one_end=zero_at_one_end)
+    check_annealed("x", value, zero_at_one_end=zero_at_one_end)
     assert at(value, 0.25) == quarter
 
 
@@ -42,21 +42,21 @@ def test_positive_numbers_pass_and_can_be_followed(value, quarter, zero_at_one_e
 @pytest.mark.parametrize("zero_at_one_end", [True, False])
 def test_others_are_refused_by_name(value, zero_at_one_end):
     with pytest.raises(InputError, match="the_option has to be positive"):
-        check_ramp("the_option", value, zero_at_one_end=zero_at_one_end)
+        check_annealed("the_option", value, zero_at_one_end=zero_at_one_end)
 
 
 def test_zero_at_one_end_passes_only_where_it_may():
     for value in ((0.0, 1.0), (1.0, 0.0)):
-        check_ramp("x", value, zero_at_one_end=True)
+        check_annealed("x", value, zero_at_one_end=True)
         with pytest.raises(InputError, match="x has to be positive"):
-            check_ramp("x", value, zero_at_one_end=False)
+            check_annealed("x", value, zero_at_one_end=False)
 
 
 def test_three_numbers_are_no_ramp():
     value: object
     for value in ((1.0, 2.0, 3.0), (1.0,)):
         with pytest.raises(InputError, match="the_option is one number or two"):
-            check_ramp("the_option", value, zero_at_one_end=True)  # type: ignore[arg-type]
+            check_annealed("the_option", value, zero_at_one_end=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weight", NEVER)

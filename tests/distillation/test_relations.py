@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_compress.distillation.attention import _common_heads, relation_loss
-from lightning_compress.distillation.outputs import Attention, Wanted, observe
+from lightning_compress.distillation.outputs import Attention, RequestedOutputs, run_with_outputs
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 
@@ -84,8 +84,8 @@ def test_a_student_without_some_of_its_heads_is_taught_by_one_with_all(
 ):
     student, teacher = lively(family), lively(family, seed=3)
     remove_heads_(student, {1: gone})
-    wanted, mask = Wanted(attention=frozenset([1])), texts()["attention_mask"].bool()
-    own, its = (observe(one, texts(), wanted).attention[1] for one in (student, teacher))
+    wanted, mask = RequestedOutputs(attention=frozenset([1])), texts()["attention_mask"].bool()
+    own, its = (run_with_outputs(one, texts(), wanted).attention[1] for one in (student, teacher))
     assert own.value.shape[-1] < its.value.shape[-1]
     found = relation_loss(own, its, mask, causal=family != "bert")
     expected = slow_loss(slow_pairs, own, its, mask, family != "bert", splits)

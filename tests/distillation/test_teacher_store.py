@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.distillation import teacher_cache as chunks_module
 from lightning_compress.distillation import teacher_cache as teacher_store
-from lightning_compress.distillation.teacher_cache import Chunk, Field, TeacherStore, cached_store
+from lightning_compress.distillation.teacher_cache import Chunk, Field, TeacherStore, open_or_write
 from lightning_compress.errors import InputError
 
 Said = dict[int, dict[str, NDArray[Any]]]
@@ -68,7 +68,7 @@ def chunks_of(answers: Said, size: int = 4) -> Iterator[Chunk]:
 
 
 def stored(folder: Path, answers: Said, size: int = 4) -> TeacherStore:
-    return cached_store(folder, list(answers), lambda: chunks_of(answers, size))
+    return open_or_write(folder, list(answers), lambda: chunks_of(answers, size))
 
 
 def never() -> Iterator[Chunk]:
@@ -94,7 +94,7 @@ def test_rows_are_what_was_said(
     draw = np.random.default_rng(0)
     for store in (
         stored(tmp_path / "key", answers),
-        cached_store(tmp_path / "key", np.array(list(answers)), never),
+        open_or_write(tmp_path / "key", np.array(list(answers)), never),
     ):
         assert len(store) == 23
         assert store.ids.tolist() == sorted(answers)
@@ -119,7 +119,7 @@ def test_rows_may_be_written_to_and_none_may_be_asked_for(tmp_path: Path) -> Non
 
 def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
     odd = np.array([[np.nan, np.inf], [-np.inf, -0.0]], dtype=np.float32)
-    store = cached_store(tmp_path / "key", [0, 1], lambda: [Chunk(np.arange(2), {"logits": odd})])
+    store = open_or_write(tmp_path / "key", [0, 1], lambda: [Chunk(np.arange(2), {"logits": odd})])
     assert store.rows([0, 1])["logits"].tobytes() == odd.tobytes()
 
 
@@ -128,7 +128,7 @@ def test_views_of_other_arrays_are_stored_by_value(tmp_path: Path) -> None:
     chunk = Chunk(
         np.arange(3), {"a": hidden[0, :, ::2]}, {"b": hidden.transpose(1, 0, 2)}, np.full(3, 4)
     )
-    rows = cached_store(tmp_path / "key", range(3), lambda: [chunk]).rows([2, 0])
+    rows = open_or_write(tmp_path / "key", range(3), lambda: [chunk]).rows([2, 0])
     np.testing.assert_array_equal(rows["a"], hidden[0, [2, 0], ::2])
     np.testing.assert_array_equal(rows["b"], hidden.transpose(1, 0, 2)[[2, 0]])
 
@@ -136,8 +136,8 @@ def test_views_of_other_arrays_are_stored_by_value(tmp_path: Path) -> None:
 def test_the_file_is_mapped_and_not_copied(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     chunk = Chunk(np.arange(1000), {"hidden": np.ones((1000, 1000), dtype=np.float32)})
-    cached_store(tmp_path / "key", range(1000), lambda: [chunk])
-    store = cached_store(tmp_path / "key", range(1000), never)
+    open_or_write(tmp_path / "key", range(1000), lambda: [chunk])
+    store = open_or_write(tmp_path / "key", range(1000), never)
     assert pa.total_allocated_bytes() - before < 100_000
     assert store.rows([5])["hidden"].sum() == 1000
 
@@ -158,13 +158,13 @@ def test_the_description_is_kept_beside_the_rows(tmp_path: Path) -> None:
     answers = said()
     description = {"teacher": "bert", "layers": (1, 3)}
     for write in (lambda: chunks_of(answers), never):
-        store = cached_store(tmp_path / "key", list(answers), write, description)
+        store = open_or_write(tmp_path / "key", list(answers), write, description)
         assert store.description == {"teacher": "bert", "layers": [1, 3]}
     meta = json.loads((tmp_path / "key" / "meta.json").read_text())
     assert meta["examples"] == 23
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["meta.json", "rows.arrow"]
     with pytest.raises(TypeError, match="serializable"):
-        cached_store(tmp_path / "other", list(answers), never, {"teacher": object()})
+        open_or_write(tmp_path / "other", list(answers), never, {"teacher": object()})
 
 
 def test_other_processes_map_it_themselves(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_damaged_store_is_made_anew(
     assert_equal(stored(tmp_path / "key", answers), answers, list(answers))
     assert len(caplog.messages) == 1
     assert "is made anew" in caplog.messages[0]
-    cached_store(tmp_path / "key", list(answers), never)
+    open_or_write(tmp_path / "key", list(answers), never)
 
 
 def test_a_store_of_another_format_is_made_anew(
@@ -240,7 +240,7 @@ def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
             with pytest.raises((ValueError, KeyError)):
                 teacher_store._open(folder, np.array(sorted(answers)))
         (folder / name).write_bytes(whole)
-    cached_store(folder, list(answers), never)
+    open_or_write(folder, list(answers), never)
 
 
 @pytest.mark.parametrize("other", [said(24), said(22), said(23, first=101)])
@@ -270,7 +270,7 @@ def test_a_stop_half_way_leaves_nothing(tmp_path: Path, error: Any) -> None:
         raise error
 
     with pytest.raises(BaseException, match=r"the teacher's file is gone|^$") as caught:
-        cached_store(tmp_path / "key", list(answers), stopped)
+        open_or_write(tmp_path / "key", list(answers), stopped)
     assert not isinstance(caught.value, InputError)  # it is no fault of the cache's place
     assert [path.name for path in tmp_path.iterdir()] == [".key.lock"]
     assert_equal(stored(tmp_path / "key", answers), answers, list(answers))
@@ -295,13 +295,13 @@ MISTAKES: dict[str, list[Chunk]] = {
 @pytest.mark.parametrize("reason", MISTAKES)
 def test_chunks_that_do_not_fit_are_refused(tmp_path: Path, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        cached_store(tmp_path / "key", [0, 1], lambda: MISTAKES[reason])
+        open_or_write(tmp_path / "key", [0, 1], lambda: MISTAKES[reason])
     assert [path.name for path in tmp_path.iterdir()] == [".key.lock"]
 
 
 def test_without_examples_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no examples"):
-        cached_store(tmp_path / "key", [], never)
+        open_or_write(tmp_path / "key", [], never)
 
 
 class FullDisk(io.RawIOBase):
@@ -369,12 +369,12 @@ def test_a_read_only_place_is_named_but_can_be_read(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("lightning_compress.atomic.FileLock", refuse)
-    assert_equal(cached_store(tmp_path / "key", list(answers), never), answers, list(answers))
+    assert_equal(open_or_write(tmp_path / "key", list(answers), never), answers, list(answers))
     with pytest.raises(InputError, match=r"model\.cache_dir: .*Read-only"):
         stored(tmp_path / "other", answers)
 
 
-def _asked(folder: Path, place: Path, results: Any) -> None:
+def _target_mask(folder: Path, place: Path, results: Any) -> None:
     logging.disable()
     answers = said()
 
@@ -384,7 +384,7 @@ def _asked(folder: Path, place: Path, results: Any) -> None:
             time.sleep(0.05)
             yield chunk
 
-    store = cached_store(folder, list(answers), slowly)
+    store = open_or_write(folder, list(answers), slowly)
     results.put(store.rows(sorted(answers))["logits"].tobytes())
 
 
@@ -395,7 +395,7 @@ def test_two_processes_ask_the_teacher_once(
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     jobs = [
-        context.Process(target=_asked, args=(tmp_path / "cache" / "key", tmp_path, results))
+        context.Process(target=_target_mask, args=(tmp_path / "cache" / "key", tmp_path, results))
         for _ in range(2)
     ]
     for job in jobs:
@@ -414,7 +414,7 @@ from pathlib import Path
 import numpy as np
 from lightning_compress.distillation import teacher_cache as chunks
 from lightning_compress.distillation.teacher_cache import Chunk
-from lightning_compress.distillation.teacher_cache import cached_store
+from lightning_compress.distillation.teacher_cache import open_or_write
 chunks._BATCH_BYTES = 1
 
 def half():
@@ -423,7 +423,7 @@ def half():
     print("half way", flush=True)
     time.sleep(60)
 
-cached_store(Path(sys.argv[1]), range(4), half)
+open_or_write(Path(sys.argv[1]), range(4), half)
 """
 
 
@@ -442,7 +442,7 @@ def test_a_killed_writer_leaves_neither_a_store_nor_a_lock(tmp_path: Path) -> No
         killed_half_way(tmp_path / name)
     assert not (tmp_path / "key").exists()
     chunk = Chunk(np.arange(4), {"logits": np.ones((4, 2), dtype=np.float32)})
-    store = cached_store(tmp_path / "key", range(4), lambda: [chunk])
+    store = open_or_write(tmp_path / "key", range(4), lambda: [chunk])
     assert store.rows([3, 0])["logits"].tolist() == [[1, 1], [1, 1]]
     # What was left of the other one, which nobody may ever make again, is gone too.
     assert sorted(path.name for path in tmp_path.iterdir()) == [".another.lock", ".key.lock", "key"]
@@ -455,5 +455,5 @@ def test_a_draft_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
         yield from chunks_of(answers)
         stored(tmp_path / "other", answers)
 
-    assert_equal(cached_store(tmp_path / "key", list(answers), meanwhile), answers, list(answers))
-    cached_store(tmp_path / "other", list(answers), never)
+    assert_equal(open_or_write(tmp_path / "key", list(answers), meanwhile), answers, list(answers))
+    open_or_write(tmp_path / "other", list(answers), never)

@@ -8,11 +8,11 @@ import torch
 
 from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses, Objective
-from lightning_compress.distillation.outputs import TopK, Wanted, observe
+from lightning_compress.distillation.outputs import TopK, RequestedOutputs, run_with_outputs
 from lightning_compress.distillation.soft_targets import SoftTargets
 from lightning_compress.distillation.teacher import (
     LiveTeacher,
-    Tokenwise,
+    TopKConfig,
     cache_folder,
     cached_teacher,
     fingerprint,
@@ -25,17 +25,17 @@ from lightning_compress.types import IGNORE_INDEX
 IDS = np.arange(30, 34)
 # Rows and length of batches that differ from those the cache was written from.
 BATCHES = [([0, 1, 2, 3], 9), ([3, 0, 2], 7), ([1], 9), ([2, 2, 0], 12), ([3, 1, 0, 2], 14)]
-WANTED = Wanted(hidden=frozenset([0, 1]), embedding=True)
+WANTED = RequestedOutputs(hidden=frozenset([0, 1]), embedding=True)
 MODELS = [("bert", False), ("albert", False), ("gpt2", False), ("gpt2", True), ("llama", True)]
-TOKENWISE = Tokenwise(top_k=5, temperatures=[2.0, 0.5])
+TOKENWISE = TopKConfig(top_k=5, temperatures=[2.0, 0.5])
 
 
-def remembered(teacher, texts, folder, wanted=WANTED, tokenwise=None):
+def remembered(teacher, texts, folder, wanted=WANTED, top_k_config=None):
     def batches():
         yield texts([2, 0], length=6)
         yield texts([3, 1], length=9)
 
-    return cached_teacher(teacher, batches, IDS, folder, wanted, tokenwise)
+    return cached_teacher(teacher, batches, IDS, folder, wanted, top_k_config)
 
 
 def close(one, other, **options):
@@ -45,7 +45,7 @@ def close(one, other, **options):
 @pytest.mark.parametrize(("family", "tokens"), MODELS)
 def test_what_is_remembered_is_what_would_be_said(lively, texts, tmp_path, family, tokens):
     live = LiveTeacher(lively(family, tokens=tokens))
-    cached = remembered(live, texts, tmp_path / "x", tokenwise=TOKENWISE if tokens else None)
+    cached = remembered(live, texts, tmp_path / "x", top_k_config=TOKENWISE if tokens else None)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
         said, kept = live(batch, WANTED), cached(batch, WANTED)
@@ -79,9 +79,9 @@ def assert_largest(kept, whole, mask):
 
 def test_more_logits_than_there_are_is_all_of_them(lively, texts, tmp_path):
     live = LiveTeacher(lively("gpt2", tokens=True))
-    cached = remembered(live, texts, tmp_path / "x", Wanted(), Tokenwise(1000, [1]))
-    kept: Any = cached(texts(), Wanted())
-    said: Any = live(texts(), Wanted())
+    cached = remembered(live, texts, tmp_path / "x", RequestedOutputs(), TopKConfig(1000, [1]))
+    kept: Any = cached(texts(), RequestedOutputs())
+    said: Any = live(texts(), RequestedOutputs())
     assert kept.logits.values.shape == (4, 9, 100)
     assert kept.logits.logsumexp.keys() == {1.0}
     back = torch.zeros(4, 9, 100).scatter(-1, kept.logits.indices.long(), kept.logits.values)
@@ -99,17 +99,17 @@ def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
     )
     objective = Objective(losses, student, teacher, "categorical", causal=tokens)
     own, its = objective.wanted(2)
-    cached = remembered(live, texts, tmp_path / "x", its, Tokenwise(100, [2.0]) if tokens else None)
+    cached = remembered(live, texts, tmp_path / "x", its, TopKConfig(100, [2.0]) if tokens else None)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
         terms = [
             objective(
-                observe(student, batch, own),
+                run_with_outputs(student, batch, own),
                 one(batch, its),
                 depth=2,
                 progress=0.0,
-                asked=next_token_labels(labels) != IGNORE_INDEX if tokens else None,
+                target_mask=next_token_labels(labels) != IGNORE_INDEX if tokens else None,
             )
             for one in (live, cached)
         ]
@@ -140,11 +140,11 @@ def test_the_teacher_is_asked_once(lively, texts, tmp_path, caplog):
 
 def test_a_layer_that_has_not_been_kept_is_missed_by_name(lively, texts, tmp_path):
     cached = remembered(
-        LiveTeacher(lively("bert")), texts, tmp_path / "x", Wanted(hidden=frozenset([1]))
+        LiveTeacher(lively("bert")), texts, tmp_path / "x", RequestedOutputs(hidden=frozenset([1]))
     )
-    cached(texts(), Wanted(hidden=frozenset([1])))
+    cached(texts(), RequestedOutputs(hidden=frozenset([1])))
     with pytest.raises(InputError, match=r"layer 0, which is not kept.*model\.teacher_cache to"):
-        cached(texts(), Wanted(hidden=frozenset([0, 1])))
+        cached(texts(), RequestedOutputs(hidden=frozenset([0, 1])))
 
 
 def test_an_example_that_was_not_asked_about_is_missed(lively, texts, tmp_path):
@@ -167,7 +167,7 @@ def test_a_teacher_is_without_gradients_and_in_eval_mode(lively, texts, tmp_path
     assert not any(weight.requires_grad for weight in model.parameters())
     model.requires_grad_(True)  # even then
     live = LiveTeacher(model)
-    whole = Wanted(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
+    whole = RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
     said = live(texts(), whole)
     tensors: list[Any] = [said.logits, said.embedding, *said.hidden.values()]
     tensors += [part for one in said.attention.values() for part in (one.query, one.key, one.value)]
@@ -186,9 +186,9 @@ def test_a_teacher_may_read_the_batch_in_its_own_tokens(lively, texts, tmp_path)
             "attention_mask": mask
         }
 
-    live, wanted = LiveTeacher(model, inputs), Wanted(embedding=True)
+    live, wanted = LiveTeacher(model, inputs), RequestedOutputs(embedding=True)
     said: Any = live(texts(), wanted)
-    plain: Any = observe(model, inputs(texts()), wanted)
+    plain: Any = run_with_outputs(model, inputs(texts()), wanted)
     assert torch.equal(said.logits, plain.logits)
     assert not close(said.logits, LiveTeacher(model)(texts(), wanted).logits)
     cached = remembered(live, texts, tmp_path / "x", wanted)
@@ -249,25 +249,25 @@ def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(lively, tmp_
 def test_the_folder_is_named_after_all_that_the_answers_depend_on(lively, tmp_path):
     live = LiveTeacher(lively("bert"))
     usual: dict[str, Any] = {
-        "wanted": Wanted(hidden=frozenset([0, 1])),
-        "tokenwise": Tokenwise(5, [1.0, 2.0]),
+        "wanted": RequestedOutputs(hidden=frozenset([0, 1])),
+        "top_k_config": TopKConfig(5, [1.0, 2.0]),
         "key": {"data": ["a", "b"], "more": 1},
     }
     first = cache_folder(live, tmp_path, **usual)
     assert first.parent == tmp_path / "teacher"
     same: list[dict[str, Any]] = [
-        {"wanted": Wanted(hidden=frozenset([1, 0]))},
-        {"tokenwise": Tokenwise(5, (2.0, 1.0))},
+        {"wanted": RequestedOutputs(hidden=frozenset([1, 0]))},
+        {"top_k_config": TopKConfig(5, (2.0, 1.0))},
         {"key": {"more": 1, "data": ["a", "b"]}},
     ]
     for change in ({}, *same):
         assert cache_folder(live, tmp_path, **{**usual, **change}) == first
     others: list[dict[str, Any]] = [
-        {"wanted": Wanted(hidden=frozenset([0]))},
-        {"wanted": Wanted(hidden=frozenset([0, 1]), embedding=True)},
-        {"tokenwise": None},
-        {"tokenwise": Tokenwise(6, [1.0, 2.0])},
-        {"tokenwise": Tokenwise(5, [1.0, 3.0])},
+        {"wanted": RequestedOutputs(hidden=frozenset([0]))},
+        {"wanted": RequestedOutputs(hidden=frozenset([0, 1]), embedding=True)},
+        {"top_k_config": None},
+        {"top_k_config": TopKConfig(6, [1.0, 2.0])},
+        {"top_k_config": TopKConfig(5, [1.0, 3.0])},
         {"key": {"data": ["b", "a"], "more": 1}},
         {"key": {"data": ["a", "b"], "more": 2}},
         {"key": {"data": ["a", "b"]}},

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
-from lightning_compress.distillation.outputs import Wanted, depth_of, heads_of, observe
+from lightning_compress.distillation.outputs import RequestedOutputs, depth_of, heads_of, run_with_outputs
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.models import (
@@ -582,7 +582,7 @@ def test_hidden_states_are_one_to_a_layer_and_of_full_width(substituted, name):
         for layer in structure_of(model).layers
     ]
     assert depth_of(model) == 5
-    found = observe(model, batch(), Wanted(frozenset(range(5)), frozenset([0, 1, 4]), True))
+    found = run_with_outputs(model, batch(), RequestedOutputs(frozenset(range(5)), frozenset([0, 1, 4]), True))
     for hook in hooks:
         hook.remove()
     assert isinstance(found.logits, torch.Tensor)
@@ -609,7 +609,7 @@ def test_beside_old_layers_the_way_that_is_gone_is_looked_at(deep, replaced):
     said = []
     way = choice.new if replaced else choice.old[-1]
     way.register_forward_hook(lambda _, inputs, output: said.append(output))
-    found = observe(model, batch(), Wanted(frozenset([3]), frozenset([1, 3, 4])))
+    found = run_with_outputs(model, batch(), RequestedOutputs(frozenset([3]), frozenset([1, 3, 4])))
     assert torch.equal(found.hidden[3], said[0])
     assert [one.count for one in heads_of(model)] == [4, 2, 4, 2 if replaced else 4, 4]
     assert found.attention[3].heads == (2 if replaced else 4)
@@ -619,7 +619,7 @@ def test_beside_old_layers_the_way_that_is_gone_is_looked_at(deep, replaced):
 def test_asking_for_nothing_leaves_no_hook(substituted):
     model = substituted()
     before = sum(len(module._forward_hooks) for module in model.modules())
-    observe(model, batch(), Wanted(frozenset([1]), frozenset([1]), True))
+    run_with_outputs(model, batch(), RequestedOutputs(frozenset([1]), frozenset([1]), True))
     assert sum(len(module._forward_hooks) for module in model.modules()) == before
 
 

@@ -49,7 +49,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.outputs: list[Any] = []
-        self.real = outputs.observe
+        self.real = outputs.run_with_outputs
 
     def __call__(self, *arguments: Any) -> Any:
         self.outputs.append(self.real(*arguments))
@@ -59,7 +59,7 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch) -> Asked:
     counting = Asked()
-    monkeypatch.setattr(teachers, "observe", counting)
+    monkeypatch.setattr(teachers, "run_with_outputs", counting)
     return counting
 
 

@@ -280,11 +280,11 @@ def test_a_teacher_with_another_tokenizer_reads_the_texts_in_its_own_tokens(
     seen: list[dict[str, Any]] = []
 
     def watching(model, batch, wanted):
-        said = outputs.observe(model, batch, wanted)
+        said = outputs.run_with_outputs(model, batch, wanted)
         seen.append({**batch, "said": said.logits})
         return said
 
-    monkeypatch.setattr(teachers, "observe", watching)
+    monkeypatch.setattr(teachers, "run_with_outputs", watching)
     losses = Losses(embeddings=Embeddings())
     last: dict[str, dict[str, float]] = {}
     for use in ("always", "never"):

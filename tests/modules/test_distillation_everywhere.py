@@ -246,8 +246,8 @@ if __name__ == "__main__":
     asked = []
     def count(model, batch, wanted):
         asked.append(len(batch["input_ids"]))
-        return outputs.observe(model, batch, wanted)
-    teacher.observe = count
+        return outputs.run_with_outputs(model, batch, wanted)
+    teacher.run_with_outputs = count
     place, school, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
     for use in ("always", "never"):
         asked.clear()

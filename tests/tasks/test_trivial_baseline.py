@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.errors import InputError
-from lightning_compress.modules.teacher_setup import examine
+from lightning_compress.modules.teacher_setup import evaluate_teacher
 from lightning_compress.tasks import task_named
 from lightning_compress.types import ProblemType
 
@@ -87,7 +87,7 @@ def test_a_random_teacher_is_stopped(kind, seed, tiny_model, quiet_trainer):
                 weight.normal_(std=0.02, generator=generator)
     said = list(batches(labels.get(kind)))
     with pytest.raises(InputError, match=r"model\.teacher is no better than chance"):
-        examine(LiveTeacher(model.eval()), said, quiet_trainer())
+        evaluate_teacher(LiveTeacher(model.eval()), said, quiet_trainer())
 
 
 def test_what_cannot_be_judged_is_not_refused(tiny_bert, quiet_trainer):
@@ -96,8 +96,8 @@ def test_what_cannot_be_judged_is_not_refused(tiny_bert, quiet_trainer):
             weight.zero_()  # so it always says the first class
     examples = {"input_ids": torch.full((6, 8), 9), "labels": torch.zeros(6, dtype=torch.long)}
     teacher = LiveTeacher(tiny_bert)
-    assert examine(teacher, [examples], quiet_trainer())["accuracy"] == 1.0
+    assert evaluate_teacher(teacher, [examples], quiet_trainer())["accuracy"] == 1.0
     examples["labels"][:2] = 1
     with pytest.raises(InputError, match="chance"):
-        examine(teacher, [examples] * 20, quiet_trainer())
-    assert examine(teacher, [examples] * 20, quiet_trainer(fast_dev_run=True))
+        evaluate_teacher(teacher, [examples] * 20, quiet_trainer())
+    assert evaluate_teacher(teacher, [examples] * 20, quiet_trainer(fast_dev_run=True))
