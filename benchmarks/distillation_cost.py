@@ -1,4 +1,4 @@
-"""What a teacher costs a training step and in memory: from the cache, and target_mask for every batch.
+"""Cost of distillation for a training step, in time and memory: cached teacher and live teacher.
 
     OMP_NUM_THREADS=2 python benchmarks/distillation_cost.py [--blocks 20]
 

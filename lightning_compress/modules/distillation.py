@@ -1,4 +1,4 @@
-"""Distillation: training a student by what a teacher says, beside the labels."""
+"""Distillation: train a student on the outputs of a teacher, besides the labels."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +12,12 @@ from torch import Tensor
 from lightning_compress.charts import Chart
 from lightning_compress.data.info import DataInfo
 from lightning_compress.distillation.objective import Losses, Objective
-from lightning_compress.distillation.outputs import TopK, RequestedOutputs, depth_of, run_with_outputs
+from lightning_compress.distillation.outputs import (
+    RequestedOutputs,
+    TopK,
+    depth_of,
+    run_with_outputs,
+)
 from lightning_compress.distillation.soft_targets import soft_target_loss
 from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
@@ -44,29 +49,29 @@ class DistillationOptions(FineTuningOptions, total=False):
 
 
 class DistillationModule(FineTuningModule):
-    """Train a student by what a teacher says of every text, beside the labels.
+    """Train a student on the outputs of a teacher, besides the labels.
 
-    Everything that fits a FineTuningModule fits it: the student is what is measured, compressed
-    and saved; the teacher is in no checkpoint.
+    Callbacks and data modules that work with a FineTuningModule work with it: the student is the
+    model that is measured, compressed and saved; the teacher is in no checkpoint.
 
     Args:
         teacher: Hub name, Hugging Face folder, compressed folder or checkpoint of a
-            FineTuningModule, trained on the task; ``dense``: the model that the student came from
-            (the ``dense/`` beside it in a run's folder, or ``pretrained`` itself before this run
-            cuts it).
-        losses: the terms of the loss, each with its weight; null leaves one out.
-        every_nth_layer: make the student of every n-th layer of the teacher, instead of
+            FineTuningModule, trained on the task; ``dense``: the dense model that the student is
+            compressed from (``dense/`` beside it in a run's folder, or ``pretrained`` itself
+            before this run compresses it).
+        losses: the terms of the loss, each with its weight; null leaves a term out.
+        every_nth_layer: initialize the student from every n-th layer of the teacher, instead of
             ``pretrained``.
-        teacher_cache: ask the teacher once about every text and keep the answers: ``always``,
-            ``never``, or ``auto``, where the losses allow it and the run is an epoch or longer.
-            Hidden states, which take much room, are only kept with ``always``.
-        cache_dir: where the answers are kept.
-        top_k: how many of a language model's largest logits are kept, at every token.
+        teacher_cache: whether to run the teacher once on every text and cache its outputs:
+            ``always``, ``never``, or ``auto`` (where the losses allow it and the run is an epoch or
+            longer). Hidden states, which take much disk space, are only cached with ``always``.
+        cache_dir: folder of the cache.
+        top_k: number of a language model's largest logits to cache, at every token.
         options: those of :class:`FineTuningModule`.
 
-    Logs, beside what that logs, ``train_<term>`` of every term, ``val_agreement`` (share of equal
-    predictions), ``val_divergence`` (KL of the student's predictions from the teacher's, in nats)
-    and ``val_teacher_<metric>``.
+    Logs, besides the metrics of FineTuningModule, ``train_<term>`` of every term, ``val_agreement``
+    (fraction of equal predictions), ``val_divergence`` (KL divergence of the student's predictions
+    from the teacher's, in nats) and ``val_teacher_<metric>``.
 
     Raises:
         InputError: the teacher is missing, does not fit the student or is no better than chance;
@@ -88,7 +93,7 @@ class DistillationModule(FineTuningModule):
         if top_k < 1:
             raise InputError(f"model.top_k must be at least 1, not {top_k}")
         self.losses = losses
-        self._live: LiveTeacher | None = None
+        # A LiveTeacher from setup on; at the start of training its cache may take its place.
         self._teacher: Teacher | None = None
         self._teacher_metrics: dict[str, float] = {}
         terms = [name for name, term in vars(losses).items() if term is not None]
@@ -103,30 +108,30 @@ class DistillationModule(FineTuningModule):
         return any(term is not None for name, term in vars(self.losses).items() if name != "task")
 
     def setup(self, stage: str) -> None:
-        """Load the teacher, if it is going to teach."""
+        """Load the teacher before a fit."""
         super().setup(stage)
-        if stage == "fit" and self._live is None and self._is_taught():
+        if stage == "fit" and self._is_taught() and not isinstance(self._teacher, LiveTeacher):
             model = self._load_teacher()
             data = getattr(self.trainer, "datamodule", None)
-            inputs = retokenized_inputs(self.hparams["teacher"], data, by_token=self._by_token())
+            inputs = retokenized_inputs(self.hparams["teacher"], data, per_token=self._per_token())
             check_inputs(
                 model,
                 tokens=None if inputs else self._vocabulary.get("vocab_size"),
                 max_length=DataInfo.of(data).max_length,
             )
-            self._live = LiveTeacher(model, inputs)
+            self._teacher = LiveTeacher(model, inputs)
 
     def configure_model(self) -> None:
-        """Build the student, and what its terms need beside it."""
+        """Build the student and the objective."""
         super().configure_model()
         metric = self.task.primary_metric
         self.charts = (
             self._terms_chart,
             Chart("student and teacher", (f"^val_{metric}$", f"^val_teacher_{metric}$")),
         )
-        if self._live is None or "objective" in self._modules:
+        if not isinstance(self._teacher, LiveTeacher) or "objective" in self._modules:
             return
-        teacher = self._live.model
+        teacher = self._teacher.model
         check_teacher(teacher, self.model, self.task)
         self.objective = Objective(
             self.losses, self.model, teacher, self.task.distribution, causal=_causal(self.model)
@@ -157,7 +162,7 @@ class DistillationModule(FineTuningModule):
         return student
 
     def _is_taught(self) -> bool:
-        """Whether there is a teacher; here without one there is an error."""
+        """Whether there is a teacher; a subclass may do without one."""
         return True
 
     def _load_teacher(self, config: dict[str, Any] | None = None) -> "PreTrainedModel":
@@ -166,39 +171,40 @@ class DistillationModule(FineTuningModule):
             raise InputError("there is no teacher: name its folder in model.teacher")
         return load_teacher(name, student=self.hparams["pretrained"], task=self.task, config=config)
 
-    def _by_token(self) -> bool:
+    def _per_token(self) -> bool:
         inner = (self.losses.hidden_states, self.losses.attention_maps, self.losses.relations)
         return self.task.per_token or any(inner)
 
     def on_train_start(self) -> None:
-        """Measure the teacher, and let it say beforehand what it has to say."""
+        """Evaluate the teacher, and cache its outputs where that is possible."""
         if not self._is_taught():
             return
-        if self._live is None:  # a second fit of this module
-            self._teacher = None
-            self.setup("fit")
-        assert self._live is not None
-        self._live.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
+        teacher = self._teacher
+        assert isinstance(teacher, LiveTeacher)
+        teacher.model.to(self.device)  # type: ignore[arg-type]  # wrapped by transformers
         self._open_validation()
         if any(self.trainer.num_val_batches):
-            self._teacher_metrics = evaluate_teacher(self._live, self._validation_batches(), self.trainer)
-        self._say_how_good_it_is()
+            self._teacher_metrics = evaluate_teacher(
+                teacher, self._validation_batches(), self.trainer
+            )
+        self._report_teacher_metrics()
         soft = self.losses.soft_targets
-        _, wanted = self.objective.wanted(depth_of(self.model))
+        _, requested = self.objective.requested(depth_of(self.model))
         self._teacher = maybe_cached(
-            self._live,
-            wanted,
+            teacher,
+            requested,
             self.trainer,
             use=self.hparams["teacher_cache"],
             cache_dir=Path(self.hparams["cache_dir"]).expanduser(),
             top_k=self.hparams["top_k"] if self.task.over_vocabulary else None,
             temperature=None if soft is None else soft.temperature,
         )
-        if self._teacher is not self._live:
-            self._live = None  # its answers are enough, so its memory is free
 
     def _open_validation(self) -> None:
-        """Have the validation batches at hand, also where the first validation comes later."""
+        """Make the validation dataloaders now, not when the first validation begins.
+
+        The validation loop makes them in the validating stage only.
+        """
         trainer = self.trainer
         if trainer.enable_validation and trainer.val_dataloaders is None:
             trainer.validating = True
@@ -215,28 +221,28 @@ class DistillationModule(FineTuningModule):
             for batch in islice(loader, None if limit == float("inf") else int(limit)):
                 yield self.trainer.strategy.batch_to_device(batch)
 
-    def _say_how_good_it_is(self) -> None:
+    def _report_teacher_metrics(self) -> None:
         if not self._teacher_metrics:
             rank_zero_info("There is no validation split to measure the teacher on.")
             return
-        said = ", ".join(f"{name} {value:.4g}" for name, value in self._teacher_metrics.items())
-        rank_zero_info(f"The teacher on the validation split: {said}.")
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self._teacher_metrics.items())
+        rank_zero_info(f"The teacher on the validation split: {metrics}.")
         for logger in self.trainer.loggers:
-            logger.log_metrics(self._of_teacher(), self.global_step)
+            logger.log_metrics(self._prefixed_teacher_metrics(), self.global_step)
 
-    def _of_teacher(self) -> dict[str, float]:
+    def _prefixed_teacher_metrics(self) -> dict[str, float]:
         return {f"val_teacher_{name}": value for name, value in self._teacher_metrics.items()}
 
     def _loss(self, batch: Batch) -> Tensor:
         if self._teacher is None:
             return super()._loss(batch)
         depth = depth_of(self.model)
-        own, its = self.objective.wanted(depth)
+        student_outputs, teacher_outputs = self.objective.requested(depth)
         progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
-        student = run_with_outputs(self.model, batch, own)
+        student = run_with_outputs(self.model, batch, student_outputs)
         terms = self.objective(
             student,
-            self._teacher(batch, its),
+            self._teacher(batch, teacher_outputs),
             depth=depth,
             progress=progress,
             target_mask=self._target_mask(batch),
@@ -252,42 +258,47 @@ class DistillationModule(FineTuningModule):
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def _target_mask(self, batch: Batch) -> Tensor | None:
-        """[B, S], true at the tokens with a target; None if targets are per example."""
+        """[B, S], True at the tokens with a target; None if targets are per example."""
         return self.task.target_mask(batch["labels"]) if self.task.per_token else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one validation batch, also against the teacher."""
+        """Update the metrics with a validation batch, and compare it with the teacher."""
         logits = self._measure(batch, "val", self.val_metrics)
-        if self._teacher is not None:
+        if self._teacher is not None and not self.trainer.sanity_checking:
             self._compare(logits, batch)
 
     def _compare(self, logits: Tensor, batch: Batch) -> None:
         assert self._teacher is not None
-        said, target_mask = self._teacher(batch, RequestedOutputs()).logits, self._target_mask(batch)
-        if target_mask is not None:
-            logits, said = logits[target_mask], said[target_mask]
-        divergence = soft_target_loss(logits, said, self.task.distribution, temperature=1.0)
+        teacher, mask = self._teacher(batch, RequestedOutputs()).logits, self._target_mask(batch)
+        if mask is not None:
+            logits, teacher = logits[mask], teacher[mask]
+        divergence = soft_target_loss(logits, teacher, self.task.distribution, temperature=1.0)
         found = {"val_divergence": divergence}
         decisions = self.task.decisions(logits)
-        expected = said.indices[..., 0] if isinstance(said, TopK) else self.task.decisions(said)
+        if isinstance(teacher, TopK):
+            expected: Tensor | None = teacher.indices[..., 0]
+        else:
+            expected = self.task.decisions(teacher)
         if decisions is not None and expected is not None:
             found["val_agreement"] = (decisions == expected).float().mean()
         self.log_dict(found, batch_size=len(logits), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation split, the teacher's as a line beside them."""
+        """Log the metrics of the validation split and those of the teacher."""
         super().on_validation_epoch_end()
         if not self.trainer.sanity_checking:
-            self.log_dict(self._of_teacher(), sync_dist=True)  # they are equal already
+            self.log_dict(
+                self._prefixed_teacher_metrics(), sync_dist=True
+            )  # they are equal already
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put in the student alone."""
+        """Store the student alone."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"] |= {"teacher": None, "every_nth_layer": None}
         del checkpoint["hyper_parameters"]["losses"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the student alone where nothing is to be learned."""
+        """Load the student alone outside of a fit."""
         if "objective" not in self._modules:
             state = checkpoint["state_dict"]
             for name in [name for name in state if name.startswith("objective.")]:
@@ -296,7 +307,7 @@ class DistillationModule(FineTuningModule):
 
 
 def _causal(model: "PreTrainedModel") -> bool:
-    """Whether tokens see only those before them; target_mask of known families alone."""
+    """Whether tokens attend to preceding tokens only; False for families without an entry."""
     family = FAMILIES.get(model.config.model_type)
     return family is not None and (
         family.causal or bool(getattr(model.config, "is_decoder", False))

@@ -1,9 +1,7 @@
-"""Whether a teacher is target_mask in every epoch or once and for all.
-
-A teacher that was trained with another tokenizer reads the same texts in its own tokens.
-"""
+"""What a teacher is run on: every batch or, with a cache, every text once; in its own tokens."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,7 +32,7 @@ CacheUse = Literal["auto", "always", "never"]
 
 def maybe_cached(
     teacher: LiveTeacher,
-    wanted: RequestedOutputs,
+    requested: RequestedOutputs,
     trainer: L.Trainer,
     *,
     use: CacheUse,
@@ -42,78 +40,89 @@ def maybe_cached(
     top_k: int | None,
     temperature: Annealed | None,
 ) -> Teacher:
-    """The teacher itself, or what it has said of the training and validation texts.
+    """The teacher itself, or a teacher whose outputs for training and validation texts are cached.
 
     Args:
         teacher: on the device of the run.
-        wanted: what will be target_mask.
+        requested: outputs that the losses need.
         trainer: of the run that begins.
-        use: of the cache.
+        use: when to cache, see :class:`~lightning_compress.modules.DistillationModule`.
         cache_dir: folder of all caches.
-        top_k: of a language model's logits; None for classifiers.
+        top_k: number of a language model's logits to cache; None for classifiers.
         temperature: of the soft targets.
 
     Raises:
-        InputError: the cache is target_mask for and cannot be used, or not be written.
+        InputError: ``use`` is ``always`` and caching is impossible, or the cache is not writable.
     """
     loaders = _loaders(trainer)
-    reason = _why_not(loaders, wanted, top_k, temperature)
+    reason = _why_not(loaders, requested, top_k, temperature)
     if use == "always" and reason:
         raise InputError(f"model.teacher_cache: {reason}; set it to never")
-    if use == "never" or reason or (use == "auto" and wanted.hidden):
+    if use == "never" or reason or (use == "auto" and requested.hidden):
         return teacher
     texts = [cast(TokenBatches, loader.dataset) for loader in loaders]
-    read = teacher.inputs.splits if isinstance(teacher.inputs, RetokenizedInputs) else texts
-    options: dict[str, Any] = {
-        "wanted": wanted,
-        "top_k_config": top_k and TopKConfig(top_k, [cast(float, temperature or 1.0)]),
-        "key": {"data": fingerprint_of(read)},
-    }
-    folder = cache_folder(teacher, cache_dir, **options)
+    read = texts if teacher.inputs is None else cast(RetokenizedInputs, teacher.inputs).splits
+    config = top_k and TopKConfig(top_k, [cast(float, temperature or 1.0)])
+    folder = cache_folder(
+        teacher,
+        cache_dir,
+        requested=requested,
+        top_k_config=config,
+        key={"data": fingerprint_of(read)},
+    )
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
     if use == "auto" and batches < len(loaders[0]) and not folder.is_dir():
-        return teacher  # fewer texts are target_mask about than the cache would hold
+        return teacher  # the run sees fewer texts than the cache would hold
+    ids = np.concatenate([one.sequences.ids for one in texts])
+    with _every_batch(loaders, trainer, folder) as every:
+        return cached_teacher(teacher, every, ids, folder, requested, config)
+
+
+@contextmanager
+def _every_batch(
+    loaders: list[Any], trainer: L.Trainer, folder: Path
+) -> Iterator[Callable[[], Iterator[Batch]]]:
+    """All batches of some dataloaders on the device of the run, with a progress bar."""
     steps = sum(-(-len(loader.dataset) // loader.order.batch_size) for loader in loaders)
     with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
 
         def every() -> Iterator[Batch]:
-            rank_zero_info(f"The teacher reads every text once; what it says is kept in {folder}.")
+            rank_zero_info(f"Running the teacher once on every text; outputs go to {folder}.")
             for loader in loaders:
                 for batch in loader.sample():
                     yield trainer.strategy.batch_to_device(batch)
                     advance("teacher", 1)
 
-        ids = np.concatenate([one.sequences.ids for one in texts])
-        return cached_teacher(teacher, every, ids, folder, wanted, options["top_k_config"])
+        yield every
 
 
 def _loaders(trainer: L.Trainer) -> list[Any]:
-    """Of the training, and of the validation if there is one."""
+    """The dataloader for training, and those for validation if there are any."""
     found = trainer.val_dataloaders or []
     return [trainer.train_dataloader, *(found if isinstance(found, list) else [found])]
 
 
 def _why_not(
-    loaders: list[Any], wanted: RequestedOutputs, top_k: int | None, temperature: Annealed | None
+    loaders: list[Any], requested: RequestedOutputs, top_k: int | None, temperature: Annealed | None
 ) -> str | None:
-    """What stands against keeping the answers."""
+    """Why the outputs cannot be cached; None if they can."""
     if not all(isinstance(loader, ResumableLoader) for loader in loaders):
-        return "the batches have no lasting example ids: use a data module of this package"
+        return "the batches have no stable example ids: use a data module of this package"
     if not all(loader.dataset.fixed_inputs for loader in loaders):
-        return "the masked tokens differ in every epoch, and so do the teacher's answers"
-    if wanted.attention:
-        return "losses.attention_maps and losses.relations look at what is too large to be kept"
+        return "the masked tokens differ in every epoch, and so do the teacher's outputs"
+    if requested.attention:
+        return "losses.attention_maps and losses.relations need outputs too large to cache"
     if top_k is not None and isinstance(temperature, tuple | list):
         return "losses.soft_targets.temperature changes during the run"
     return None
 
 
 class RetokenizedInputs:
-    """The examples of a fit in another tokenizer's tokens, found by their ids.
+    """The training and validation examples tokenized by another tokenizer, found by their ids.
 
     Args:
-        data: the data module that the student learns from.
-        tokenizer: a folder or a Hub name.
+        data: the data module of the run.
+        tokenizer: folder or Hub name.
     """
 
     def __init__(self, data: TextDataModule, tokenizer: str) -> None:
@@ -122,24 +131,24 @@ class RetokenizedInputs:
         self.splits: list[TokenBatches] = [other.examples("train"), other.examples("validation")]
 
     def __call__(self, batch: Batch) -> Batch:
-        """The same examples, on the same device."""
+        """The same examples in the other tokens, on the same device."""
         ids = batch["example_id"].cpu().numpy()
         split = next(one for one in self.splits if np.isin(ids[0], one.sequences.ids))
         found = split.by_ids(ids)
         return {name: value.to(batch["example_id"].device) for name, value in found.items()}
 
 
-def retokenized_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Batch], Batch] | None:
-    """How a teacher reads a batch; None if it reads the student's tokens.
+def retokenized_inputs(name: str, data: Any, *, per_token: bool) -> RetokenizedInputs | None:
+    """The batches in the teacher's tokens; None if it has the student's tokenizer.
 
     Args:
-        name: the teacher's Hub name, folder or checkpoint; where there is no tokenizer in it, it
-            is taken to have been trained with the student's.
-        data: the data module of the run; a foreign one is taken to suit both.
-        by_token: the student learns something about single tokens.
+        name: Hub name, folder or checkpoint of the teacher; one without a tokenizer is assumed to
+            have been trained with the student's.
+        data: the data module of the run; one of another package is assumed to fit both.
+        per_token: whether a loss compares single tokens.
 
     Raises:
-        InputError: it has another tokenizer, and tokens would be compared.
+        InputError: the tokenizers differ and a loss compares single tokens.
     """
     if not isinstance(data, TextDataModule) or data.tokenizer is None:
         return None
@@ -151,7 +160,7 @@ def retokenized_inputs(name: str, data: Any, *, by_token: bool) -> Callable[[Bat
         return None
     if tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(data.tokenizer):
         return None
-    if by_token:
+    if per_token:
         raise InputError(
             f"model.teacher: {name} has another tokenizer than the student, so its tokens are not "
             "the student's: use only losses.soft_targets and losses.embeddings of a classifier, "

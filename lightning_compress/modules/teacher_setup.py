@@ -1,36 +1,24 @@
-"""From a name to a teacher that fits its student.
+"""Load a teacher, check that it fits its student, and evaluate it before training."""
 
-The teacher is measured before it teaches.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import lightning as L
 import torch
+from torch import Tensor
 
-from lightning_compress.distillation.teacher import freeze_
+from lightning_compress.distillation.outputs import RequestedOutputs
+from lightning_compress.distillation.teacher import LiveTeacher, freeze_
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import edits_in
 from lightning_compress.tasks import Task, task_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-import lightning as L
-from torch import Tensor
-
-from lightning_compress.distillation.outputs import RequestedOutputs
-from lightning_compress.distillation.teacher import LiveTeacher
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 DENSE = "dense"
 
@@ -42,13 +30,14 @@ def load_teacher(
 
     Args:
         name: Hub name, Hugging Face folder, compressed folder, or checkpoint of a FineTuningModule;
-            ``dense``: the model that the student came from.
-        student: what the student starts from.
-        task: what both do.
-        config: fields of its configuration to change.
+            ``dense``: the dense model that the student was compressed from.
+        student: ``model.pretrained`` of the student.
+        task: of both.
+        config: fields of the teacher's configuration to change.
 
     Raises:
-        InputError: it is not there, damaged, for another task, or the student of a distillation.
+        InputError: the teacher does not exist, is damaged, is a model for another task, or the
+            checkpoint of a student.
     """
     if name == DENSE:
         name = _dense_model_of(student)
@@ -75,10 +64,10 @@ def load_teacher(
 
 
 def _dense_model_of(student: str | None) -> str:
-    """Beside a run's ``model`` lies its ``dense``; a model that nothing was cut from is its own."""
+    """The folder ``dense`` beside a run's ``model``; for a dense model, the model itself."""
     if student is None:
         raise InputError(
-            "model.teacher is dense, the model that the student came from: name that in "
+            "model.teacher is dense, the model that the student is compressed from: name that in "
             "model.pretrained"
         )
     beside = Path(student).parent / DENSE
@@ -86,8 +75,8 @@ def _dense_model_of(student: str | None) -> str:
         return str(beside)
     if edits_in(student):
         raise InputError(
-            f"model.teacher is dense, and {beside}, which would be the model that {student} came "
-            "from, is not there: name a teacher"
+            f"model.teacher is dense, and {beside}, the dense model that {student} was compressed "
+            "from, does not exist: name a teacher"
         )
     return student
 
@@ -112,35 +101,35 @@ def _from_checkpoint(path: Path) -> "PreTrainedModel":
 
 
 def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: Task) -> None:
-    """See that a teacher predicts what its student is to predict.
+    """Require that teacher and student have the same labels or vocabulary.
 
     Raises:
         InputError: their labels or vocabularies differ.
     """
-    its, own = teacher.config, student.config
+    theirs, ours = teacher.config, student.config
     if task.over_vocabulary:
-        if its.vocab_size != own.vocab_size:
+        if theirs.vocab_size != ours.vocab_size:
             raise InputError(
-                f"model.teacher predicts {its.vocab_size} tokens and the student {own.vocab_size}: "
+                f"model.teacher has {theirs.vocab_size} tokens, the student {ours.vocab_size}: "
                 "a language model learns token by token, so both need one vocabulary"
             )
         return
-    labels = {"num_labels": own.num_labels, "id2label": own.id2label}
+    labels = {"num_labels": ours.num_labels, "id2label": ours.id2label}
     check_labels(
         teacher, {**labels, "problem_type": task_of(student).problem_type}, whose="the student"
     )
 
 
 def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose: str) -> None:
-    """See that a teacher predicts these labels.
+    """Require that a teacher predicts some labels.
 
     Args:
         teacher: a classifier.
         labels: ``num_labels``, ``problem_type`` and ``id2label`` as far as they are known.
-        whose: they are.
+        whose: whose labels they are, for the error.
 
     Raises:
-        InputError: it has others, or has them in another order.
+        InputError: the teacher has other labels, or another order of them.
     """
     count, kind = teacher.config.num_labels, task_of(teacher).problem_type
     wanted = labels.get("num_labels") or count, labels.get("problem_type") or kind
@@ -159,15 +148,15 @@ def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose
 
 
 def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: int | None) -> None:
-    """See that a teacher can read the texts; a misfit would end in an index error.
+    """Require that the token ids and positions of the texts are within the teacher's embeddings.
 
     Args:
-        teacher: reads them.
-        tokens: how many the student's tokenizer knows, if that is the teacher's too.
-        max_length: most tokens of a text.
+        teacher: the model.
+        tokens: size of the tokenizer's vocabulary; None: the teacher has a tokenizer of its own.
+        max_length: maximum number of tokens of a text.
 
     Raises:
-        InputError: it cannot.
+        InputError: they are not, which would be an index error in the first step.
     """
     rows, positions = reading_limits(teacher)
     if tokens is not None and rows is not None and tokens > rows:
@@ -187,19 +176,21 @@ def _words(kind: str | None) -> str:
 
 
 def _names(id2label: Mapping[Any, str] | None, count: int | None) -> list[str] | None:
-    """The labels' names in order; None where they are but numbers, which say nothing."""
+    """The names of the labels in order; None where they are numbers only."""
     known = {int(index): name for index, name in (id2label or {}).items()}
     names = [str(known.get(index, index)).lower() for index in range(count or 0)]
     numbered = all(name.removeprefix("label_").isdigit() for name in names)
     return None if numbered else names
 
 
-def evaluate_teacher(teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer) -> dict[str, float]:
-    """The metrics of a teacher on validation batches, of all processes together.
+def evaluate_teacher(
+    teacher: LiveTeacher, batches: Iterable[Batch], trainer: L.Trainer
+) -> dict[str, float]:
+    """The metrics of a teacher on validation batches, over all processes.
 
     Raises:
-        InputError: by the metric that counts it is no better than chance. In a dev run, and where
-            a perfect teacher could have been lucky, that is not target_mask.
+        InputError: the primary metric is no better than the trivial baseline. Not checked in a
+            ``fast_dev_run``, and where there are too few examples to tell.
     """
     config: PreTrainedConfig = teacher.model.config
     task = task_of(teacher.model)

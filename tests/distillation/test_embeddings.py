@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from lightning_compress.distillation.hidden_states import embedding_loss
-from lightning_compress.distillation.outputs import RequestedOutputs, mean_over_tokens, run_with_outputs
+from lightning_compress.distillation.outputs import (
+    RequestedOutputs,
+    mean_over_tokens,
+    run_with_outputs,
+)
 
 
 def embeddings(seed):

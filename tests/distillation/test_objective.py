@@ -19,7 +19,13 @@ from lightning_compress.distillation.hidden_states import (
     hidden_state_loss,
 )
 from lightning_compress.distillation.objective import Losses, Objective, TaskLoss
-from lightning_compress.distillation.outputs import Outputs, TopK, RequestedOutputs, depth_of, run_with_outputs
+from lightning_compress.distillation.outputs import (
+    Outputs,
+    RequestedOutputs,
+    TopK,
+    depth_of,
+    run_with_outputs,
+)
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
@@ -56,7 +62,7 @@ def asked_in(batch):
 
 def terms_of(objective, student, teacher, batch, progress=0.0):
     depth = depth_of(student)
-    own, its = objective.wanted(depth)
+    own, its = objective.requested(depth)
     with torch.no_grad():
         said = run_with_outputs(teacher, batch, its)
     return objective(
@@ -134,10 +140,14 @@ def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens,
     teacher = lively(family, seed=3, tokens=tokens, **deep)
     pairs = {"uniform": [(0, 1), (1, 3)], "last": [(1, 3)]}.get(str(layers), [(0, 2), (1, 0)])
     objective = made(everything(family, layers), student, teacher, tokens)
-    own: Any = run_with_outputs(student, texts(), RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), True))
+    own: Any = run_with_outputs(
+        student, texts(), RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), True)
+    )
     every = frozenset(range(4))
     its: Any = run_with_outputs(teacher, texts(), RequestedOutputs(every, every, embedding=True))
-    terms = objective(own, its, depth=2, progress=0.0, target_mask=asked_in(texts()) if tokens else None)
+    terms = objective(
+        own, its, depth=2, progress=0.0, target_mask=asked_in(texts()) if tokens else None
+    )
     mask = texts()["attention_mask"].bool()
     slow = {
         "hidden_states": [hidden_state_loss(own.hidden[a], its.hidden[b], mask) for a, b in pairs],
@@ -259,12 +269,18 @@ def test_maps_follow_a_student_that_loses_layers(lively, texts, family, tokens):
     student = copy.deepcopy(teacher)
     objective = made(everything(family), student, teacher, tokens)
     every = frozenset(range(4))
-    assert objective.wanted(4) == (RequestedOutputs(every, every, True), RequestedOutputs(every, every, True))
+    assert objective.requested(4) == (
+        RequestedOutputs(every, every, True),
+        RequestedOutputs(every, every, True),
+    )
     for term in terms_of(objective, student, teacher, texts()).values():
         assert abs(term.item()) < 1e-12
     remove_layers_(student, [1, 2])
     left, taught = frozenset([0, 1]), frozenset([1, 3])
-    assert objective.wanted(2) == (RequestedOutputs(left, left, True), RequestedOutputs(taught, taught, True))
+    assert objective.requested(2) == (
+        RequestedOutputs(left, left, True),
+        RequestedOutputs(taught, taught, True),
+    )
     found = terms_of(objective, student, teacher, texts())
     inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -288,7 +304,7 @@ def test_an_explicit_map_says_when_its_layer_has_left(lively):
     objective = made(everything("bert", {1: 1}), student, teacher)
     remove_layers_(student, [0])
     with pytest.raises(InputError, match="layer 1 of the student, which has layers 0 to 0"):
-        objective.wanted(depth_of(student))
+        objective.requested(depth_of(student))
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert"])
@@ -307,15 +323,15 @@ def test_relations_bear_with_heads_that_leave(lively, texts, family):
 def test_only_what_the_terms_look_at_is_wanted(lively):
     model = lively("bert")
     nothing = RequestedOutputs()
-    assert made(Losses(), model, model).wanted(2) == (nothing, nothing)
+    assert made(Losses(), model, model).requested(2) == (nothing, nothing)
     last = RequestedOutputs(frozenset([1]))
     losses = Losses(hidden_states=HiddenStates(layers="last"))
-    assert made(losses, model, model).wanted(2) == (last, last)
+    assert made(losses, model, model).requested(2) == (last, last)
     losses = Losses(attention_maps=AttentionMaps(layers={0: 1}), relations=Relations(layers={1: 0}))
     both = RequestedOutputs(attention=frozenset([0, 1]))
-    assert made(losses, model, model).wanted(2) == (both, both)
+    assert made(losses, model, model).requested(2) == (both, both)
     whole = RequestedOutputs(embedding=True)
-    assert made(Losses(embeddings=Embeddings()), model, model).wanted(2) == (whole, whole)
+    assert made(Losses(embeddings=Embeddings()), model, model).requested(2) == (whole, whole)
 
 
 @pytest.mark.parametrize(
@@ -337,13 +353,13 @@ def test_only_what_the_terms_look_at_is_wanted(lively):
             Losses(attention_maps=AttentionMaps()),
             ("llama", {}),
             ("llama", {}),
-            r"losses\.attention_maps: this family turns queries and keys .* losses\.relations",
+            r"losses\.attention_maps: this family applies rotary .* losses\.relations",
         ),
         (
             Losses(attention_maps=AttentionMaps()),
             ("bert", {}),
             ("llama", {}),
-            r"losses\.attention_maps: this family turns",
+            r"losses\.attention_maps: this family applies rotary",
         ),
         (
             Losses(relations=Relations(heads=3)),
@@ -391,7 +407,9 @@ def test_relations_are_split_into_the_heads_that_are_named(lively, texts, family
     (term,) = terms_of(made(losses, student, teacher), student, teacher, texts()).values()
     wanted = RequestedOutputs(attention=frozenset([1]))
     with torch.no_grad():
-        own, its = (run_with_outputs(one, texts(), wanted).attention[1] for one in (student, teacher))
+        own, its = (
+            run_with_outputs(one, texts(), wanted).attention[1] for one in (student, teacher)
+        )
     mask = texts()["attention_mask"].bool()
     expected = relation_loss(own, its, mask, causal=False, heads=heads)
     assert term.item() == pytest.approx(float(expected))

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from lightning_compress.distillation.outputs import TopK, RequestedOutputs, depth_of, run_with_outputs
+from lightning_compress.distillation.outputs import (
+    RequestedOutputs,
+    TopK,
+    depth_of,
+    run_with_outputs,
+)
 from lightning_compress.models import remove_heads_, structure_of, units_of
 from lightning_compress.models.layers import remove_layers_
 
@@ -69,7 +74,9 @@ def test_only_what_is_wanted_is_there(lively, texts):
 
 
 def test_without_a_mask_all_are_tokens(lively):
-    found = run_with_outputs(lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, RequestedOutputs())
+    found = run_with_outputs(
+        lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, RequestedOutputs()
+    )
     assert found.mask.tolist() == [[True, True, True]]
     assert found.mask.dtype == torch.bool
 
@@ -98,7 +105,10 @@ def test_depth_is_that_of_now(lively):
 
 
 def test_what_either_wants():
-    one, other = RequestedOutputs(frozenset([1]), frozenset([0])), RequestedOutputs(frozenset([2]), embedding=True)
+    one, other = (
+        RequestedOutputs(frozenset([1]), frozenset([0])),
+        RequestedOutputs(frozenset([2]), embedding=True),
+    )
     assert one | other == RequestedOutputs(frozenset([1, 2]), frozenset([0]), embedding=True)
     assert one | RequestedOutputs() == one
 

@@ -9,7 +9,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
-from lightning_compress.distillation.outputs import RequestedOutputs, depth_of, heads_of, run_with_outputs
+from lightning_compress.distillation.outputs import (
+    RequestedOutputs,
+    depth_of,
+    heads_of,
+    run_with_outputs,
+)
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.models import (
@@ -582,7 +587,9 @@ def test_hidden_states_are_one_to_a_layer_and_of_full_width(substituted, name):
         for layer in structure_of(model).layers
     ]
     assert depth_of(model) == 5
-    found = run_with_outputs(model, batch(), RequestedOutputs(frozenset(range(5)), frozenset([0, 1, 4]), True))
+    found = run_with_outputs(
+        model, batch(), RequestedOutputs(frozenset(range(5)), frozenset([0, 1, 4]), True)
+    )
     for hook in hooks:
         hook.remove()
     assert isinstance(found.logits, torch.Tensor)

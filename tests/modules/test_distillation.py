@@ -137,7 +137,7 @@ def test_the_teacher_teaches_and_is_nothing_else(
 
     class Look(L.Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            teacher = pl_module._live.model
+            teacher = pl_module._teacher.model
             assert pl_module.model.training
             assert not any(module.training for module in teacher.modules())
             assert all(weight.grad is None for weight in teacher.parameters())
@@ -285,7 +285,7 @@ def test_a_damaged_cache_is_made_anew_and_says_so(texts, student, quiet_trainer,
         rows.write_bytes(content)
     assert_same(last[0], last[1])
     (said,) = [one for one in caplog.messages if "teacher's cache" in one]
-    assert "is made anew: rows.arrow is damaged" in said
+    assert "is written again: rows.arrow is damaged" in said
 
 
 @pytest.mark.parametrize(

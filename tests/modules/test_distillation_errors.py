@@ -111,7 +111,7 @@ def test_names_that_are_but_numbers_or_letter_cases_say_nothing(
 def test_a_teacher_of_other_tokens_cannot_teach_them(school, student, quiet_trainer, tmp_path):
     teacher = random_model(tmp_path / "teacher", **{**GPT2, "vocab_size": 120})
     module = student(task="causal-lm", teacher=teacher, config=GPT2)
-    parts = ["model.teacher predicts 120 tokens", "student 100", "one vocabulary"]
+    parts = ["model.teacher has 120 tokens", "student 100", "one vocabulary"]
     refuse(module, quiet_trainer(max_epochs=1), lines(school), *parts)
     teacher = random_model(tmp_path / "untaught", **GPT2)
     module = student(task="causal-lm", teacher=teacher, config=GPT2)
@@ -168,7 +168,7 @@ def pruned(school: Path, folder: Path) -> str:
          ["model.config", "name the folder model/"]),
         (lambda s, f: {"teacher": "dense"}, ["model.teacher is dense", "model.pretrained"]),
         (lambda s, f: {"teacher": "dense", "pretrained": pruned(s, f / "pruned")},
-         ["model.teacher is dense", "is not there", "name a teacher"]),
+         ["model.teacher is dense", "does not exist", "name a teacher"]),
         (lambda s, f: {"teacher": str(s / "teacher"), "every_nth_layer": 2,
                        "pretrained": str(s / "teacher")}, ["model.every_nth_layer", "one of them"]),
         (lambda s, f: {"every_nth_layer": 5}, ["model.every_nth_layer is 5", "between 2 and 4"]),
@@ -261,7 +261,7 @@ def test_data_of_others_are_learned_from_live(student, quiet_trainer, toy_data, 
     assert trainer.callback_metrics["val_agreement"] > 0.4
     module = student(**options, teacher_cache="always")
     refuse(module, quiet_trainer(max_epochs=1), toy_data,
-           "model.teacher_cache", "no lasting example ids", "set it to never")  # fmt: skip
+           "model.teacher_cache", "no stable example ids", "set it to never")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

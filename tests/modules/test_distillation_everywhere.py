@@ -91,7 +91,7 @@ def test_a_pruned_model_is_taught_by_what_it_was(
 
     class Look(L.Callback):
         def on_train_batch_end(self, *_):
-            found.append(fingerprint(again._live.model))
+            found.append(fingerprint(again._teacher.model))
 
     quiet_trainer(max_steps=1, callbacks=[Look()]).fit(again, datamodule=texts())
     assert found == [fingerprint(dense)]

@@ -29,7 +29,7 @@ class Teacher(L.Callback):
         self.terms: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        self.prints.add(fingerprint(pl_module._live.model))
+        self.prints.add(fingerprint(pl_module._teacher.model))
         metrics = trainer.callback_metrics
         self.terms.append({n: float(v) for n, v in metrics.items() if n.startswith("train_")})
 

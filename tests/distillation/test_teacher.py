@@ -8,7 +8,7 @@ import torch
 
 from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import Losses, Objective
-from lightning_compress.distillation.outputs import TopK, RequestedOutputs, run_with_outputs
+from lightning_compress.distillation.outputs import RequestedOutputs, TopK, run_with_outputs
 from lightning_compress.distillation.soft_targets import SoftTargets
 from lightning_compress.distillation.teacher import (
     LiveTeacher,
@@ -30,7 +30,7 @@ MODELS = [("bert", False), ("albert", False), ("gpt2", False), ("gpt2", True), (
 TOKENWISE = TopKConfig(top_k=5, temperatures=[2.0, 0.5])
 
 
-def remembered(teacher, texts, folder, wanted=WANTED, top_k_config=None):
+def remembered(teacher, texts, folder, requested=WANTED, top_k_config=None):
     def batches():
         yield texts([2, 0], length=6)
         yield texts([3, 1], length=9)
@@ -98,8 +98,10 @@ def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
         embeddings=Embeddings(),
     )
     objective = Objective(losses, student, teacher, "categorical", causal=tokens)
-    own, its = objective.wanted(2)
-    cached = remembered(live, texts, tmp_path / "x", its, TopKConfig(100, [2.0]) if tokens else None)
+    own, its = objective.requested(2)
+    cached = remembered(
+        live, texts, tmp_path / "x", its, TopKConfig(100, [2.0]) if tokens else None
+    )
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE_INDEX)
@@ -134,7 +136,7 @@ def test_the_teacher_is_asked_once(lively, texts, tmp_path, caplog):
     rows.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
         anew: Any = remembered(live, texts, tmp_path / "x")(texts(), WANTED)
-    assert "made anew" in caplog.text
+    assert "written again" in caplog.text
     assert torch.equal(anew.logits, first)
 
 
@@ -143,14 +145,14 @@ def test_a_layer_that_has_not_been_kept_is_missed_by_name(lively, texts, tmp_pat
         LiveTeacher(lively("bert")), texts, tmp_path / "x", RequestedOutputs(hidden=frozenset([1]))
     )
     cached(texts(), RequestedOutputs(hidden=frozenset([1])))
-    with pytest.raises(InputError, match=r"layer 0, which is not kept.*model\.teacher_cache to"):
+    with pytest.raises(InputError, match=r"layer 0, which is not cached.*model\.teacher_cache to"):
         cached(texts(), RequestedOutputs(hidden=frozenset([0, 1])))
 
 
 def test_an_example_that_was_not_asked_about_is_missed(lively, texts, tmp_path):
     cached = remembered(LiveTeacher(lively("bert")), texts, tmp_path / "x")
     batch = {**texts(), "example_id": torch.tensor([30, 31, 32, 77])}
-    with pytest.raises(InputError, match="knows nothing of 1 of 4 examples, 77"):
+    with pytest.raises(InputError, match="does not hold 1 of 4 examples, 77"):
         cached(batch, WANTED)
 
 

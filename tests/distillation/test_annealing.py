@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lightning_compress.distillation.annealing import at, check_annealed
+from lightning_compress.distillation.annealing import annealed_at, check_annealed
 from lightning_compress.distillation.attention import AttentionMaps, Relations
 from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import TaskLoss
@@ -22,10 +22,10 @@ NEVER = [0, 0.0, -1.0, (0.0, 0.0), (-1.0, 2.0), (2.0, -1.0), math.nan, (1.0, mat
 
 def test_one_number_stays_and_two_are_the_ends_of_a_line():
     for progress in (0.0, 0.3, 1.0):
-        assert at(2, progress) == 2.0
-        assert isinstance(at(2, progress), float)
-        assert at((4.0, 1.0), progress) == pytest.approx(4.0 - 3.0 * progress)
-        assert at((0.0, 0.5), progress) == pytest.approx(0.5 * progress)
+        assert annealed_at(2, progress) == 2.0
+        assert isinstance(annealed_at(2, progress), float)
+        assert annealed_at((4.0, 1.0), progress) == pytest.approx(4.0 - 3.0 * progress)
+        assert annealed_at((0.0, 0.5), progress) == pytest.approx(0.5 * progress)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_one_number_stays_and_two_are_the_ends_of_a_line():
 @pytest.mark.parametrize("zero_at_one_end", [True, False])
 def test_positive_numbers_pass_and_can_be_followed(value, quarter, zero_at_one_end):
     check_annealed("x", value, zero_at_one_end=zero_at_one_end)
-    assert at(value, 0.25) == quarter
+    assert annealed_at(value, 0.25) == quarter
 
 
 @pytest.mark.parametrize("value", NEVER)
