@@ -62,7 +62,7 @@ def maybe_cached(
         return teacher
     texts = [cast(TokenBatches, loader.dataset) for loader in loaders]
     read = texts if teacher.inputs is None else cast(RetokenizedInputs, teacher.inputs).splits
-    config = top_k and TopKConfig(top_k, [cast(float, temperature or 1.0)])
+    config = None if top_k is None else TopKConfig(top_k, [cast(float, temperature or 1.0)])
     folder = cache_folder(
         teacher,
         cache_dir,

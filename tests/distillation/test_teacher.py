@@ -35,7 +35,7 @@ def remembered(teacher, texts, folder, requested=WANTED, top_k_config=None):
         yield texts([2, 0], length=6)
         yield texts([3, 1], length=9)
 
-    return cached_teacher(teacher, batches, IDS, folder, wanted, top_k_config)
+    return cached_teacher(teacher, batches, IDS, folder, requested, top_k_config)
 
 
 def close(one, other, **options):
@@ -188,15 +188,15 @@ def test_a_teacher_may_read_the_batch_in_its_own_tokens(lively, texts, tmp_path)
             "attention_mask": mask
         }
 
-    live, wanted = LiveTeacher(model, inputs), RequestedOutputs(embedding=True)
-    said: Any = live(texts(), wanted)
-    plain: Any = run_with_outputs(model, inputs(texts()), wanted)
+    live, requested = LiveTeacher(model, inputs), RequestedOutputs(embedding=True)
+    said: Any = live(texts(), requested)
+    plain: Any = run_with_outputs(model, inputs(texts()), requested)
     assert torch.equal(said.logits, plain.logits)
-    assert not close(said.logits, LiveTeacher(model)(texts(), wanted).logits)
-    cached = remembered(live, texts, tmp_path / "x", wanted)
+    assert not close(said.logits, LiveTeacher(model)(texts(), requested).logits)
+    cached = remembered(live, texts, tmp_path / "x", requested)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
-        said, kept = live(batch, wanted), cached(batch, wanted)
+        said, kept = live(batch, requested), cached(batch, requested)
         assert close(kept.logits, said.logits)
         assert close(kept.embedding, said.embedding)
 
@@ -251,22 +251,22 @@ def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(lively, tmp_
 def test_the_folder_is_named_after_all_that_the_answers_depend_on(lively, tmp_path):
     live = LiveTeacher(lively("bert"))
     usual: dict[str, Any] = {
-        "wanted": RequestedOutputs(hidden=frozenset([0, 1])),
+        "requested": RequestedOutputs(hidden=frozenset([0, 1])),
         "top_k_config": TopKConfig(5, [1.0, 2.0]),
         "key": {"data": ["a", "b"], "more": 1},
     }
     first = cache_folder(live, tmp_path, **usual)
     assert first.parent == tmp_path / "teacher"
     same: list[dict[str, Any]] = [
-        {"wanted": RequestedOutputs(hidden=frozenset([1, 0]))},
+        {"requested": RequestedOutputs(hidden=frozenset([1, 0]))},
         {"top_k_config": TopKConfig(5, (2.0, 1.0))},
         {"key": {"more": 1, "data": ["a", "b"]}},
     ]
     for change in ({}, *same):
         assert cache_folder(live, tmp_path, **{**usual, **change}) == first
     others: list[dict[str, Any]] = [
-        {"wanted": RequestedOutputs(hidden=frozenset([0]))},
-        {"wanted": RequestedOutputs(hidden=frozenset([0, 1]), embedding=True)},
+        {"requested": RequestedOutputs(hidden=frozenset([0]))},
+        {"requested": RequestedOutputs(hidden=frozenset([0, 1]), embedding=True)},
         {"top_k_config": None},
         {"top_k_config": TopKConfig(6, [1.0, 2.0])},
         {"top_k_config": TopKConfig(5, [1.0, 3.0])},
