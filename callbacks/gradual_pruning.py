@@ -51,27 +51,19 @@ class Removal(Protocol):
         """Restore it."""
 
 
-class PruningOptions(TypedDict, total=False):
-    """When a pruning callback removes parts; options of all of them.
+class ScheduleOptions(TypedDict, total=False):
+    """Options of :class:`GradualPruning` except ``pruning_steps``, documented there."""
 
-    Args:
-        pruning_steps: number of steps in which the parts are removed, evenly spread from the end
-            of the warm-up to the start of the recovery, at least 1; a single one is at the end of
-            the warm-up. Default: 5, of LayerPruning 1.
-        warmup: length of the dense phase at the start. Default: 0.1 of the run.
-        recovery: length of the phase at the end without removals. Default: 0.3 of the run. With
-            one pruning step the rest of the run is recovery.
-        unit: what the two lengths are given in: ``run`` (fractions of the run, the default),
-            ``epochs`` (which may be fractions) or ``steps`` (optimizer steps).
-        calibration_examples: number of training examples by which a pruning step scores the parts,
-            at least 1. Default: 512.
-    """
-
-    pruning_steps: int
     warmup: float | None
     recovery: float | None
     unit: Unit
     calibration_examples: int
+
+
+class PruningOptions(ScheduleOptions, total=False):
+    """Options of :class:`GradualPruning`, documented there."""
+
+    pruning_steps: int
 
 
 class GradualPruning(ModelEdit):
@@ -82,7 +74,16 @@ class GradualPruning(ModelEdit):
 
     Args:
         removal: what is removed.
-        pruning_steps: and the other options, when: see :class:`PruningOptions`.
+        pruning_steps: number of steps in which the parts are removed, evenly spread from the end
+            of the warm-up to the start of the recovery, at least 1; a single one is at the end of
+            the warm-up.
+        warmup: length of the dense phase at the start; default: 0.1 of the run.
+        recovery: length of the phase at the end without removals; default: 0.3 of the run. With
+            one pruning step the rest of the run is recovery.
+        unit: what the two lengths are given in: ``run`` (fractions of the run), ``epochs`` (which
+            may be fractions) or ``steps`` (optimizer steps).
+        calibration_examples: number of training examples by which a pruning step scores the parts,
+            at least 1.
 
     Attributes:
         target_reached: whether all pruning steps are done.

@@ -1,9 +1,8 @@
 """Head pruning: attention heads are removed while a model trains."""
 
-from typing import Unpack
-
 from lightning_compress.pruning.importance import UnitScore
 from lightning_compress.pruning.selection import LayerMinimum, budget_of
+from lightning_compress.types import KeywordsOf
 
 from .gradual_pruning import GradualPruning, PruningOptions
 from .unit_removal import UnitRemoval
@@ -26,7 +25,7 @@ class HeadPruning(GradualPruning):
         refit: fit the outgoing weights of the remaining heads by least squares to the output of
             all heads. Otherwise the mean output of the removed heads goes into the bias.
         options: when heads are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
-            ``calibration_examples``, see :class:`PruningOptions`.
+            ``calibration_examples``, see :class:`GradualPruning`.
 
     Raises:
         InputError: before the training starts; an option is out of range, the budget cannot be
@@ -49,7 +48,7 @@ class HeadPruning(GradualPruning):
         minimum: int = 1,
         score: UnitScore = "fisher",
         refit: bool = False,
-        **options: Unpack[PruningOptions],
+        **options: KeywordsOf[PruningOptions],
     ) -> None:
         removal = UnitRemoval(
             budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
@@ -58,5 +57,5 @@ class HeadPruning(GradualPruning):
             score=score,
             refit=refit,
         )
-        super().__init__(removal, **options)
+        super().__init__(removal=removal, **options)
         self.save_hyperparameters(logger=False)

@@ -1,6 +1,6 @@
 """Layer pruning: whole layers are removed while a model trains."""
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
@@ -10,8 +10,9 @@ from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import layer_count, remove_layers_
 from lightning_compress.pruning.layer_importance import LAYER_SCORES, LayerScore, select_layers
+from lightning_compress.types import KeywordsOf
 
-from .gradual_pruning import GradualPruning, PruningOptions
+from .gradual_pruning import GradualPruning, ScheduleOptions
 from .run import digest_of, require_agreement
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class LayerPruning(GradualPruning):
             of the rest: ``divergence`` (KL divergence of the predictions without the layer),
             ``influence`` (one minus the cosine between its input and output), ``last`` (later
             layers first) or ``random`` (the baseline).
-        options: when layers are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
-            ``calibration_examples``, see :class:`PruningOptions`.
+        pruning_steps: number of steps in which the layers are removed, evenly spread from the end
+            of the warm-up to the start of the recovery, at least 1; a single one is at the end of
+            the warm-up.
+        options: when layers are removed: ``warmup``, ``recovery``, ``unit`` and
+            ``calibration_examples``, see :class:`GradualPruning`.
 
     Raises:
         InputError: before the training starts; an option is out of range, the pruning steps do not
@@ -48,10 +52,12 @@ class LayerPruning(GradualPruning):
         *,
         removed_count: int,
         score: LayerScore = "divergence",
-        **options: Unpack[PruningOptions],
+        pruning_steps: int = 1,
+        **options: KeywordsOf[ScheduleOptions],
     ) -> None:
-        options.setdefault("pruning_steps", 1)
-        super().__init__(_LayerRemoval(removed_count, score), **options)
+        super().__init__(
+            removal=_LayerRemoval(removed_count, score), pruning_steps=pruning_steps, **options
+        )
         self.save_hyperparameters(logger=False)
 
 

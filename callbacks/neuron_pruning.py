@@ -1,9 +1,8 @@
 """Neuron pruning: feed-forward neurons are removed while a model trains."""
 
-from typing import Unpack
-
 from lightning_compress.pruning.importance import UnitScore
 from lightning_compress.pruning.selection import LayerMinimum, budget_of
+from lightning_compress.types import KeywordsOf
 
 from .gradual_pruning import GradualPruning, PruningOptions
 from .unit_removal import UnitRemoval
@@ -28,7 +27,7 @@ class NeuronPruning(GradualPruning):
         refit: fit the outgoing weights of the remaining neurons by least squares to the output of
             all neurons. Otherwise the mean output of the removed neurons goes into the bias.
         options: when neurons are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
-            ``calibration_examples``, see :class:`PruningOptions`.
+            ``calibration_examples``, see :class:`GradualPruning`.
 
     Raises:
         InputError: before the training starts; an option is out of range, the budget cannot be
@@ -52,7 +51,7 @@ class NeuronPruning(GradualPruning):
         multiple: int = 8,
         score: UnitScore = "fisher",
         refit: bool = False,
-        **options: Unpack[PruningOptions],
+        **options: KeywordsOf[PruningOptions],
     ) -> None:
         removal = UnitRemoval(
             budget_of(removed_fraction=removed_fraction, removed_count=removed_count),
@@ -61,5 +60,5 @@ class NeuronPruning(GradualPruning):
             score=score,
             refit=refit,
         )
-        super().__init__(removal, **options)
+        super().__init__(removal=removal, **options)
         self.save_hyperparameters(logger=False)

@@ -1,9 +1,8 @@
 """Structured pruning: heads and neurons are removed under one budget while a model trains."""
 
-from typing import Unpack
-
 from lightning_compress.pruning.importance import UnitScore
 from lightning_compress.pruning.selection import Budget, LayerMinimum
+from lightning_compress.types import KeywordsOf
 
 from .gradual_pruning import GradualPruning, PruningOptions
 from .unit_removal import UnitRemoval
@@ -28,7 +27,7 @@ class StructuredPruning(GradualPruning):
         refit: fit the outgoing weights of the remaining units by least squares to the output of
             all units. Otherwise the mean output of the removed units goes into the bias.
         options: when units are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
-            ``calibration_examples``, see :class:`PruningOptions`.
+            ``calibration_examples``, see :class:`GradualPruning`.
 
     Raises:
         InputError: before the training starts; an option is out of range, the budget cannot be
@@ -52,7 +51,7 @@ class StructuredPruning(GradualPruning):
         multiple: int = 8,
         score: UnitScore = "fisher",
         refit: bool = False,
-        **options: Unpack[PruningOptions],
+        **options: KeywordsOf[PruningOptions],
     ) -> None:
         removal = UnitRemoval(
             Budget(removed_macs_fraction=removed_macs_fraction),
@@ -64,5 +63,5 @@ class StructuredPruning(GradualPruning):
             score=score,
             refit=refit,
         )
-        super().__init__(removal, **options)
+        super().__init__(removal=removal, **options)
         self.save_hyperparameters(logger=False)

@@ -5,6 +5,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from lightning_compress.callbacks.gradual_pruning import GradualPruning, PruningOptions
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.options import TextDataOptions
 from lightning_compress.modules import DistillationModule, FineTuningModule
@@ -24,6 +25,7 @@ def own_options(cls: type) -> dict[str, Any]:
     ("cls", "typed_dict", "but"),
     [
         (TextDataModule, TextDataOptions, {}),
+        (GradualPruning, PruningOptions, {}),
         (FineTuningModule, FineTuningOptions, {}),
         (DistillationModule, DistillationOptions, {"teacher": str | None}),
     ],

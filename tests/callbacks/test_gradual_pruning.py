@@ -421,9 +421,9 @@ def test_the_command_line_documents_every_option(callback):
     parser.add_class_arguments(callback, "pruning")
     text = parser.format_help()
     documented = {
-        "pruning_steps": "number of steps in which the parts are removed",
+        "pruning_steps": "evenly spread from the end of the warm-up",
         "warmup": "length of the dense phase at the start",
-        "calibration_examples": "number of training examples by which",
+        "calibration_examples": "default: 512",
         "score": "random",
     }
     for option, words in documented.items():
