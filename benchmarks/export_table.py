@@ -1,11 +1,11 @@
-"""Whether every kind of compressed model says the same in other runtimes, on a whole test split.
+"""Agreement of every kind of compressed model with its exports, on a whole test split.
 
     python benchmarks/export_table.py [--formats onnx openvino aotinductor]
 
 Takes the BERT-mini that benchmarks/magnitude_table.py has fine-tuned on SST-2, edits it in every
 way without training, exports it and compares the logits and predictions of all 872 sentences with
 PyTorch's; and the small GPT-2 of benchmarks/perplexity_table.py on 100 reviews, token by token. An
-export beyond the tolerance is refused, and so is a row that says so.
+export beyond the tolerance is refused, and its row gives the reason.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from lightning_compress import (
 from lightning_compress.errors import InputError
 from lightning_compress.export import ExportOptions, export_model
 from lightning_compress.models import set_masks_, structure_of
-from lightning_compress.quantization.precisions import own_precision
+from lightning_compress.quantization.precisions import SCHEMES, own_precision
 
-ROUNDED = ("int8-weight", "int4-weight", "int8-dynamic", "int8-static")
+INTEGER_SCHEMES = [name for name, scheme in SCHEMES.items() if scheme.dtype is None]
 
 
 def masked(model, batches):
@@ -62,7 +62,7 @@ def substituted(model, batches):
             torch.nn.init.normal_(parameter, std=0.02)
 
 
-def rounded(scheme):
+def quantized(scheme):
     def edit(model, batches):
         quantize_(model, scheme, calibration_batches=batches)
 
@@ -81,7 +81,7 @@ KINDS = {
     "heads and neurons": smaller,
     "layers": shorter,
     "substituted": substituted,
-    **{scheme: rounded(scheme) for scheme in ROUNDED},
+    **{scheme: quantized(scheme) for scheme in INTEGER_SCHEMES},
     "all, int8-static": everything,
 }
 
@@ -89,7 +89,7 @@ KINDS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", nargs="+", default=["onnx", "openvino", "aotinductor"])
-    parser.add_argument("--models", nargs="+", default=["bert", "gpt2"], options=("bert", "gpt2"))
+    parser.add_argument("--models", nargs="+", default=["bert", "gpt2"], choices=("bert", "gpt2"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print("| model | edits | format | examples | largest difference | of a logit of | equal |")

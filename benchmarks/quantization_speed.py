@@ -1,11 +1,11 @@
-"""How fast a BERT of base width is in whole numbers, here and by other means, in one process.
+"""Speed of an int8 BERT of base width, here and in other libraries, in one process.
 
     OMP_NUM_THREADS=2 python benchmarks/quantization_speed.py [--layers 4] [--seconds 10]
 
-Times everything in turn on batches of 8 texts of 128 tokens with random weights, which are as fast
-as trained ones: the dense model, and the model without half of its heads and neurons; in PyTorch
-(eager, compiled), in ONNX Runtime and in OpenVINO, there with our own steps and as NNCF makes them;
-and beside them PyTorch's old ``torch.ao.quantization`` and, where it is installed, torchao. Then
+Measures, interleaved, batches of 8 texts of 128 tokens with random weights, which are as fast as
+trained ones: the dense model, and the model without half of its heads and neurons; in PyTorch
+(eager, compiled), in ONNX Runtime and in OpenVINO, there with our own scales and with NNCF's; and
+PyTorch's older ``torch.ao.quantization`` and, where it is installed, torchao. Then
 prints the bytes on disk of both models with 12 layers, embeddings included, in float32 and in int8.
 """
 
@@ -28,7 +28,7 @@ from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.export.openvino import OpenVinoFormat, OpenVinoProgram
 
 BATCH, TOKENS, HEADS, NEURONS = 8, 128, 12, 3072
-WHOLE = ("int8-dynamic", "int8-static")
+INT8_SCHEMES = ("int8-dynamic", "int8-static")
 TARGETS = {"dense, compile int8-dynamic": 3.2, "dense, compile int8-static": 3.5,
            "halved, compile int8-dynamic": 5.5}  # fmt: skip
 BYTES = {"dense": 0.27, "halved": 0.16}
@@ -57,7 +57,7 @@ def of_torch(model, batch):
     """PyTorch's ways: calls by name."""
     sixteen = copy.deepcopy(model).bfloat16()
     ways = {"eager bf16": sixteen, "compile fp32": torch.compile(model, dynamic=True)}
-    for scheme in WHOLE:
+    for scheme in INT8_SCHEMES:
         ways[f"compile {scheme}"] = torch.compile(quantized(model, scheme, batch), dynamic=True)
     return {name: lambda one=one: one(**batch) for name, one in ways.items()}
 
@@ -88,7 +88,7 @@ def of_runtimes(model, batch, scratch, label):
         loaded = opened.load(batch)
         ways[name] = lambda: opened(loaded)
 
-    for scheme in ("fp32", *WHOLE):
+    for scheme in ("fp32", *INT8_SCHEMES):
         one = model if scheme == "fp32" else quantized(model, scheme, batch)
         add(
             f"onnxruntime {scheme}",

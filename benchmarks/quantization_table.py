@@ -1,13 +1,13 @@
-"""Quantization without training, on real text: what each scheme costs in accuracy and in bytes.
+"""Post-training quantization on real text: accuracy and size of each scheme.
 
     python benchmarks/quantization_table.py [--task sst2] [--seeds 0 1 2]
 
 Starts from the models that benchmarks/magnitude_table.py has fine-tuned ("sst2", "imdb") or that
 benchmarks/perplexity_table.py has trained ("gpt2"). Each is quantized, saved, loaded and tested on
-the whole test split that these use. Steps of inputs are found on 512 training examples.
+the whole test split that these use. Scales are calibrated on 512 training examples.
 
 Prints a table: the metric and, in brackets, the mean difference to float32 with its spread over the
-seeds; and the bytes on disk, without the tokenizer, in parts of float32's.
+seeds; and the bytes on disk, without the tokenizer, as a fraction of float32's.
 """
 
 import argparse
@@ -36,9 +36,9 @@ SCHEMES = {
     "int8-weight": {},
     "int4-weight": {},
     "int8-dynamic": {},
-    "int8-static, extremes": {"observer": "minmax"},
+    "int8-static, minmax": {"observer": "minmax"},
     "int8-static, percentile": {"observer": "percentile"},
-    "int8-static, least error": {"observer": "mse"},
+    "int8-static, mse": {"observer": "mse"},
     "int8-static, smoothed": {"observer": "mse", "smooth_alpha": 0.5},
     "int8-static, symmetric": {"observer": "mse", "symmetric": True},
 }

@@ -1,15 +1,15 @@
-"""What training brings back of what weights of four bits lose.
+"""How much of the loss of int4 weights quantization-aware training recovers.
 
     python benchmarks/recovery_table.py [--task gpt2] [--seeds 0 1 2]
 
-Starts from the models that benchmarks/quantization_table.py quantizes. Their weights are rounded to
-four bits in coarse groups, a whole row of the narrow layers, where more is lost than in the usual
-groups of 32: at once ("after training"), or while the model trains a little more, taught by the
-model as it was and by nothing else, so that it can but come back to it ("in training").
+Starts from the models of benchmarks/quantization_table.py. Their weights are quantized to int4 in
+coarse groups (a whole row of the narrow layers), which lose more than the usual groups of 32: after
+training, or in a short quantization-aware training with the float model as the only teacher, so
+that it can at best return to it.
 
-Prints the metric on the whole test split and the share of the loss that training brings back, for
-the mean over the seeds; the figure says something only where the loss is more than its spread.
-A run whose result is there is not run again. Nothing is chosen on the test split.
+Prints the metric on the whole test split and the fraction of the loss that training recovers, for
+the mean over the seeds; that fraction means little where the loss is within its standard deviation.
+Finished runs are not repeated. Nothing is chosen on the test split.
 """
 
 import argparse
@@ -87,8 +87,8 @@ def main():
     task, seeds = arguments.task, arguments.seeds
     found = {way: [run(task, way, seed) for seed in seeds] for way in WAYS}
     metric = "perplexity" if task == "gpt2" else "accuracy, %"
-    print(f"\n{task}, weights of four bits in groups of {GROUP_SIZE[task]}, seeds {seeds}\n")
-    print(f"| rounded | {metric} | to float |")
+    print(f"\n{task}, int4 weights in groups of {GROUP_SIZE[task]}, seeds {seeds}\n")
+    print(f"| quantized | {metric} | to float |")
     print("| --- | --- | --- |")
     losses = {}
     for way, values in found.items():
@@ -97,7 +97,7 @@ def main():
         spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
         print(f"| {way} | {statistics.mean(values):.2f} | {losses[way]:+.2f}{spread} |")
     if losses["after training"]:
-        print(f"\nbrought back: {1 - losses['in training'] / losses['after training']:.0%}")
+        print(f"\nrecovered: {1 - losses['in training'] / losses['after training']:.0%}")
 
 
 if __name__ == "__main__":

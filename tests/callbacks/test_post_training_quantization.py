@@ -52,7 +52,7 @@ def trained(toy_data, quiet_trainer, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_trained_model_stays_good_and_reloads(trained, toy_data, scheme, caplog):
+def test_a_trained_model_is_quantized_and_reloads(trained, toy_data, scheme, caplog):
     with caplog.at_level(logging.INFO):
         smooth_alpha = 0.5 if "int8-" in scheme else None
         trainer, module, best = trained(scheme=scheme, smooth_alpha=smooth_alpha)
@@ -71,12 +71,12 @@ def test_a_trained_model_stays_good_and_reloads(trained, toy_data, scheme, caplo
     loaded = FineTuningModule.load_from_checkpoint(best.best_model_path, weights_only=True)
     ids = torch.randint(2, 100, (4, 8))
     with torch.inference_mode():
-        said = [one.model.eval()(input_ids=ids).logits for one in (module, loaded)]
-    assert torch.equal(*said)
+        logits = [one.model.eval()(input_ids=ids).logits for one in (module, loaded)]
+    assert torch.equal(*logits)
 
 
-def test_somebody_elses_module_is_quantized_at_its_best_epoch(trained):
-    """It says that it gets worse and worse, so the first epoch is its best."""
+def test_any_lightning_module_is_quantized_at_its_best_epoch(trained):
+    """Its score falls from epoch to epoch, so the first is its best."""
     whole = Foreign()
     trained(module=whole, epochs=3, scheme="int8-dynamic")
     first = Foreign()
@@ -95,7 +95,7 @@ def test_without_epochs_nothing_is_trained(trained):
         assert (error <= made.scale * 0.5001).all()
 
 
-def test_pruned_first_it_is_quantized_too(trained, toy_data):
+def test_a_pruned_model_is_quantized(trained, toy_data):
     trainer, module, _ = trained(
         HeadPruning(removed_count=2, pruning_steps=1),
         PostTrainingPruning(removed_macs_fraction=0.3),
@@ -111,27 +111,23 @@ def test_pruned_first_it_is_quantized_too(trained, toy_data):
     assert manifest_of(dense) == []
 
 
-def test_the_worst_stay_in_floating_point_and_tensorboard_shows_it(
-    toy_data, quiet_trainer, tmp_path
-):
+def test_the_most_sensitive_layers_are_skipped_and_drawn(toy_data, quiet_trainer, tmp_path):
     module = fine_tuning()
     logger = TensorBoardLogger(tmp_path)
     callback = PostTrainingQuantization(skip_most_sensitive=2)
     quiet_trainer(max_epochs=2, callbacks=[callback], logger=logger).fit(module, toy_data)
-    asked = [n for n, why in coverage_of(module.model).skipped.items() if why == SKIPPED_BY_NAME]
-    assert len(asked) == 2
-    assert all(isinstance(module.model.get_submodule(name), nn.Linear) for name in asked)
+    skipped = [n for n, why in coverage_of(module.model).skipped.items() if why == SKIPPED_BY_NAME]
+    assert len(skipped) == 2
+    assert all(isinstance(module.model.get_submodule(name), nn.Linear) for name in skipped)
     board = EventAccumulator(logger.log_dir)
     board.Reload()
     assert "sensitivity to quantization" in board.Tags()["images"]
     assert (Path(logger.log_dir) / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
-    (share,) = board.Scalars("quantized_fraction")
-    assert share.value == pytest.approx(coverage_of(module.model).quantized_fraction)
+    (fraction_logged,) = board.Scalars("quantized_fraction")
+    assert fraction_logged.value == pytest.approx(coverage_of(module.model).quantized_fraction)
 
 
-def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
-    toy_data, quiet_trainer, tmp_path
-):
+def test_the_report_has_the_dense_model_in_every_precision(toy_data, quiet_trainer, tmp_path):
     measure = CompressionBenchmark(
         runtimes=["eager"], precisions=["fp32", "int8-static"], latency_examples=4, seconds=0.01
     )
@@ -154,7 +150,7 @@ def test_it_is_measured_as_it_is_beside_the_dense_model_in_every_precision(
     assert len({row["parameters"] for row in rows.values()}) == 1
 
 
-def test_a_quantized_model_is_not_trained_on(trained, toy_data, quiet_trainer, tmp_path):
+def test_a_quantized_model_cannot_be_trained(trained, toy_data, quiet_trainer, tmp_path):
     _, module, _ = trained(epochs=1)
     folder = save_compressed(module.model, tmp_path / "quantized")
     again = FineTuningModule(pretrained=str(folder))
@@ -187,9 +183,7 @@ def test_options_out_of_range_are_refused(options, message):
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_the_training(
-    toy_data, quiet_trainer, options, message
-):
+def test_impossible_options_are_refused_before_training(toy_data, quiet_trainer, options, message):
     module = fine_tuning()
     callback = PostTrainingQuantization(quantization=QuantizationConfig(**options))
     trainer = quiet_trainer(max_epochs=1, callbacks=[callback])

@@ -42,7 +42,7 @@ def qat(scheme="int8-dynamic", *, start=0.0, freeze=0.1, **quantization):
 
 
 @pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
-def test_what_was_validated_is_what_is_kept(toy_data, quiet_trainer, tmp_path, scheme, caplog):
+def test_the_validated_model_is_the_saved_model(toy_data, quiet_trainer, tmp_path, scheme, caplog):
     best = ModelCheckpoint(tmp_path / "checkpoints", monitor="val_loss", mode="min")
     trainer = quiet_trainer(max_epochs=6, enable_checkpointing=True, callbacks=[best])
     module = qat(scheme=scheme)
@@ -61,17 +61,17 @@ def test_what_was_validated_is_what_is_kept(toy_data, quiet_trainer, tmp_path, s
     folder = save_compressed(module.model, tmp_path / "model")
     ids = torch.randint(2, 100, (4, 8))
     with torch.inference_mode():
-        said = [
+        logits = [
             model.eval()(input_ids=ids).logits
             for model in (module.model, loaded.model, load_compressed(folder))
         ]
-    assert torch.equal(said[0], said[1])
-    assert torch.equal(said[0], said[2])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
     dense = load_compressed(Path(trainer.default_root_dir) / "dense")
     assert manifest_of(dense) == []
 
 
-def test_the_validation_of_the_last_epoch_is_that_of_the_quantized_model(toy_data, quiet_trainer):
+def test_the_last_validation_loss_is_that_of_the_quantized_model(toy_data, quiet_trainer):
     module = qat(scheme="int8-static")
     trainer = quiet_trainer(max_epochs=2)
     trainer.fit(module, toy_data)
@@ -80,7 +80,7 @@ def test_the_validation_of_the_last_epoch_is_that_of_the_quantized_model(toy_dat
     assert after["val_loss"] == before
 
 
-def test_steps_are_learned_and_then_frozen(toy_data, quiet_trainer):
+def test_scales_are_learned_and_then_frozen(toy_data, quiet_trainer):
     class Watch(SaveEveryStep):
         def __init__(self):
             self.seen = []
@@ -100,8 +100,8 @@ def test_steps_are_learned_and_then_frozen(toy_data, quiet_trainer):
     assert (watch.seen[-1] != 0).float().mean() > 0.9
 
 
-def test_before_the_start_it_trains_as_without(toy_data, quiet_trainer, tmp_path):
-    """And the learning rate goes on where it was."""
+def test_training_before_the_start_is_unchanged(toy_data, quiet_trainer, tmp_path):
+    """The learning rate continues its schedule."""
     rates: dict[str, Any] = {}
     for name, module in (("plain", FineTuningModule), ("late", QATModule)):
         torch.manual_seed(0)
@@ -128,7 +128,7 @@ def test_before_the_start_it_trains_as_without(toy_data, quiet_trainer, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-static"])
-def test_resumed_anywhere_it_ends_as_uninterrupted(text_files, quiet_trainer, tmp_path, scheme):
+def test_a_resumed_run_equals_an_uninterrupted_one(text_files, quiet_trainer, tmp_path, scheme):
     def fit(*callbacks, **options):
         data = TextClassificationDataModule(
             path=str(text_files), tokenizer=str(text_files / "tokenizer"), max_length=16,
@@ -147,11 +147,11 @@ def test_resumed_anywhere_it_ends_as_uninterrupted(text_files, quiet_trainer, tm
 
 
 @pytest.mark.parametrize("scheme", ["int4-weight", "int8-static"])
-def test_somebody_elses_module_resumes_too(toy_data, quiet_trainer, tmp_path, scheme):
+def test_any_lightning_module_resumes(toy_data, quiet_trainer, tmp_path, scheme):
     def fit(*callbacks, **options):
         module = Foreign()
-        rounding = QuantizationAwareTraining(quantization=QuantizationConfig(scheme), start=0.4)
-        trainer = quiet_trainer(max_epochs=3, callbacks=[rounding, *callbacks])
+        callback = QuantizationAwareTraining(quantization=QuantizationConfig(scheme), start=0.4)
+        trainer = quiet_trainer(max_epochs=3, callbacks=[callback, *callbacks])
         trainer.fit(module, toy_data, weights_only=True, **options)
         return state(trainer, module)
 
@@ -160,8 +160,8 @@ def test_somebody_elses_module_resumes_too(toy_data, quiet_trainer, tmp_path, sc
         assert_same(fit(ckpt_path=tmp_path / f"step={step}.ckpt"), whole)
 
 
-def test_pruned_before_it_stays_so(toy_data, quiet_trainer):
-    """Heads leave, weights are masked, then layers round: one run."""
+def test_pruned_weights_stay_zero_in_the_same_run(toy_data, quiet_trainer):
+    """Heads are removed, weights masked, then fake-quantized, in one run."""
     callbacks = [
         HeadPruning(removed_count=2, pruning_steps=1, recovery=0.6),
         IterativeMagnitudePruning(sparsity=0.5, recovery=0.6),
@@ -182,7 +182,7 @@ def test_pruned_before_it_stays_so(toy_data, quiet_trainer):
     assert 0.5 <= float((inner == 0).float().mean()) < 0.6
 
 
-def test_a_teacher_helps(toy_data, quiet_trainer, tmp_path):
+def test_distillation_from_the_dense_model(toy_data, quiet_trainer, tmp_path):
     teacher = FineTuningModule(config=STILL, learning_rate=3e-3)
     torch.manual_seed(0)
     quiet_trainer(max_epochs=6).fit(teacher, toy_data)
@@ -192,15 +192,15 @@ def test_a_teacher_helps(toy_data, quiet_trainer, tmp_path):
         QATModule(**options, quantization=QuantizationConfig("int4-weight")),
         DistillationModule(**options),
     ):
-        rounding = QuantizationAwareTraining(quantization=QuantizationConfig("int4-weight"))
-        callbacks = [] if isinstance(module, QATModule) else [rounding]
+        callback = QuantizationAwareTraining(quantization=QuantizationConfig("int4-weight"))
+        callbacks = [] if isinstance(module, QATModule) else [callback]
         trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
         trainer.fit(module, toy_data)
         assert float(trainer.callback_metrics["val_agreement"]) > 0.9
         assert coverage_of(module.model).quantized_fraction > 0.9
 
 
-def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer, caplog):
+def test_the_report_has_rows_of_both_models(toy_data, quiet_trainer, caplog):
     measure = CompressionBenchmark(
         runtimes=["eager"], precisions=["fp32"], latency_examples=4, seconds=0.01
     )
@@ -214,12 +214,12 @@ def test_the_report_has_it_beside_the_dense_model(toy_data, quiet_trainer, caplo
         ("dense", "fp32", []),
         ("compressed", "int8-dynamic", ["quantization_aware_training"]),
     ]
-    rounding = [one for one in trainer.callbacks if isinstance(one, QuantizationAwareTraining)]
-    assert len(rounding) == 1
+    callback = [one for one in trainer.callbacks if isinstance(one, QuantizationAwareTraining)]
+    assert len(callback) == 1
     assert "will override existing callbacks" not in caplog.text
 
 
-def test_what_is_saved_in_the_middle_is_quantized(toy_data, quiet_trainer, tmp_path):
+def test_a_model_saved_during_training_is_quantized(toy_data, quiet_trainer, tmp_path):
     module = qat()
 
     class SaveModel(SaveEveryStep):
@@ -257,9 +257,7 @@ def test_options_out_of_range_are_refused(options, message):
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_the_training(
-    toy_data, quiet_trainer, options, message
-):
+def test_impossible_options_are_refused_before_training(toy_data, quiet_trainer, options, message):
     trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(InputError, match=message):
         trainer.fit(qat(**options), toy_data)
@@ -306,7 +304,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_learn_the_same_steps_and_end_quantized_alike(run_script, tmp_path):
+def test_two_processes_learn_equal_scales(run_script, tmp_path):
     run_script(DDP)
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import model_inputs
@@ -20,7 +21,7 @@ def calibration_batches(seed=0):
 
 @pytest.fixture
 def calibration_of():
-    """Makes a model's calibration on :func:`calibration_batches`; its loss is of no meaning."""
+    """Builds the calibration of a model on :func:`calibration_batches`."""
 
     def build(model, seed=0):
         def logits(batch):
@@ -29,3 +30,24 @@ def calibration_of():
         return Calibration(calibration_batches(seed), lambda batch: logits(batch).mean(), logits)
 
     return build
+
+
+@torch.inference_mode()
+def logits_of(model, calibration):
+    """Logits of each calibration batch."""
+    return [calibration.logits(batch) for batch in calibration.batches]
+
+
+def train_(model, calibration, steps=3, learning_rate=1e-2):
+    """Train in place on labels made of the first token; gives the losses."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    losses = []
+    for _ in range(steps):
+        for batch in calibration.batches:
+            optimizer.zero_grad()
+            labels = batch["input_ids"][:, 0] % 2
+            loss = functional.cross_entropy(calibration.logits(batch)[..., :2], labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    return losses
