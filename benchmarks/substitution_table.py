@@ -54,10 +54,10 @@ from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.latency import interleaved_times
 from lightning_compress.models import manifest_of, structure_of
 from lightning_compress.models.layers import replace_layers_
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 from lightning_compress.modules import DistillationModule, FineTuningModule
-from lightning_compress.substitution.edit import choices_of, settle_substitution_
-from lightning_compress.substitution.progressive import draw_, probability_at
+from lightning_compress.substitution.edit import finalize_substitution_, switches_of
+from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
 
 LAYERS = {"mini": 4, "deep": 12}
 REPLACED = {"mini": (1, 2, 3), "deep": (3, 6, 7, 9)}  # 25, 50, 60 and 75 %
@@ -66,18 +66,21 @@ BATCHES = {"sst2": 300, "imdb": 80}
 LIMITS = {"sst2": {}, "imdb": {"train": 12000, "test": 10000}}
 LONGER = 4
 METHODS = ("substituted", "skipped", "layers", "theseus", "structured", "thesis")
-THESIS = {"width": 1 / 6, "depth": 2, "start": "random", "match_steps": 0, "replacing": 0.0}
+THESIS = {
+    "width_fraction": 1 / 6, "depth": 2, "initialization": "random", "distil_steps": 0,
+    "replacement_fraction": 0.0,
+}  # fmt: skip
 VARIANTS = {
-    "groups of two": {"size": 2},
-    "groups of three": {"size": 3},
-    "width 1/6": {"width": 1 / 6},
-    "width 1/3": {"width": 1 / 3},
-    "start random": {"start": "random"},
-    "start zero": {"start": "zero"},
-    "start components": {"start": "components"},
-    "start least squares": {"start": "least_squares"},
-    "not matched": {"match_steps": 0},
-    "at once": {"replacing": 0.0},
+    "groups of two": {"layers_per_group": 2},
+    "groups of three": {"layers_per_group": 3},
+    "width 1/6": {"width_fraction": 1 / 6},
+    "width 1/3": {"width_fraction": 1 / 3},
+    "random initialization": {"initialization": "random"},
+    "zero initialization": {"initialization": "zero"},
+    "components": {"initialization": "components"},
+    "least squares": {"initialization": "least_squares"},
+    "no block distillation": {"distil_steps": 0},
+    "at once": {"replacement_fraction": 0.0},
     "evenly spread": {"selection": "even"},
     "no teacher": {},
 }
@@ -100,7 +103,7 @@ class Theseus(L.Callback):
     """Whole layers take over from groups of neighbours in the first half of the run."""
 
     def __init__(self, left, steps):
-        self.left, self.until, self.step = left, steps // 2, 0
+        self.left, self.final_step, self.step = left, steps // 2, 0
 
     def on_fit_start(self, trainer, pl_module):
         model = pl_module.model
@@ -108,25 +111,25 @@ class Theseus(L.Callback):
         staged = []
         for numbers in np.array_split(range(len(layers)), self.left):
             group = [layers[number] for number in numbers]
-            choice = Choice(nn.ModuleList(group), copy.deepcopy(group[0]))
-            staged.append(choice if group[1:] else group[0])
+            switch = ReplacementSwitch(nn.ModuleList(group), copy.deepcopy(group[0]))
+            staged.append(switch if group[1:] else group[0])
         replace_layers_(model, staged)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if self.step == self.until:
-            settle_substitution_(pl_module.model)
-        draw_(
-            choices_of(pl_module.model),
-            probability_at(self.step, until=self.until, first=0.3),
+        if self.step == self.final_step:
+            finalize_substitution_(pl_module.model)
+        sample_switches_(
+            switches_of(pl_module.model),
+            replacement_probability(self.step, final_step=self.final_step, initial=0.3),
             f"theseus-{batch_idx}",
         )
         self.step += 1
 
 
 def substitution(encoder, replaced, method):
-    options = {"count": replaced, "keep_ends": replaced <= LAYERS[encoder] - 2}
+    options = {"num_groups": replaced, "keep_ends": replaced <= LAYERS[encoder] - 2}
     options |= THESIS if method == "thesis" else VARIANTS.get(method, {})
-    options["count"] //= options.get("size", 1)
+    options["num_groups"] //= options.get("layers_per_group", 1)
     return EncoderBlockSubstitution(**options)
 
 
@@ -273,7 +276,11 @@ def main():
         half = HALF[encoder]
         rows = [
             "substituted",
-            *(name for name, options in VARIANTS.items() if options.get("size", 1) <= half),
+            *(
+                name
+                for name, options in VARIANTS.items()
+                if options.get("layers_per_group", 1) <= half
+            ),
         ]
         table(encoder, task, arguments.replaced or [half], rows, seeds)
         return

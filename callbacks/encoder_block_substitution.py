@@ -1,4 +1,4 @@
-"""When to substitute encoder blocks: chosen and matched at the start, replaced while it trains."""
+"""Encoder-block substitution while a model trains."""
 
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -16,17 +16,17 @@ from lightning_compress.models.layers import compact_shapes
 from lightning_compress.progress import progress_bar
 from lightning_compress.substitution.edit import (
     check_substitution,
-    choices_of,
-    settle_substitution_,
-    stage_substitution_,
+    finalize_substitution_,
+    insert_switches_,
+    switches_of,
 )
-from lightning_compress.substitution.fit import prepare_
+from lightning_compress.substitution.fit import fit_compact_blocks
 from lightning_compress.substitution.group_selection import Selection, check_groups, choose_groups
-from lightning_compress.substitution.initialization import Start
-from lightning_compress.substitution.progressive import draw_, probability_at
+from lightning_compress.substitution.initialization import Initialization
+from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
 
 from .calibration_batches import calibration_for
-from .figures import log_matching, log_substitution
+from .figures import log_block_fit, log_substitution
 from .model_edit import (
     ModelEdit,
     find_unused_parameters,
@@ -50,100 +50,91 @@ if TYPE_CHECKING:
 
 
 class EncoderBlockSubstitution(ModelEdit):
-    """Put compact encoders in the place of encoder blocks of any LightningModule's model.
+    """Replace groups of encoder layers in any LightningModule's model by compact blocks.
 
-    Before the first step groups of neighbouring layers are chosen; each gets a compact encoder
-    between a down- and an up-projection beside it, which starts from what passes through the group
-    and learns to say what the group says. While the model trains, more and more batches go through
-    the compact encoders, until the old layers leave for good; the rest of the run is recovery.
-    The old layers are not trained. With a DistillationModule the teacher is the model before.
+    Before the first step the groups are chosen, and a compact block (down-projection, narrow
+    layers, up-projection) is initialized for each of them and trained alone to reproduce the
+    group's outputs. During the run a growing share of the batches goes through the compact blocks,
+    until the original layers, which are frozen, are dropped; the rest of the run is recovery. Add a
+    DistillationModule with ``teacher: dense`` to distil from the original model.
 
     Args:
-        groups: which layers, counted from 0, each group of neighbours; default: they are chosen.
-        count: how many groups to choose.
-        size: layers of each group that is chosen.
-        selection: ``divergence`` (the groups without which the predictions change least, one after
-            the other) or ``even``.
+        groups: consecutive layers, counted from 0, of each group; default: they are chosen.
+        num_groups: groups to choose.
+        layers_per_group: layers of each chosen group.
+        selection: ``divergence`` (greedily the groups without which the predictions change least)
+            or ``even`` (evenly spaced).
         keep_ends: never choose the first and the last layer.
-        width: of the compact encoders: a number, or a fraction of the model's, which is rounded
-            to a multiple of 8.
-        depth: how many narrow layers each has.
-        heads: of each narrow layer; default: as many of the model's size as fit, or two smaller.
-        start: where a compact encoder starts: ``random``, ``zero`` (it says nothing),
-            ``components`` (zero, and the down-projection keeps the principal components),
-            ``least_squares`` (besides, the up-projection is fitted) or ``sliced`` (besides, the
-            narrow layers are made of the old ones).
-        match_steps: how many batches each learns from alone; 0: none.
-        match_learning_rate: of that.
-        replacing: share of the run in which old layers and compact encoders take turns; 0: they are
-            replaced at once.
-        probability: with which a batch goes through a compact encoder at the first step; it grows
-            to one.
-        calibration_examples: how many training examples choice, start and matching look at.
+        width: hidden size of the narrow layers; default: by ``width_fraction``.
+        width_fraction: hidden size of the narrow layers as a fraction of the model's, in (0, 1],
+            rounded to a multiple of 8.
+        depth: narrow layers in each compact block.
+        heads: attention heads of each narrow layer; default: heads of the model's own size where
+            the width is a multiple of it and larger, else 2.
+        initialization: ``random``, ``zero`` (the up-projection is zero), ``components`` (also: the
+            down-projection keeps the principal components of the input), ``least_squares`` (also:
+            the up-projection is fitted) or ``sliced`` (also: the narrow layers are slices of the
+            original ones).
+        distil_steps: optimizer steps for which each compact block is trained alone; 0: none.
+        distil_learning_rate: peak learning rate of these steps.
+        replacement_fraction: fraction of the run, in [0, 1], during which batches go through either
+            the original layers or the compact blocks; 0: only through the compact blocks.
+        initial_probability: that a batch goes through a compact block at the first step, in [0, 1];
+            it grows linearly to 1.
+        calibration_examples: training examples for selection, initialization and distillation.
+
+    Logs ``replacement_probability``, and for each group the ``block distillation error`` (squared
+    error divided by the variance of the outputs) and the ``explained variance`` of the
+    down-projection.
 
     Raises:
         InputError: an option is out of range, or the module holds no Hugging Face model whose
             layers can be substituted; before the training starts.
 
-    Source: ``lightning_compress.substitution.edit`` and the files of
-    ``lightning_compress.substitution`` name theirs.
+    Source: see ``lightning_compress.substitution.edit`` and the other files of
+    ``lightning_compress.substitution``.
     """
 
     charts: ClassVar = (
-        Chart("replacing", ("^replacing_probability$",)),
-        Chart("matching error", ("^matching error/",)),
+        Chart("replacement", ("^replacement_probability$",)),
+        Chart("block distillation error", ("^block distillation error/",)),
     )
 
     def __init__(
         self,
         *,
         groups: list[list[int]] | None = None,
-        count: int = 1,
-        size: int = 1,
+        num_groups: int = 1,
+        layers_per_group: int = 1,
         selection: Selection = "divergence",
         keep_ends: bool = True,
-        width: int | float = 0.25,
+        width: int | None = None,
+        width_fraction: float = 0.25,
         depth: int = 1,
         heads: int | None = None,
-        start: Start = "sliced",
-        match_steps: int = 300,
-        match_learning_rate: float = 1e-3,
-        replacing: float = 0.5,
-        probability: float = 0.3,
+        initialization: Initialization = "sliced",
+        distil_steps: int = 300,
+        distil_learning_rate: float = 1e-3,
+        replacement_fraction: float = 0.5,
+        initial_probability: float = 0.3,
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for name, value in (("count", count), ("size", size), ("depth", depth)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}")
-        for name, share in (("replacing", replacing), ("probability", probability)):
-            if not 0 <= share <= 1:
-                raise InputError(f"{name} is a fraction between 0 and 1, not {share}")
-        if match_steps < 0 or calibration_examples < 1 or match_learning_rate <= 0:
-            raise InputError(
-                "match_steps must be at least 0, calibration_examples at least 1 and "
-                "match_learning_rate positive"
-            )
-        for name, chosen, ways in (("start", start, Start), ("selection", selection, Selection)):
-            if chosen not in get_args(ways):
-                raise InputError(f"{name} is one of {', '.join(get_args(ways))}, not {chosen!r}")
-        if isinstance(width, float) and not 0 < width <= 1:
-            raise InputError(f"width is a number, or a fraction of the model's, not {width}")
+        _check_options(self.hparams)
         self._begun = False
         self._seed = "0"  # of the run that began
-        self._until = 0  # the step at which the old layers leave
-        self._find_unused = False  # what the user told DDP
+        self._final_step = 0  # at which the original layers are dropped
+        self._find_unused = False  # the user's setting of DDP
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that it can be done, before anything is trained."""
+        """Check model and options before anything is trained."""
         require_reshapable(trainer)
         model = reshapable_model(pl_module)
         if self._begun:
             return
         options = self.hparams
         groups = options["groups"]
-        layers = len(structure_of(model).layers)
         if groups is None and compact_shapes(model):
             raise InputError(
                 f"some layers of {type(model).__name__} are compact blocks already: name in groups "
@@ -157,30 +148,30 @@ class EncoderBlockSubstitution(ModelEdit):
         )
         if groups is None:
             check_groups(
-                layers,
-                groups=options["count"],
-                size=options["size"],
+                len(structure_of(model).layers),
+                num_groups=options["num_groups"],
+                layers_per_group=options["layers_per_group"],
                 keep_ends=options["keep_ends"],
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose, start and match the compact encoders."""
+        """Choose the groups and fit the compact blocks."""
+        fraction = self.hparams["replacement_fraction"]
         run, _ = run_length(trainer)
-        if self.hparams["replacing"] and not math.isfinite(run):
+        if fraction and not math.isfinite(run):
             raise InputError(
-                "replacing is a share of the run, and this run has no end: set trainer.max_epochs "
-                "or trainer.max_steps, or replacing to 0"
+                "replacement_fraction is a fraction of the run, and this run has no end: set "
+                "trainer.max_epochs or trainer.max_steps, or replacement_fraction to 0"
             )
-        self._until = round(self.hparams["replacing"] * run) if self.hparams["replacing"] else 0
-        model = reshapable_model(pl_module)
+        self._final_step = round(fraction * run) if fraction else 0
         if not self._begun:
             dense_models.save(trainer, pl_module)
             self._seed = run_seed()
-            self._begin(trainer, model)
+            self._substitute(trainer, reshapable_model(pl_module))
             self._begun = True
             rebuild_optimizers(trainer)
         if not self.target_reached:
-            self._settle_if_due(trainer, pl_module)
+            self._finalize_if_due(trainer, pl_module)
         if not self.target_reached:
             self._find_unused = find_unused_parameters(trainer, True)
         follow_reshaping(trainer)
@@ -188,36 +179,36 @@ class EncoderBlockSubstitution(ModelEdit):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Decide by which way this batch goes, the same on all processes."""
+        """Draw which compact blocks this batch goes through, the same on all processes."""
         if self.target_reached:
             return
-        model = reshapable_model(pl_module)
         step = steps_done(trainer, pl_module)
-        chance = probability_at(step, until=self._until, first=self.hparams["probability"])
-        draw_(choices_of(model), chance, f"{self._seed}-{trainer.fit_loop.total_batch_idx}")
+        probability = replacement_probability(
+            step, final_step=self._final_step, initial=self.hparams["initial_probability"]
+        )
+        key = f"{self._seed}-{trainer.fit_loop.total_batch_idx}"
+        sample_switches_(switches_of(reshapable_model(pl_module)), probability, key)
         every = log_interval(trainer)
         if every and step % every == 0:
             for logger in trainer.loggers:
-                logger.log_metrics({"replacing_probability": chance}, step)
+                logger.log_metrics({"replacement_probability": probability}, step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Let the old layers leave when it is time."""
-        if self.target_reached:
-            return
-        if self._settle_if_due(trainer, pl_module):
+        """Drop the original layers when the step has come."""
+        if not self.target_reached and self._finalize_if_due(trainer, pl_module):
             find_unused_parameters(trainer, self._find_unused)
             follow_reshaping(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so if the run ended too soon."""
+        """Warn if the run ended too soon."""
         self._progress.warn_unless_reached(
             trainer,
             pl_module,
-            due=self._until,
+            due=self._final_step,
             state="the original layers are still in the model",
-            remedy="lower replacing",
+            remedy="lower replacement_fraction",
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,17 +216,20 @@ class EncoderBlockSubstitution(ModelEdit):
         return {**super().state_dict(), "begun": self._begun, "seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring progress back."""
+        """Restore progress."""
         super().load_state_dict(state_dict)
         self._begun = state_dict["begun"]
         self._seed = state_dict["seed"]
 
     def _width(self, model: "PreTrainedModel") -> int:
-        width: int | float = self.hparams["width"]
-        full = int(model.config.hidden_size)
-        return width if isinstance(width, int) else max(8, 8 * round(width * full / 8))
+        width: int | None = self.hparams["width"]
+        if width is not None:
+            return width
+        exact: float = self.hparams["width_fraction"] * model.config.hidden_size
+        return max(8, 8 * round(exact / 8))
 
-    def _begin(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+    def _substitute(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
+        """Choose the groups, insert the switches and fit the compact blocks."""
         options = self.hparams
         calibration = calibration_for(trainer, model, options["calibration_examples"])
         with evaluating(model), torch.random.fork_rng(devices=[]):
@@ -243,14 +237,14 @@ class EncoderBlockSubstitution(ModelEdit):
             groups = options["groups"] or choose_groups(
                 model,
                 calibration,
-                groups=options["count"],
-                size=options["size"],
-                by=options["selection"],
+                num_groups=options["num_groups"],
+                layers_per_group=options["layers_per_group"],
+                selection=options["selection"],
                 keep_ends=options["keep_ends"],
             )
             require_agreement(trainer, digest_of(groups), "which layers to substitute")
             log_substitution(trainer, model, groups, self._width(model), options["depth"])
-            stage_substitution_(
+            insert_switches_(
                 model,
                 groups,
                 width=self._width(model),
@@ -258,46 +252,71 @@ class EncoderBlockSubstitution(ModelEdit):
                 heads=options["heads"],
                 technique="encoder_block_substitution",
             )
-            self._prepare(trainer, model, groups, calibration)
-        for choice in choices_of(model):  # made in eval mode
-            choice.training = model.training
-            choice.new.train(model.training)
+            self._fit_blocks(trainer, model, groups, calibration)
+        for switch in switches_of(model):  # built in eval mode
+            switch.train_successor(model.training)
 
-    def _prepare(
+    def _fit_blocks(
         self,
         trainer: L.Trainer,
         model: "PreTrainedModel",
         groups: list[list[int]],
         calibration: Calibration,
     ) -> None:
-        """Start and match the compact encoders, and tell how well."""
-        options = self.hparams
-        steps = len(groups) * options["match_steps"]
-        with progress_bar(steps, shown=trainer.progress_bar_callback is not None) as advance:
-            found = prepare_(
-                choices_of(model),
+        """Initialize and distil the compact blocks, and log how well they fit."""
+        steps = self.hparams["distil_steps"]
+        shown = trainer.progress_bar_callback is not None
+        with progress_bar(len(groups) * steps, shown=shown) as advance:
+            results = fit_compact_blocks(
+                switches_of(model),
                 calibration,
                 structure_of(model).family,
-                start=options["start"],
-                steps=options["match_steps"],
-                learning_rate=options["match_learning_rate"],
-                on_step=lambda group: advance(f"matching layers {groups[group]}", 1),
+                initialization=self.hparams["initialization"],
+                distil_steps=steps,
+                learning_rate=self.hparams["distil_learning_rate"],
+                on_step=lambda index: advance(f"distilling layers {groups[index]}", 1),
             )
-            for group, one in zip(groups, found, strict=True):
-                log_matching(trainer, group, one.curve, one.kept)
+            for group, result in zip(groups, results, strict=True):
+                log_block_fit(trainer, group, result)
                 rank_zero_info(
-                    f"Layers {', '.join(map(str, group))}: a compact encoder explains "
-                    f"{1 - one.start:.1%} of what they say at its start, {1 - one.end:.1%} once "
-                    "matched."
+                    f"Layers {', '.join(map(str, group))}: the compact block explains "
+                    f"{1 - result.initial_error:.1%} of the variance of their outputs after "
+                    f"initialization, {1 - result.final_error:.1%} after block distillation."
                 )
 
-    def _settle_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
-        """Let the old layers leave if it is time, and tell."""
-        model = reshapable_model(pl_module)
-        if steps_done(trainer, pl_module) < self._until:
+    def _finalize_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Drop the original layers if the step has come; returns whether it has."""
+        if steps_done(trainer, pl_module) < self._final_step:
             return False
-        settle_substitution_(model, trainer.optimizers)
+        finalize_substitution_(reshapable_model(pl_module), trainer.optimizers)
         self._progress.reach_target(
-            trainer, f"The compact encoders have taken over at step {trainer.global_step}."
+            trainer,
+            f"The compact blocks have replaced the original layers at step {trainer.global_step}.",
         )
         return True
+
+
+def _check_options(options: Any) -> None:
+    """Raise an InputError that names the option which is out of range."""
+    for name in ("num_groups", "layers_per_group", "depth"):
+        if options[name] < 1:
+            raise InputError(f"{name} must be at least 1, not {options[name]}")
+    for name in ("replacement_fraction", "initial_probability"):
+        if not 0 <= options[name] <= 1:
+            raise InputError(f"{name} lies between 0 and 1, not {options[name]}")
+    if not 0 < options["width_fraction"] <= 1:
+        raise InputError(f"width_fraction lies in (0, 1], not {options['width_fraction']}")
+    if (
+        options["distil_steps"] < 0
+        or options["calibration_examples"] < 1
+        or options["distil_learning_rate"] <= 0
+    ):
+        raise InputError(
+            "distil_steps must be at least 0, calibration_examples at least 1 and "
+            "distil_learning_rate positive"
+        )
+    for name, choices in (("initialization", Initialization), ("selection", Selection)):
+        if options[name] not in get_args(choices):
+            raise InputError(
+                f"{name} is one of {', '.join(get_args(choices))}, not {options[name]!r}"
+            )

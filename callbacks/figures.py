@@ -17,6 +17,7 @@ from lightning_compress.models.families import UnitKind
 from lightning_compress.models.history import units_left
 from lightning_compress.models.structure import Units, linear_at, structure_of, units_of
 from lightning_compress.quantization import Coverage
+from lightning_compress.substitution.fit import FitResult
 
 from .run import run_folder
 from .tensorboard import tensorboard_loggers
@@ -167,23 +168,21 @@ def describe_coverage(scheme: str, coverage: Coverage) -> str:
     return f"Quantized to {scheme}: {coverage.quantized_fraction:.1%} of the parameters{rest}."
 
 
-def log_matching(
-    trainer: L.Trainer, group: Sequence[int], curve: Sequence[float], kept: float | None
-) -> None:
-    """Log how a compact encoder learned, and the variance that its down-projection keeps.
+def log_block_fit(trainer: L.Trainer, group: Sequence[int], result: FitResult) -> None:
+    """Log the errors of block distillation and the explained variance of the down-projection.
 
     Args:
         trainer: of the run.
-        group: the layers it replaces.
-        curve: its error at each step of matching.
-        kept: the share of the variance; None where that is not known.
+        group: the layers that the compact block replaces.
+        result: how well it fits.
     """
     name = "layers " + "-".join(str(layer) for layer in (group[0], group[-1]))
     for logger in trainer.loggers:
-        for step, error in enumerate(curve):
-            logger.log_metrics({f"matching error/{name}": error}, step)
-        if kept is not None:
-            logger.log_metrics({f"explained variance/{name}": kept}, trainer.global_step)
+        for step, error in enumerate(result.error_curve):
+            logger.log_metrics({f"block distillation error/{name}": error}, step)
+        if result.explained_variance is not None:
+            explained = {f"explained variance/{name}": result.explained_variance}
+            logger.log_metrics(explained, trainer.global_step)
 
 
 def log_substitution(
@@ -193,14 +192,14 @@ def log_substitution(
     width: int,
     depth: int,
 ) -> None:
-    """Log a picture of which layers are replaced, and what they and their substitutes cost.
+    """Log a figure of the replaced layers and of the cost of their compact blocks.
 
     Args:
         trainer: of the run.
         model: before its layers are replaced.
         groups: of layers.
-        width: of the compact encoders.
-        depth: of the compact encoders.
+        width: of the compact blocks.
+        depth: of the compact blocks.
     """
     structure = structure_of(model)
     sizes = {name: linear_at(model, name).weight.numel() for name in structure.linear_names()}
@@ -218,7 +217,7 @@ def log_substitution(
 def substitution_figure(
     costs: Sequence[int], groups: Sequence[Sequence[int]], compact: int
 ) -> "Figure":
-    """Layers and their share of the multiplications by weights; what replaces them beside them."""
+    """Bars of each layer's fraction of the multiply-accumulates, compact blocks on top."""
     from matplotlib.figure import Figure
 
     whole = sum(costs)

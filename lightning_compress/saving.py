@@ -38,7 +38,7 @@ from lightning_compress.quantization.modules import (
     place_quantized_,
     quantized_specs,
 )
-from lightning_compress.substitution.edit import choices_of, settle_substitution_
+from lightning_compress.substitution.edit import finalize_substitution_, switches_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -157,9 +157,9 @@ def save_compressed(
         raise InputError(
             f"{folder} holds files that are not a saved model: choose another folder or empty it"
         )
-    if choices_of(model):
+    if switches_of(model):
         model = copy.deepcopy(model)
-        settle_substitution_(model)
+        finalize_substitution_(model)
     if is_prepared(model):
         model = copy.deepcopy(model)
         convert_(model)

@@ -13,7 +13,7 @@ from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.hooks import Call, Hook, after_calls
 from lightning_compress.models.layers import layer_count
 from lightning_compress.models.structure import Units, units_in
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,10 +145,14 @@ def heads_of(model: nn.Module) -> list[Units]:
     structure, blocks = structure_of(model), []
     for name in structure.layers:
         layer = model.get_submodule(name)
-        way = ("new." if layer.through_new else "old.") if isinstance(layer, Choice) else ""
+        way = (
+            ("successor." if layer.runs_successor else "predecessor.")
+            if isinstance(layer, ReplacementSwitch)
+            else ""
+        )
         inside = [
             block
-            for block in (*structure.blocks, *structure.leaving)
+            for block in (*structure.blocks, *structure.predecessors)
             if f"{block}.".startswith(f"{name}.{way}")
         ]
         blocks.append(inside[-1])

@@ -30,7 +30,7 @@ from lightning_compress.models.removal import (
     forget_,
 )
 from lightning_compress.models.structure import structure_of
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 
 Shape = dict[str, Any]
 
@@ -88,7 +88,7 @@ def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:
     number_(stack)
     config: Any = model.config
     structure = structure_of(model)
-    config.num_hidden_layers = len(structure.blocks) + len(structure.leaving)
+    config.num_hidden_layers = len(structure.blocks) + len(structure.predecessors)
 
 
 def _layer_of(shape: Shape | None, host: type, model: nn.Module) -> nn.Module:
@@ -101,14 +101,14 @@ def _layer_of(shape: Shape | None, host: type, model: nn.Module) -> nn.Module:
     if "replaces" not in shape:
         return compact.train(model.training)
     old = nn.ModuleList(new_layer(host, config) for _ in range(shape["replaces"]))
-    return Choice(old, compact).train(model.training)
+    return ReplacementSwitch(old, compact).train(model.training)
 
 
 def _shape_of(layer: nn.Module) -> Shape | None:
     if isinstance(layer, CompactBlock):
         return dict(layer.shape)
-    if isinstance(layer, Choice):
-        return {**layer.new.shape, "replaces": len(layer.old)}
+    if isinstance(layer, ReplacementSwitch):
+        return {**layer.successor.shape, "replaces": len(layer.predecessor)}
     return None
 
 

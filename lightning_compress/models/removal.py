@@ -164,10 +164,10 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
     structure = structure_of(model)
     entry = FAMILIES[structure.family]
     names = [
-        *structure.linear_names(leaving=True),
+        *structure.linear_names(predecessors=True),
         *(
             f"{block}.{entry.attention}"
-            for block in (*structure.blocks, *structure.leaving)
+            for block in (*structure.blocks, *structure.predecessors)
             if entry.counts
         ),
     ]

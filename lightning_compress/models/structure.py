@@ -18,7 +18,7 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.modeling_compressed import CompactBlock
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,24 +53,24 @@ class Structure:
 
     ``layers`` are the names of what a text goes through one by one, first to last; ``blocks`` those
     of all transformer blocks of the family: the layers, but what is in a compact block instead of
-    it; ``projections`` those of the linear layers around compact blocks; ``leaving`` those of the
-    blocks that compact blocks beside them are to replace, and which are in no other list.
+    it; ``projections`` those of the linear layers around compact blocks; ``predecessors`` those
+    of the blocks that compact blocks beside them are to replace, and which are in no other list.
     """
 
     family: str
     layers: list[str]
     blocks: list[str]
     projections: list[str]
-    leaving: list[str]
+    predecessors: list[str]
 
-    def linear_names(self, *, leaving: bool = False) -> list[str]:
+    def linear_names(self, *, predecessors: bool = False) -> list[str]:
         """Names of the linear layers (``nn.Linear`` or ``Conv1D``) of the layers."""
         entry = FAMILIES[self.family]
         names = [
             *(*entry.heads.inputs, entry.heads.output),
             *(*entry.neurons.inputs, entry.neurons.output),
         ]
-        blocks = [*self.blocks, *(self.leaving if leaving else [])]
+        blocks = [*self.blocks, *(self.predecessors if predecessors else [])]
         return [f"{block}.{name}" for block in blocks for name in names] + self.projections
 
 
@@ -94,13 +94,13 @@ def structure_of(model: nn.Module) -> Structure:
     blocks = [block for name in layers for block in _blocks(model, name)]
     compact = [name for name, module in model.named_modules() if isinstance(module, CompactBlock)]
     around = [f"{name}.{projection}" for name in compact for projection in ("down", "up")]
-    leaving = [
-        f"{name}.old.{index}"
+    predecessors = [
+        f"{name}.predecessor.{index}"
         for name, module in model.named_modules()
-        if isinstance(module, Choice)
-        for index in range(len(module.old))
+        if isinstance(module, ReplacementSwitch)
+        for index in range(len(module.predecessor))
     ]
-    return Structure(family, layers, blocks, around, leaving)
+    return Structure(family, layers, blocks, around, predecessors)
 
 
 def _blocks(model: nn.Module, layer: str) -> list[str]:
@@ -108,8 +108,8 @@ def _blocks(model: nn.Module, layer: str) -> list[str]:
     module = model.get_submodule(layer)
     if isinstance(module, CompactBlock):
         return [f"{layer}.layers.{index}" for index in range(len(module.layers))]
-    if isinstance(module, Choice):
-        return _blocks(model, f"{layer}.new")
+    if isinstance(module, ReplacementSwitch):
+        return _blocks(model, f"{layer}.successor")
     return [layer]
 
 

@@ -1,39 +1,72 @@
-"""Old layers and the compact block that is to take their place, side by side for a while."""
+"""The switch between encoder layers and the compact block that replaces them.
+
+"Predecessor" and "successor" are the terms of Xu et al., "BERT-of-Theseus: Compressing BERT by
+Progressive Module Replacing", 2020, https://arxiv.org/abs/2002.02925.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from lightning_compress.models.modeling_compressed import CompactBlock
 
 
-class Choice(nn.Module):
-    """Goes through the compact block, or, as long as it is told, through the old layers.
+class ReplacementSwitch(nn.Module):
+    """Holds a group of layers and its replacement, and runs one of the two.
 
     Args:
-        old: the layers to be replaced; they are no longer trained.
-        new: what replaces them.
+        predecessor: the layers to be replaced; they are frozen.
+        successor: the block that replaces them.
 
     Attributes:
-        replaced: whether to go through the compact block.
-        drawn: whether a batch of the training does too; otherwise only in eval mode.
+        use_successor: whether the successor may run at all; see :meth:`routed`.
+        sampled: whether the successor runs on the next training batch; see :meth:`sample`. In eval
+            mode the draw is ignored.
     """
 
-    def __init__(self, old: nn.ModuleList, new: CompactBlock) -> None:
+    def __init__(self, predecessor: nn.ModuleList, successor: CompactBlock) -> None:
         super().__init__()
-        self.old = old.requires_grad_(False)
-        self.new = new
-        self.replaced = True
-        self.drawn = True
+        self.predecessor = predecessor.requires_grad_(False)
+        self.successor = successor
+        self.use_successor = True
+        self.sampled = True
 
     @property
-    def through_new(self) -> bool:
-        """Whether the next batch goes through the compact block."""
-        return self.replaced and (self.drawn or not self.training)
+    def runs_successor(self) -> bool:
+        """Whether the next forward pass runs the successor."""
+        return self.use_successor and (self.sampled or not self.training)
+
+    def sample(self, probability: float, numbers: random.Random) -> None:
+        """Draw which of the two runs on the next training batch.
+
+        Args:
+            probability: of the successor, in [0, 1].
+            numbers: the generator to draw from.
+        """
+        self.sampled = numbers.random() < probability
+
+    @contextmanager
+    def routed(self, *, use_successor: bool) -> Iterator[None]:
+        """Set ``use_successor`` within the context and restore it afterwards."""
+        before = self.use_successor
+        self.use_successor = use_successor
+        try:
+            yield
+        finally:
+            self.use_successor = before
+
+    def train_successor(self, mode: bool) -> None:
+        """Set the mode of the switch and its successor; the predecessor keeps its own."""
+        self.training = mode
+        self.successor.train(mode)
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """[B, S, H] to [B, S, H]; the other arguments are those of the old layers."""
-        if self.through_new:
-            found: Tensor = self.new(hidden_states, *args, **kwargs)
-            return found
-        for layer in self.old:
+        """[B, S, H] to [B, S, H]; the other arguments are those of the replaced layers."""
+        if self.runs_successor:
+            output: Tensor = self.successor(hidden_states, *args, **kwargs)
+            return output
+        for layer in self.predecessor:
             hidden_states = layer(hidden_states, *args, **kwargs)
         return hidden_states

@@ -1,1 +1,5 @@
-"""Encoder-block substitution: a compact encoder between projections in the place of layers."""
+"""Encoder-block substitution: compact blocks replace groups of encoder layers.
+
+A compact block is a down-projection, layers of the model's own kind at a smaller width, and an
+up-projection.
+"""

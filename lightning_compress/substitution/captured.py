@@ -1,7 +1,7 @@
-"""What passes through the layers that are to be replaced."""
+"""Captured inputs and outputs of the layers that compact blocks replace."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,38 +10,48 @@ from torch import Tensor, nn
 
 from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.models.layers import hidden_in
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 
 
 @dataclass(frozen=True)
-class Passage:
-    """One batch at a group of layers.
+class BlockIO:
+    """One calibration batch at one group of layers.
 
     Args:
-        hidden: [B, S, H], what goes in.
-        keywords: the other arguments that the layers take: masks.
-        rest: those that are not named.
-        target: [B, S, H], what came out of the layers in the dense model.
-        mask: [B, S], true at tokens, false at padding.
+        hidden: [B, S, H] input of the group.
+        args: further positional arguments of the layers.
+        kwargs: keyword arguments of the layers, such as attention masks.
+        target: [B, S, H] output of the group in the dense model.
+        mask: boolean [B, S], true at tokens, false at padding.
     """
 
     hidden: Tensor
-    rest: tuple[Any, ...]
-    keywords: Mapping[str, Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     target: Tensor
     mask: Tensor
 
 
 @torch.no_grad()
-def dense_outputs(choices: Sequence[Choice], calibration: Calibration) -> list[list[Tensor]]:
-    """What comes out of each group of layers in the dense model: [B, S, H] of every batch."""
-    with _going(choices, replaced=0):
-        found: list[list[Tensor]] = [[] for _ in choices]
+def capture_targets(
+    switches: Sequence[ReplacementSwitch], calibration: Calibration
+) -> list[list[Tensor]]:
+    """Capture the output of each group of layers in the dense model.
+
+    Args:
+        switches: all switches of the model, first to last.
+        calibration: the examples.
+
+    Returns:
+        For each switch the outputs [B, S, H] of every batch.
+    """
+    outputs: list[list[Tensor]] = [[] for _ in switches]
+    with _successors_up_to(0, switches):
         hooks = [
-            choice.register_forward_hook(
-                lambda module, inputs, output, said=said: said.append(output)
+            switch.register_forward_hook(
+                lambda module, inputs, output, captured=captured: captured.append(output)
             )
-            for choice, said in zip(choices, found, strict=True)
+            for switch, captured in zip(switches, outputs, strict=True)
         ]
         try:
             for batch in calibration.batches:
@@ -49,25 +59,28 @@ def dense_outputs(choices: Sequence[Choice], calibration: Calibration) -> list[l
         finally:
             for hook in hooks:
                 hook.remove()
-    return found
+    return outputs
 
 
 @torch.no_grad()
-def passages(
-    choices: Sequence[Choice], group: int, calibration: Calibration, targets: Sequence[Tensor]
-) -> list[Passage]:
-    """What goes into a group of layers behind the compact blocks of the groups before it.
+def capture_block_io(
+    switches: Sequence[ReplacementSwitch],
+    index: int,
+    calibration: Calibration,
+    targets: Sequence[Tensor],
+) -> list[BlockIO]:
+    """Capture the input of one group of layers while all groups before it run their successors.
 
     Args:
-        choices: of the model, first to last.
-        group: which of them.
+        switches: all switches of the model, first to last.
+        index: of the switch to capture.
         calibration: the examples.
-        targets: of every batch, as of :func:`dense_outputs`.
+        targets: outputs [B, S, H] of this group for every batch, from :func:`capture_targets`.
     """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    with _going(choices, replaced=group):
-        hook = choices[group].register_forward_pre_hook(
-            lambda module, inputs, keywords: calls.append((inputs, keywords)), with_kwargs=True
+    with _successors_up_to(index, switches):
+        hook = switches[index].register_forward_pre_hook(
+            lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
         )
         try:
             for batch in calibration.batches:
@@ -75,44 +88,38 @@ def passages(
         finally:
             hook.remove()
     return [
-        Passage(
-            hidden_in(inputs, keywords),
-            tuple(_without_cache(one) for one in inputs[1:]),
+        BlockIO(
+            hidden_in(args, kwargs),
+            tuple(_without_cache(value) for value in args[1:]),
             {
-                name: _without_cache(one)
-                for name, one in keywords.items()
+                name: _without_cache(value)
+                for name, value in kwargs.items()
                 if name != "hidden_states"
             },
             target,
             token_mask(batch),
         )
-        for (inputs, keywords), target, batch in zip(
-            calls, targets, calibration.batches, strict=True
-        )
+        for (args, kwargs), target, batch in zip(calls, targets, calibration.batches, strict=True)
     ]
 
 
+def run_block(block: nn.Module, io: BlockIO) -> Tensor:
+    """Output [B, S, H] of a block for a captured batch."""
+    output: Tensor = block(io.hidden, *io.args, **io.kwargs)
+    return output
+
+
 @contextmanager
-def _going(choices: Sequence[Choice], *, replaced: int) -> Iterator[None]:
-    """Through the compact blocks of the first so many groups and the old layers of the others."""
-    before = [choice.replaced for choice in choices]
-    for index, choice in enumerate(choices):
-        choice.replaced = index < replaced
-    try:
+def _successors_up_to(index: int, switches: Sequence[ReplacementSwitch]) -> Iterator[None]:
+    """Run the successors of the switches before ``index`` and the predecessors of the others."""
+    with ExitStack() as stack:
+        for place, switch in enumerate(switches):
+            stack.enter_context(switch.routed(use_successor=place < index))
         yield
-    finally:
-        for choice, was in zip(choices, before, strict=True):
-            choice.replaced = was
 
 
 def _without_cache(argument: Any) -> Any:
-    """A cache would remember the keys of every call."""
+    """Drop a key-value cache, which would keep the keys and values of every call."""
     from transformers import Cache
 
     return None if isinstance(argument, Cache) else argument
-
-
-def through(block: nn.Module, passage: Passage) -> Tensor:
-    """What a block makes of a batch: [B, S, H]."""
-    found: Tensor = block(passage.hidden, *passage.rest, **passage.keywords)
-    return found

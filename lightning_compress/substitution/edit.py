@@ -1,4 +1,8 @@
-"""The edit that puts compact blocks in the place of layers."""
+"""The edit that replaces groups of encoder layers by compact blocks.
+
+In two steps, between which a model holds a switch for each group: :func:`insert_switches_`, then
+:func:`finalize_substitution_`. :func:`substitute_layers_` does both.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -15,7 +19,7 @@ from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.removal import SUBSTITUTION_EDIT, forget_
 from lightning_compress.models.structure import structure_of
-from lightning_compress.models.switch import Choice
+from lightning_compress.models.switch import ReplacementSwitch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,33 +34,34 @@ def substitute_layers_(
     heads: int | None = None,
     technique: str = SUBSTITUTION_EDIT,
 ) -> None:
-    """Put a compact block in the place of each group of layers, in place.
+    """Replace each group of layers by a compact block, in place.
 
     A compact block is a down-projection, ``depth`` layers of the model's own kind at a smaller
-    width, and an up-projection, beside which its input passes on. Its up-projection is zero, so
-    that at first the model is what it would be without the layers; the rest is random.
-
-    Source: the bachelor thesis behind https://github.com/Malthehave/Bachelor-Thesis-2024, 2024,
-    whose code gave every text of a batch what the first one should have had.
+    width, an up-projection and a residual connection around all three. The up-projection is zero,
+    so that the model starts as if the layers were skipped; the other weights are random.
 
     Args:
         model: a transformer of a family that is ``substitutable``.
-        groups: layers, counted from 0, that follow one another; any number of such groups.
-        width: of the narrow layers.
-        depth: how many narrow layers a compact block has.
-        heads: of each of them; default: as many of the model's own size as fit, or two smaller.
-        technique: what chose them; the report names it.
+        groups: of consecutive layers, counted from 0.
+        width: hidden size of the narrow layers.
+        depth: number of narrow layers in a compact block.
+        heads: attention heads of a narrow layer; default: heads of the model's own size where
+            ``width`` is a multiple of it and larger, else 2.
+        technique: recorded in the manifest as what chose the groups.
 
     Raises:
-        InputError: the family is unknown or its layers cannot be narrow, a layer is not there,
-            given twice, not next to its group or compact already, or the width is no multiple of
-            the heads or more than the model's. The model is then unchanged.
+        InputError: the family is unknown or not substitutable; a layer does not exist, is given
+            twice, does not follow its predecessor in the group or is compact already; or the width
+            is not a multiple of the heads or exceeds the model's. The model is then unchanged.
+
+    Source: the bachelor thesis behind https://github.com/Malthehave/Bachelor-Thesis-2024, 2024.
+    Its code applied the result for a batch's first example to all of them; this does not.
     """
-    stage_substitution_(model, groups, width=width, depth=depth, heads=heads, technique=technique)
-    settle_substitution_(model)
+    insert_switches_(model, groups, width=width, depth=depth, heads=heads, technique=technique)
+    finalize_substitution_(model)
 
 
-def stage_substitution_(
+def insert_switches_(
     model: nn.Module,
     groups: Sequence[Sequence[int]],
     *,
@@ -65,34 +70,32 @@ def stage_substitution_(
     heads: int | None,
     technique: str,
 ) -> None:
-    """Put compact blocks beside the layers that they will replace; arguments as above."""
+    """Replace each group of layers by a switch between it and a compact block, in place.
+
+    Arguments and errors are those of :func:`substitute_layers_`.
+    """
     heads = check_substitution(model, groups, width=width, heads=heads)
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
     structure = structure_of(model)
     entry = FAMILIES[structure.family]
-    narrow = {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        entry.inner: 4 * width,
-    }
+    narrow = {"hidden_size": width, "num_attention_heads": heads, entry.inner: 4 * width}
     layers = [model.get_submodule(name) for name in structure.layers]
     masks = _renaming(structure.layers, groups)
-    staged: list[nn.Module] = []
-    starts = {group[0]: group for group in groups}
-    inside = {layer for group in groups for layer in group}
+    group_starts = {group[0]: group for group in groups}
+    grouped = {layer for group in groups for layer in group}
+    inserted: list[nn.Module] = []
     for index, layer in enumerate(layers):
-        if index in starts:
+        if index in group_starts:
             compact = CompactBlock(
                 type(layer), model.config, depth=depth, norm=entry.norm_first, narrow=narrow
             )
-            compact.apply(cast("PreTrainedModel", model)._init_weights)
-            nn.init.zeros_(compact.up.weight)
-            nn.init.zeros_(compact.up.bias)
-            old = nn.ModuleList(layers[one] for one in starts[index])
-            staged.append(Choice(old, compact.train(model.training)).train(model.training))
-        elif index not in inside:
-            staged.append(layer)
+            _reset_parameters_(compact, model)
+            predecessor = nn.ModuleList(layers[one] for one in group_starts[index])
+            switch = ReplacementSwitch(predecessor, compact.train(model.training))
+            inserted.append(switch.train(model.training))
+        elif index not in grouped:
+            inserted.append(layer)
     edit = {
         "edit": SUBSTITUTION_EDIT,
         "technique": technique,
@@ -101,50 +104,63 @@ def stage_substitution_(
         **narrow,
     }
     kept = renamed_masks(masks_of(model), masks, structure.layers)
-    replace_layers_(model, staged)
+    replace_layers_(model, inserted)
     if kept:
         set_masks_(model, kept)
     set_manifest_(model, [*manifest_of(model), edit])
 
 
-def settle_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = ()) -> None:
-    """Let the compact blocks take the place of the layers that they stand beside.
+def _reset_parameters_(block: CompactBlock, model: nn.Module) -> None:
+    """Random weights as in a new model of its family; the up-projection is zero."""
+    block.apply(cast("PreTrainedModel", model)._init_weights)
+    nn.init.zeros_(block.up.weight)
+    nn.init.zeros_(block.up.bias)
+
+
+def finalize_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = ()) -> None:
+    """Replace every switch by its successor and drop the predecessors, in place.
 
     Args:
-        model: of which some layers are compact blocks beside old layers.
-        optimizers: that train the model; they forget the old layers.
+        model: with or without switches.
+        optimizers: of the model; the parameters of the predecessors are removed from them.
     """
-    structure = structure_of(model)
-    layers = [model.get_submodule(name) for name in structure.layers]
-    if not choices_of(model):
+    if not switches_of(model):
         return
-    for layer in layers:
-        if isinstance(layer, Choice):
+    structure = structure_of(model)
+    names: dict[str, str] = {}
+    layers: list[nn.Module] = []
+    for name in structure.layers:
+        layer = model.get_submodule(name)
+        if isinstance(layer, ReplacementSwitch):
             for optimizer in optimizers:
-                forget_(optimizer, layer.old.parameters())
-    names = {
-        f"{name}.new" if isinstance(layer, Choice) else name: name
-        for name, layer in zip(structure.layers, layers, strict=True)
-    }
+                forget_(optimizer, layer.predecessor.parameters())
+            names[f"{name}.successor"] = name
+            layers.append(layer.successor)
+        else:
+            names[name] = name
+            layers.append(layer)
     kept = renamed_masks(masks_of(model), names, list(names))
-    kept = {name: mask for name, mask in kept.items() if ".old." not in name}
-    replace_layers_(model, [layer.new if isinstance(layer, Choice) else layer for layer in layers])
+    kept = {name: mask for name, mask in kept.items() if ".predecessor." not in name}
+    replace_layers_(model, layers)
     if masks_of(model):
         set_masks_(model, kept)
 
 
-def choices_of(model: nn.Module) -> list[Choice]:
-    """The compact blocks that stand beside old layers, first to last."""
-    return [module for module in model.modules() if isinstance(module, Choice)]
+def switches_of(model: nn.Module) -> list[ReplacementSwitch]:
+    """The replacement switches of a model, first to last."""
+    return [module for module in model.modules() if isinstance(module, ReplacementSwitch)]
 
 
 def check_substitution(
     model: nn.Module, groups: Sequence[Sequence[int]], *, width: int, heads: int | None
 ) -> int:
-    """See that layers can be substituted; gives the number of heads of a narrow one.
+    """Check that groups of layers can be substituted.
+
+    Returns:
+        The number of heads of a narrow layer.
 
     Raises:
-        InputError: they cannot, as of :func:`substitute_layers_`.
+        InputError: they cannot; see :func:`substitute_layers_`.
     """
     require_float(
         model, "substitute layers of the model that it came from, and quantize the result"
@@ -189,7 +205,9 @@ def _check_groups(model: nn.Module, groups: Sequence[Sequence[int]]) -> None:
                 )
             if layer in seen:
                 raise InputError(f"layer {layer} of {what} is given twice")
-            if isinstance(model.get_submodule(structure.layers[layer]), CompactBlock | Choice):
+            if isinstance(
+                model.get_submodule(structure.layers[layer]), CompactBlock | ReplacementSwitch
+            ):
                 raise InputError(f"layer {layer} of {what} is a compact block already")
             seen.add(layer)
         if any(second != first + 1 for first, second in pairwise(group)):
@@ -199,12 +217,12 @@ def _check_groups(model: nn.Module, groups: Sequence[Sequence[int]]) -> None:
 
 
 def _renaming(layers: Sequence[str], groups: Sequence[Sequence[int]]) -> dict[str, str]:
-    """Names of the layers once groups of them have become one."""
+    """New name of each layer by its name before the switches are inserted."""
     places: dict[str, str] = {}
     first = {layer: (group[0], index) for group in groups for index, layer in enumerate(group)}
     position = -1
     for layer, name in enumerate(layers):
         start, index = first.get(layer, (layer, None))
         position += start == layer
-        places[name] = layers[position] + ("" if index is None else f".old.{index}")
+        places[name] = layers[position] + ("" if index is None else f".predecessor.{index}")
     return places

@@ -1,66 +1,80 @@
-"""Compact blocks beside the layers they are to replace: each started and matched, in order."""
+"""Compact blocks fitted to the layers that they replace: initialized, then distilled, in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.switch import Choice
-from lightning_compress.substitution.block_distillation import match_, matching_error
-from lightning_compress.substitution.captured import dense_outputs, passages
-from lightning_compress.substitution.initialization import Start, start_
+from lightning_compress.models.switch import ReplacementSwitch
+from lightning_compress.substitution.block_distillation import block_error, distil_block_
+from lightning_compress.substitution.captured import capture_block_io, capture_targets
+from lightning_compress.substitution.initialization import Initialization, initialize_
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """How well a compact block says what the old layers said.
+class FitResult:
+    """How well a compact block reproduces the layers that it replaces.
+
+    Errors are squared errors divided by the variance of the targets; see
+    :func:`~lightning_compress.substitution.block_distillation.block_error`.
 
     Args:
-        start: its error at its start, as of :func:`matching_error`.
-        curve: at each step of matching.
-        end: once matched.
-        kept: the share of the variance that its down-projection keeps, where that is known.
+        initial_error: after initialization.
+        error_curve: of the batch at each step of block distillation.
+        final_error: after block distillation.
+        explained_variance: fraction of the input variance that the down-projection preserves;
+            None where the initialization has no principal components.
     """
 
-    start: float
-    curve: list[float]
-    end: float
-    kept: float | None
+    initial_error: float
+    error_curve: list[float]
+    final_error: float
+    explained_variance: float | None
 
 
-def prepare_(
-    choices: Sequence[Choice],
+def fit_compact_blocks(
+    switches: Sequence[ReplacementSwitch],
     calibration: Calibration,
     family: str,
     *,
-    start: Start,
-    steps: int,
+    initialization: Initialization,
+    distil_steps: int,
     learning_rate: float,
-    on_step: Callable[[int], None] = lambda group: None,
-) -> Iterator[Prepared]:
-    """Start and match the compact blocks of a model, in place, first to last.
+    on_step: Callable[[int], None] = lambda index: None,
+) -> Iterator[FitResult]:
+    """Initialize and distil the successors of a model in place, first to last.
 
-    Each sees what has passed the blocks before it, and has to say what came out in the dense model.
+    Each is fitted to the dense model's outputs on inputs that have passed the successors before it.
 
     Args:
-        choices: of the model, in eval mode.
+        switches: all switches of the model, which is in eval mode.
         calibration: the examples.
         family: of the model.
-        start: from where.
-        steps: of matching each; 0: none.
-        learning_rate: of matching.
-        on_step: told the number of the group, after each step.
+        initialization: see :data:`~lightning_compress.substitution.initialization.Initialization`.
+        distil_steps: optimizer steps for each block; 0: none.
+        learning_rate: peak learning rate of these steps.
+        on_step: called with the index of the switch after each step.
+
+    Yields:
+        One result for each switch.
     """
-    targets = dense_outputs(choices, calibration)
-    for index, choice in enumerate(choices):
-        seen = passages(choices, index, calibration, targets[index])
-        kept = start_(choice, seen, start, family)
-        before = matching_error(choice.new, seen)
+    targets = capture_targets(switches, calibration)
+    for index, switch in enumerate(switches):
+        block_io = capture_block_io(switches, index, calibration, targets[index])
+        explained = initialize_(switch, block_io, initialization, family)
+        initial_error = block_error(switch.successor, block_io)
         curve: list[float] = []
 
-        def note(error: float, index: int = index, curve: list[float] = curve) -> None:
+        def record(error: float, index: int = index, curve: list[float] = curve) -> None:
             curve.append(error)
             on_step(index)
 
-        if steps:
-            match_(choice.new, seen, steps=steps, learning_rate=learning_rate, on_step=note)
-        yield Prepared(before, curve, matching_error(choice.new, seen), kept)
+        if distil_steps:
+            distil_block_(
+                switch.successor,
+                block_io,
+                steps=distil_steps,
+                learning_rate=learning_rate,
+                on_step=record,
+            )
+        final_error = block_error(switch.successor, block_io)
+        yield FitResult(initial_error, curve, final_error, explained)

@@ -1,4 +1,9 @@
-"""Which layers are substituted."""
+"""Selection of the groups of layers to substitute.
+
+The greedy selection by divergence is this library's own. (The bachelor thesis behind
+https://github.com/Malthehave/Bachelor-Thesis-2024, 2024, learned weights of the layers' outputs;
+their order was no better than a random one.)
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,93 +23,99 @@ def choose_groups(
     model: nn.Module,
     calibration: Calibration,
     *,
-    groups: int,
-    size: int,
-    by: Selection,
+    num_groups: int,
+    layers_per_group: int,
+    selection: Selection,
     keep_ends: bool,
 ) -> list[list[int]]:
-    """Choose groups of neighbouring layers.
-
-    By ``divergence`` the group without which the predictions change least comes first, then the
-    next one given that it is gone, and so on. (The bachelor thesis behind
-    https://github.com/Malthehave/Bachelor-Thesis-2024 learned weights of the layers' outputs; its
-    order was no better than a random one.)
+    """Choose groups of consecutive layers.
 
     Args:
         model: a transformer of a known family.
-        calibration: the examples; their labels are not used.
-        groups: how many.
-        size: layers of each.
-        by: ``divergence``, or ``even``: spread evenly.
-        keep_ends: leave the first and the last layer.
+        calibration: the examples; labels are not used.
+        num_groups: groups to choose.
+        layers_per_group: layers of each group.
+        selection: ``divergence``: greedily, each time the group whose removal, in addition to the
+            groups chosen before, changes the predictions least (KL divergence from the dense
+            model); ``even``: evenly spaced.
+        keep_ends: never choose the first and the last layer.
 
     Returns:
-        Groups of layers, first to last.
+        Groups of layers counted from 0, first to last.
 
     Raises:
-        InputError: there are not so many layers to choose from.
+        InputError: the model has too few layers.
     """
     layers = len(structure_of(model).layers)
     low, high = (1, layers - 1) if keep_ends else (0, layers)
-    check_groups(layers, groups=groups, size=size, keep_ends=keep_ends)
-    if by == "even":
-        starts = (
-            np.linspace(low, high - size, groups).round()
-            if groups > 1
-            else [(low + high - size) // 2]
-        )
-        return _apart([int(start) for start in starts], size, high)
-    whole = [calibration.logits(batch) for batch in calibration.batches]
+    check_groups(
+        layers, num_groups=num_groups, layers_per_group=layers_per_group, keep_ends=keep_ends
+    )
+    if selection == "even":
+        return _evenly_spaced(num_groups, layers_per_group, low, high)
+    dense = [calibration.logits(batch) for batch in calibration.batches]
     chosen: list[list[int]] = []
-    for _ in range(groups):
-        gone = [layer for group in chosen for layer in group]
-        free = [
+    for _ in range(num_groups):
+        taken = [layer for group in chosen for layer in group]
+        candidates = [
             group
-            for group in (list(range(start, start + size)) for start in range(low, high - size + 1))
-            if not set(group) & set(gone) and _leaves_room(chosen, group, groups, low, high)
+            for group in (
+                list(range(start, start + layers_per_group))
+                for start in range(low, high - layers_per_group + 1)
+            )
+            if not set(group) & set(taken) and _leaves_room(chosen, group, num_groups, low, high)
         ]
         costs = []
-        for group in free:
-            with skipped(model, [*gone, *group]):
-                costs.append(divergence_from(whole, calibration))
-        chosen.append(free[int(np.argmin(costs))])
+        for group in candidates:
+            with skipped(model, [*taken, *group]):
+                costs.append(divergence_from(dense, calibration))
+        chosen.append(candidates[int(np.argmin(costs))])
     return sorted(chosen)
 
 
-def check_groups(layers: int, *, groups: int, size: int, keep_ends: bool) -> None:
-    """See that there are enough layers.
+def check_groups(layers: int, *, num_groups: int, layers_per_group: int, keep_ends: bool) -> None:
+    """Check that a model has enough layers for the groups.
+
+    Args:
+        layers: of the model.
+        num_groups: groups to choose.
+        layers_per_group: layers of each group.
+        keep_ends: never choose the first and the last layer.
 
     Raises:
-        InputError: there are not.
+        InputError: it has too few, or the groups would be all of them.
     """
-    free = layers - 2 if keep_ends else layers
-    if groups * size == layers and not keep_ends:
+    available = layers - 2 if keep_ends else layers
+    what = f"{num_groups} groups of {layers_per_group}"
+    if num_groups * layers_per_group == layers and not keep_ends:
         raise InputError(
-            f"count: {groups} groups of {size} are all {layers} layers, which leaves no choice: "
-            "choose fewer, or name them in groups"
+            f"num_groups: {what} are all {layers} layers, which leaves no choice: choose fewer, or "
+            "name them in groups"
         )
-    if min(groups, size) < 1 or groups * size > free:
+    if min(num_groups, layers_per_group) < 1 or num_groups * layers_per_group > available:
         kept = ", of which the first and the last are kept (keep_ends)" if keep_ends else ""
-        raise InputError(
-            f"count: {groups} groups of {size} cannot be chosen from {layers} layers{kept}"
-        )
+        raise InputError(f"num_groups: {what} cannot be chosen from {layers} layers{kept}")
 
 
-def _apart(starts: Sequence[int], size: int, high: int) -> list[list[int]]:
-    """Groups at these starts, pushed on where rounding let them overlap."""
-    found: list[list[int]] = []
+def _evenly_spaced(num_groups: int, size: int, low: int, high: int) -> list[list[int]]:
+    """Groups evenly spaced in [low, high), moved apart where rounding lets them overlap."""
+    if num_groups == 1:
+        starts = [(low + high - size) // 2]
+    else:
+        starts = np.linspace(low, high - size, num_groups).round().astype(int).tolist()
+    groups: list[list[int]] = []
     for place, start in enumerate(starts):
-        earliest = found[-1][-1] + 1 if found else start
+        earliest = groups[-1][-1] + 1 if groups else start
         latest = high - size * (len(starts) - place)
         start = min(max(start, earliest), latest)
-        found.append(list(range(start, start + size)))
-    return found
+        groups.append(list(range(start, start + size)))
+    return groups
 
 
 def _leaves_room(
-    chosen: Sequence[Sequence[int]], group: Sequence[int], groups: int, low: int, high: int
+    chosen: Sequence[Sequence[int]], group: Sequence[int], num_groups: int, low: int, high: int
 ) -> bool:
-    """Whether the groups that are still to come fit in between."""
+    """Whether the remaining groups still fit once ``group`` is chosen."""
     taken = {layer for one in (*chosen, group) for layer in one}
     room = run = 0
     for layer in range(low, high + 1):
@@ -113,4 +124,4 @@ def _leaves_room(
             continue
         room += run // len(group)
         run = 0
-    return room >= groups - len(chosen) - 1
+    return room >= num_groups - len(chosen) - 1

@@ -1,14 +1,9 @@
-"""Where a compact block starts: projections and layers from what passes through the old ones.
+"""Initial weights of a compact block, computed from the layers that it replaces.
 
-Sources: the principal components of the activations as a basis are from Ashkboos et al.,
-"SliceGPT: Compress Large Language Models by Deleting Rows and Columns", 2024,
-https://arxiv.org/abs/2401.15024.
-
-Narrow layers made of wide ones: what these compute, as seen in a smaller basis.
-
-Source: after Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and
-Columns", 2024, https://arxiv.org/abs/2401.15024. Other than there, heads and neurons are left out
-too, and norms, which would be others in the basis, stay as they are.
+Source: Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and Columns",
+2024, https://arxiv.org/abs/2401.15024: principal components of the activations as the basis of the
+narrow layers, whose weights are those of the wide layers in that basis. Unlike SliceGPT, whole
+heads and neurons are left out too, and norms keep their own parameters.
 """
 
 from collections.abc import Sequence
@@ -18,79 +13,85 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.families import FAMILIES, Family
+from lightning_compress.models.families import FAMILIES, Family, Projections
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.structure import linear_at, output_dim, outputs_of
-from lightning_compress.models.switch import Choice
-from lightning_compress.substitution.captured import Passage, through
+from lightning_compress.models.switch import ReplacementSwitch
+from lightning_compress.substitution.captured import BlockIO, run_block
 
-Start = Literal["random", "zero", "components", "least_squares", "sliced"]
-"""``random``: everything; ``zero``: the same, but that the up-projection says nothing at first;
-``components``: as ``zero``, and the down-projection keeps the principal components of what goes in;
-``least_squares``: besides, the up-projection is fitted to what the old layers add; ``sliced``:
-besides, the narrow layers are made of the old ones, seen through the principal components."""
+Initialization = Literal["random", "zero", "components", "least_squares", "sliced"]
+"""Each includes the ones before it, from ``zero`` on.
 
+``random``: all weights are random. ``zero``: the up-projection is zero, so that the block is the
+identity at first. ``components``: the down-projection keeps the principal components of the input.
+``least_squares``: the up-projection is fitted to what the predecessor adds to its input.
+``sliced``: the narrow layers are the predecessor's in the basis of the principal components.
+"""
 
-_RIDGE = 1e-2  # of the mean diagonal
+_RIDGE = 1e-2  # relative to the mean of the Gram matrix's diagonal
 
 
 @torch.no_grad()
-def start_(choice: Choice, passages: Sequence[Passage], start: Start, family: str) -> float | None:
-    """Set the weights of a compact block, in place.
+def initialize_(
+    switch: ReplacementSwitch,
+    block_io: Sequence[BlockIO],
+    initialization: Initialization,
+    family: str,
+) -> float | None:
+    """Set the weights of a successor, in place.
 
     Args:
-        choice: of the block, whose weights are random and whose up-projection is zero, and the
-            layers that it replaces.
-        passages: what passes through them.
-        start: from where.
+        switch: whose successor has random weights and an up-projection of zero.
+        block_io: captured inputs and outputs of the predecessor.
+        initialization: the method.
         family: of the model.
 
     Returns:
-        The share of the variance of what goes in that the down-projection keeps, where it is made
-        of principal components.
+        Explained variance: the fraction of the input variance, in [0, 1], that the down-projection
+        preserves; None where the method computes no principal components.
     """
-    block = choice.new
-    if start == "zero":
+    block = switch.successor
+    if initialization == "zero":
         return None
-    if start == "random":
+    if initialization == "random":
         nn.init.normal_(block.up.weight, std=0.02)
         return None
-    basis, mean, kept = _components(passages, block.down.out_features)
+    basis, mean, explained_variance = _principal_components(block_io, block.down.out_features)
     block.down.weight.copy_(torch.linalg.pinv(basis.double()))
     block.down.bias.copy_(-(block.down.weight @ mean))
-    if start == "sliced":
-        slice_layers_(choice, basis, mean, FAMILIES[family])
-    if start != "components":
-        _fit_up_(block, passages)
-    return kept
+    if initialization == "sliced":
+        slice_layers_(switch, basis, mean, FAMILIES[family])
+    if initialization != "components":
+        _fit_up_projection_(block, block_io)
+    return explained_variance
 
 
-def _components(passages: Sequence[Passage], width: int) -> tuple[Tensor, Tensor, float]:
-    """A basis [H, R], the mean [H], and the share of the variance that it keeps.
+def _principal_components(block_io: Sequence[BlockIO], width: int) -> tuple[Tensor, Tensor, float]:
+    """A basis [H, R], the mean [H], and the fraction of the variance that the basis explains.
 
-    In the basis the mean variance is one.
+    The basis is scaled so that the coordinates have a mean variance of 1.
     """
-    tokens = torch.cat([one.hidden[one.mask] for one in passages])
+    tokens = torch.cat([io.hidden[io.mask] for io in block_io])
     mean, covariance = tokens.double().mean(0), tokens.double().T.cov(correction=0)
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0)[:width].clamp(min=0), vectors.flip(1)[:, :width]
     scale = values.mean().sqrt().clamp(min=1e-6)
-    kept = float(values.sum() / covariance.trace().clamp(min=1e-30))
-    return (vectors * scale).to(tokens.dtype), mean.to(tokens.dtype), kept
+    explained = float(values.sum() / covariance.trace().clamp(min=1e-30))
+    return (vectors * scale).to(tokens.dtype), mean.to(tokens.dtype), explained
 
 
-def _fit_up_(block: CompactBlock, passages: Sequence[Passage]) -> None:
-    """Ridge regression of what the old layers add on what the narrow layers say."""
+def _fit_up_projection_(block: CompactBlock, block_io: Sequence[BlockIO]) -> None:
+    """Ridge regression of what the predecessor adds on the output of the narrow layers."""
     features, added = [], []
-    for one in passages:
-        said: list[Tensor] = []
+    for io in block_io:
+        captured: list[Tensor] = []
         hook = block.up.register_forward_pre_hook(
-            lambda module, inputs, said=said: said.append(inputs[0])
+            lambda module, inputs, captured=captured: captured.append(inputs[0])
         )
-        through(block, one)
+        run_block(block, io)
         hook.remove()
-        features.append(said[0][one.mask].double())
-        added.append((one.target - one.hidden)[one.mask].double())
+        features.append(captured[0][io.mask].double())
+        added.append((io.target - io.hidden)[io.mask].double())
     inputs, outputs = torch.cat(features), torch.cat(added)
     means = inputs.mean(0), outputs.mean(0)
     inputs, outputs = inputs - means[0], outputs - means[1]
@@ -106,79 +107,112 @@ def _fit_up_(block: CompactBlock, passages: Sequence[Passage]) -> None:
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear layer's weight [outputs, inputs] and bias [outputs], or a part of its outputs."""
+    """Weight [outputs, inputs] and bias [outputs] of a linear layer or of a part of it."""
 
     weight: Tensor
     bias: Tensor
 
 
-def slice_layers_(choice: Choice, basis: Tensor, mean: Tensor, family: Family) -> None:
-    """Make the narrow layers of the old ones, in place.
-
-    Of an old layer those heads and neurons are taken whose weights are largest, and of each head
-    the largest of its dimensions; what there are too few of stays random and says nothing.
+@dataclass(frozen=True)
+class _Selection:
+    """Which outputs of the wide layers of one kind the narrow layer gets.
 
     Args:
-        choice: a compact block, whose down-projection is the inverse of ``basis``, and old layers.
-        basis: [H, R]; a wide vector is the basis times a narrow one, plus ``mean``.
+        rows: for each part of the input layers the selected output rows.
+        columns: selected inputs of the output layer.
+        places: indices in the narrow layer at which they are put.
+    """
+
+    rows: list[Tensor]
+    columns: Tensor
+    places: Tensor
+
+
+def slice_layers_(switch: ReplacementSwitch, basis: Tensor, mean: Tensor, family: Family) -> None:
+    """Set the narrow layers of a successor to slices of the predecessor's layers, in place.
+
+    The heads and neurons with the largest weights are selected, and of each head its largest
+    dimensions. Dimensions of a narrow layer that no wide one fills stay random and have output
+    weights of zero.
+
+    Args:
+        switch: whose successor has a down-projection that is the inverse of ``basis``.
+        basis: [H, R]; a wide vector is ``basis`` times a narrow vector, plus ``mean``.
         mean: [H].
         family: of the model.
     """
-    block = choice.new
+    block = switch.successor
     inverse = block.down.weight
-    if family.norm_first:  # which takes the mean away
+    if family.norm_first:  # the norm before the layer subtracts the mean
         mean = torch.zeros_like(mean)
     for index, narrow in enumerate(block.layers):
-        old = choice.old[index * len(choice.old) // len(block.layers)]
+        wide = switch.predecessor[index * len(switch.predecessor) // len(block.layers)]
         for kind in (family.heads, family.neurons):
-            wide = [part for name in kind.inputs for part in _parts(old, name, kind.parts)]
-            output = _parts(old, kind.output, 1)[0]
+            parts = [part for name in kind.inputs for part in _parts(wide, name, kind.parts)]
+            output = _parts(wide, kind.output, 1)[0]
             if kind is family.heads:
-                sizes = _head_size(old, family), _head_size(narrow, family)
-                rows = outputs_of(linear_at(narrow, kind.inputs[0])) // kind.parts
-                between, out = _largest_heads(wide, output, sizes, rows // sizes[1])
-                chosen = [between, between, out]
-                heads = torch.arange(len(out) // min(sizes)) * sizes[1]
-                places = (heads[:, None] + torch.arange(min(sizes))).flatten()
-                for random in vars(_parts(narrow, kind.inputs[0], kind.parts)[0]).values():
-                    random.zero_()  # or dimensions that no old one fills would blur the scores
-                wide[0] = _Linear(
-                    *(x * (sizes[1] / sizes[0]) ** 0.5 for x in vars(wide[0]).values())
-                )
+                chosen = _select_heads_(wide, narrow, family, parts, output)
             else:
-                rows = outputs_of(linear_at(narrow, kind.inputs[0]))
-                strength = wide[-1].weight.norm(dim=1) * output.weight.norm(dim=0)
-                out = strength.topk(min(rows, len(strength))).indices.sort().values
-                chosen = [out] * len(wide)
-                places = torch.arange(len(out))
+                chosen = _select_neurons(narrow, kind, parts, output)
             small = [
-                _Linear(one.weight[sel] @ basis, one.bias[sel] + one.weight[sel] @ mean)
-                for one, sel in zip(wide, chosen, strict=True)
+                _Linear(part.weight[rows] @ basis, part.bias[rows] + part.weight[rows] @ mean)
+                for part, rows in zip(parts, chosen.rows, strict=True)
             ]
             for place, name in enumerate(kind.inputs):
-                parts = small[place * kind.parts : (place + 1) * kind.parts]
-                _set_inputs_(narrow, name, parts, places)
-            small_output = _Linear(inverse @ output.weight[:, out], inverse @ output.bias)
-            _set_output_(narrow, kind.output, small_output, places)
+                own = small[place * kind.parts : (place + 1) * kind.parts]
+                _set_inputs_(narrow, name, own, chosen.places)
+            small_output = _Linear(
+                inverse @ output.weight[:, chosen.columns], inverse @ output.bias
+            )
+            _set_output_(narrow, kind.output, small_output, chosen.places)
+
+
+def _select_neurons(
+    narrow: nn.Module, kind: Projections, parts: list[_Linear], output: _Linear
+) -> _Selection:
+    """The neurons with the largest product of input and output norms."""
+    count = outputs_of(linear_at(narrow, kind.inputs[0]))
+    strength = parts[-1].weight.norm(dim=1) * output.weight.norm(dim=0)
+    neurons = strength.topk(min(count, len(strength))).indices.sort().values
+    return _Selection([neurons] * len(parts), neurons, torch.arange(len(neurons)))
+
+
+def _select_heads_(
+    wide: nn.Module, narrow: nn.Module, family: Family, parts: list[_Linear], output: _Linear
+) -> _Selection:
+    """The heads with the largest values; the queries in ``parts`` are rescaled in place.
+
+    The rescaling keeps the attention scores where the head size, whose root they are divided by,
+    changes.
+    """
+    kind, sizes = family.heads, (_head_size(wide, family), _head_size(narrow, family))
+    rows = outputs_of(linear_at(narrow, kind.inputs[0])) // kind.parts
+    between, columns = _largest_heads(parts, output, sizes, rows // sizes[1])
+    heads = torch.arange(len(columns) // min(sizes)) * sizes[1]
+    places = (heads[:, None] + torch.arange(min(sizes))).flatten()
+    for random in vars(_parts(narrow, kind.inputs[0], kind.parts)[0]).values():
+        random.zero_()  # random queries would add noise to the scores
+    parts[0] = _Linear(*(x * (sizes[1] / sizes[0]) ** 0.5 for x in vars(parts[0]).values()))
+    return _Selection([between, between, columns], columns, places)
 
 
 def _largest_heads(
-    wide: list[_Linear], output: _Linear, sizes: tuple[int, int], heads: int
+    parts: list[_Linear], output: _Linear, sizes: tuple[int, int], heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the queries and keys, and of the values, of the heads that are taken."""
-    query, key, value = (one.weight for one in wide)
-    # Both [heads, size]: how much a dimension says to the scores, and to the output.
+    """Rows of the queries and keys, and rows of the values, of the selected heads."""
+    query, key, value = (part.weight for part in parts)
+    # Both [heads, size]: contribution of each dimension to the scores, and to the output.
     scores = (query.norm(dim=1) * key.norm(dim=1)).reshape(-1, sizes[0])
-    says = (value.norm(dim=1) * output.weight.norm(dim=0)).reshape(-1, sizes[0])
-    taken = says.square().sum(1).topk(min(heads, len(says))).indices.sort().values
+    values = (value.norm(dim=1) * output.weight.norm(dim=0)).reshape(-1, sizes[0])
+    selected = values.square().sum(1).topk(min(heads, len(values))).indices.sort().values
     count = min(sizes)
 
     def rows(strength: Tensor) -> Tensor:
-        inside: Tensor = strength[taken].topk(count, dim=1).indices.sort(dim=1).values
-        found: Tensor = (taken[:, None] * sizes[0] + inside).flatten()
+        inside: Tensor = strength[selected].topk(count, dim=1).indices.sort(dim=1).values
+        found: Tensor = (selected[:, None] * sizes[0] + inside).flatten()
         return found
 
-    return rows(scores), rows(says)
+    return rows(scores), rows(values)
 
 
 def _head_size(layer: nn.Module, family: Family) -> int:
@@ -186,6 +220,7 @@ def _head_size(layer: nn.Module, family: Family) -> int:
 
 
 def _parts(layer: nn.Module, name: str, parts: int) -> list[_Linear]:
+    """A linear layer split into equal parts of its outputs, as views."""
     module = linear_at(layer, name)
     weight = module.weight if output_dim(module) == 0 else module.weight.T
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias

@@ -27,12 +27,12 @@ from lightning_compress.models import manifest_of, structure_of, units_of
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
 from lightning_compress.saving import load_compressed, save_compressed
-from lightning_compress.substitution.edit import choices_of, substitute_layers_
+from lightning_compress.substitution.edit import substitute_layers_, switches_of
 
 from ..conftest import SaveEveryStep, ToyData, assert_same
 from .conftest import CONFIG, Foreign, fit_and_report, model_of, state
 
-QUICK: dict[str, Any] = {"match_steps": 3, "calibration_examples": 16}
+QUICK: dict[str, Any] = {"distil_steps": 3, "calibration_examples": 16}
 
 
 def substitution(**options):
@@ -74,19 +74,19 @@ def test_it_stays_near_the_dense_model_and_nothing_old_is_left(
     taught, toy_data, quiet_trainer, tmp_path
 ):
     module = FineTuningModule(pretrained=str(taught), learning_rate=1e-3)
-    callback = EncoderBlockSubstitution(count=2, width=0.5, match_steps=30)
+    callback = EncoderBlockSubstitution(num_groups=2, width_fraction=0.5, distil_steps=30)
     trainer = quiet_trainer(max_epochs=6, callbacks=[callback])
     trainer.fit(module, toy_data)
     assert callback.target_reached
     assert trainer.callback_metrics["val_accuracy"] > 0.9
     assert groups_of(module) == [[[1], [2]]]
     assert heads(module) == [4, 2, 2, 4]
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     names = set(checkpoint["state_dict"])
     assert names == set(module.state_dict())
-    assert not any(".old." in name or ".new." in name for name in names)
+    assert not any(".predecessor." in name or ".successor." in name for name in names)
     parameters = list(module.model.parameters())
     trained = [w for group in trainer.optimizers[0].param_groups for w in group["params"]]
     assert {id(weight) for weight in trained} == {id(weight) for weight in parameters}
@@ -103,15 +103,15 @@ def test_it_stays_near_the_dense_model_and_nothing_old_is_left(
 @pytest.mark.parametrize(
     "options",
     [
-        {"match_steps": 0},
-        {"replacing": 0},
-        {"start": "random", "match_steps": 0, "replacing": 0},
-        {"start": "zero"},
-        {"start": "components"},
-        {"start": "least_squares", "replacing": 1.0},
-        {"selection": "even", "count": 2},
+        {"distil_steps": 0},
+        {"replacement_fraction": 0},
+        {"initialization": "random", "distil_steps": 0, "replacement_fraction": 0},
+        {"initialization": "zero"},
+        {"initialization": "components"},
+        {"initialization": "least_squares", "replacement_fraction": 1.0},
+        {"selection": "even", "num_groups": 2},
         {"groups": [[0], [2, 3]], "depth": 2, "width": 12, "heads": 3},
-        {"size": 3, "keep_ends": False, "probability": 0.0},
+        {"layers_per_group": 3, "keep_ends": False, "initial_probability": 0.0},
     ],
 )
 def test_every_phase_can_be_left_out(options, toy_data, quiet_trainer):
@@ -119,11 +119,11 @@ def test_every_phase_can_be_left_out(options, toy_data, quiet_trainer):
     trainer = quiet_trainer(max_steps=6, callbacks=[callback])
     trainer.fit(module, toy_data)
     assert callback.target_reached
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
     (groups,) = groups_of(module)
     assert groups == options.get("groups", groups)
-    assert len(groups) == options.get("count", len(groups))
-    assert all(len(group) == options.get("size", len(group)) for group in groups)
+    assert len(groups) == options.get("num_groups", len(groups))
+    assert all(len(group) == options.get("layers_per_group", len(group)) for group in groups)
     gone = sum(len(group) for group in groups)
     assert len(structure_of(module.model).layers) == 4 - gone + len(groups)
 
@@ -133,7 +133,7 @@ def test_every_family(kind, toy_data, quiet_trainer):
     torch.manual_seed(0)
     config = {**CONFIG, "model_type": kind, "max_position_embeddings": 20, "pad_token_id": 0}
     module = FineTuningModule(config=config)
-    trainer = quiet_trainer(max_steps=4, callbacks=[substitution(count=2, width=0.5)])
+    trainer = quiet_trainer(max_steps=4, callbacks=[substitution(num_groups=2, width_fraction=0.5)])
     trainer.fit(module, toy_data)
     assert len(structure_of(module.model).layers) == len(structure_of(module.model).blocks)
     assert len(structure_of(module.model).projections) == 4
@@ -147,10 +147,10 @@ class Ways(L.Callback):
         self.taken_over: list[int] = []
 
     def on_train_batch_start(self, trainer, pl_module, *_):
-        self.ways.append([choice.through_new for choice in choices_of(pl_module)])
+        self.ways.append([switch.runs_successor for switch in switches_of(pl_module)])
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        if not choices_of(pl_module):
+        if not switches_of(pl_module):
             self.taken_over.append(trainer.global_step)
 
 
@@ -165,28 +165,28 @@ class Watch(Ways):
 
     def on_train_batch_start(self, trainer, pl_module, *_):
         super().on_train_batch_start(trainer, pl_module)
-        choices = choices_of(pl_module)
-        parts = [part for choice in choices for part in choice.modules()]
+        switches = switches_of(pl_module)
+        parts = [part for switch in switches for part in switch.modules()]
         self.modes |= {part.training for part in parts if isinstance(part, nn.Dropout)}
 
     def on_after_backward(self, trainer, pl_module):
-        for choice in choices_of(pl_module):
-            learns = any(weight.grad is not None for weight in choice.new.parameters())
-            assert learns is choice.through_new
-            assert all(weight.grad is None for weight in choice.old.parameters())
+        for switch in switches_of(pl_module):
+            learns = any(weight.grad is not None for weight in switch.successor.parameters())
+            assert learns is switch.runs_successor
+            assert all(weight.grad is None for weight in switch.predecessor.parameters())
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         super().on_train_batch_end(trainer, pl_module)
-        olds = [choice.old.state_dict() for choice in choices_of(pl_module)]
+        olds = [switch.predecessor.state_dict() for switch in switches_of(pl_module)]
         self.old.append(copy.deepcopy(olds[0]) if olds else {})
 
     def on_validation_batch_start(self, trainer, pl_module, *_):
-        self.validated += [choice.through_new for choice in choices_of(pl_module)]
+        self.validated += [switch.runs_successor for switch in switches_of(pl_module)]
 
 
 def test_old_layers_take_turns_without_learning_and_validation_knows_none(toy_data, quiet_trainer):
     module, watch = fine_tuning(), Watch()
-    callback = substitution(count=2, probability=0.4, replacing=0.5)
+    callback = substitution(num_groups=2, initial_probability=0.4, replacement_fraction=0.5)
     trainer = quiet_trainer(max_epochs=4, callbacks=[callback, watch])
     trainer.fit(module, toy_data)
     replaced = [way for ways in watch.ways[:16] for way in ways]
@@ -196,14 +196,16 @@ def test_old_layers_take_turns_without_learning_and_validation_knows_none(toy_da
     assert watch.taken_over[0] == 16
     assert watch.validated
     assert all(watch.validated)
-    assert watch.modes == {True}  # with dropout, which the choice and the matching go without
+    assert watch.modes == {
+        True
+    }  # with dropout, although selection and block distillation ran without
     for old in watch.old[1:15]:
         assert all(torch.equal(value, watch.old[0][name]) for name, value in old.items())
 
 
 def test_it_draws_with_the_probability_of_the_step(toy_data, quiet_trainer):
     watch = Watch()
-    always = substitution(groups=[[1]], probability=1.0, replacing=0.9)
+    always = substitution(groups=[[1]], initial_probability=1.0, replacement_fraction=0.9)
     quiet_trainer(max_epochs=1, callbacks=[always, watch]).fit(fine_tuning(), toy_data)
     assert watch.ways == [[True]] * 7 + [[]]
 
@@ -241,7 +243,7 @@ class Rates(L.Callback):
 
 def test_the_learning_rate_runs_as_without_it_and_biases_do_not_decay(toy_data, quiet_trainer):
     found = []
-    for callbacks in ([], [substitution(count=2)]):
+    for callbacks in ([], [substitution(num_groups=2)]):
         rates = Rates()
         quiet_trainer(max_epochs=2, callbacks=[*callbacks, rates]).fit(fine_tuning(), toy_data)
         found.append(rates.rates)
@@ -252,7 +254,7 @@ def test_the_learning_rate_runs_as_without_it_and_biases_do_not_decay(toy_data, 
 
 def test_the_random_numbers_of_the_training_stay_as_they_were(toy_data, quiet_trainer):
     found = []
-    for callbacks in ([], [substitution(match_steps=7)]):
+    for callbacks in ([], [substitution(distil_steps=7)]):
 
         class Look(L.Callback):
             def on_train_batch_start(self, *_):
@@ -273,7 +275,7 @@ def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(
     def fit(ckpt=None, seed=0):
         save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
         module = build(seed)
-        callback = substitution(count=2, depth=2, width=0.5, probability=0.5)
+        callback = substitution(num_groups=2, depth=2, width_fraction=0.5, initial_probability=0.5)
         trainer = quiet_trainer(max_epochs=4, callbacks=[callback, save])
         trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
         assert callback.target_reached
@@ -318,7 +320,7 @@ if __name__ == "__main__":
         trainer = L.Trainer(
             accelerator="cpu", devices=1, max_epochs=4, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
-            callbacks=[substitution(count=2)],
+            callbacks=[substitution(num_groups=2)],
         )
         trainer.fit(module, ToyData(), ckpt_path=checkpoint, weights_only=True)
         torch.save(state(trainer, module), checkpoint + ".end")
@@ -331,7 +333,7 @@ def test_a_new_process_goes_on_bit_for_bit(toy_data, quiet_trainer, run_script, 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there
     trainer = quiet_trainer(
-        max_epochs=4, callbacks=[substitution(count=2), SaveEveryStep(tmp_path)]
+        max_epochs=4, callbacks=[substitution(num_groups=2), SaveEveryStep(tmp_path)]
     )
     trainer.fit(module, toy_data)
     torch.set_num_threads(threads)
@@ -348,7 +350,7 @@ def test_any_module_tests_its_best_checkpoint_which_is_one_after_the_takeover(
     best = ModelCheckpoint(tmp_path, "{epoch}", monitor="score", mode="max", save_top_k=-1)
     module = Foreign()
     trainer = quiet_trainer(
-        max_epochs=4, enable_checkpointing=True, callbacks=[substitution(count=2), best]
+        max_epochs=4, enable_checkpointing=True, callbacks=[substitution(num_groups=2), best]
     )
     trainer.fit(module, toy_data)
     assert best.best_model_path.endswith("epoch=1.ckpt")  # the takeover ends that epoch
@@ -360,14 +362,14 @@ def test_any_module_tests_its_best_checkpoint_which_is_one_after_the_takeover(
         tester = quiet_trainer(callbacks=[substitution()])
         checkpoint = tmp_path / f"epoch={epoch}.ckpt"
         tester.test(other, toy_data, ckpt_path=checkpoint, verbose=False, weights_only=True)
-        assert len(choices_of(other)) == beside
+        assert len(switches_of(other)) == beside
         assert bool(tester.callback_metrics["test"] == tested) is (epoch == 1)
 
 
 def test_a_checkpoint_alone_gives_the_model_back(toy_data, quiet_trainer, tmp_path):
     module = fine_tuning()
     trainer = quiet_trainer(
-        max_epochs=2, callbacks=[substitution(size=2, depth=2), SaveEveryStep(tmp_path)]
+        max_epochs=2, callbacks=[substitution(layers_per_group=2, depth=2), SaveEveryStep(tmp_path)]
     )
     trainer.fit(module, toy_data)
     batch = next(iter(toy_data.test_dataloader()))
@@ -376,7 +378,7 @@ def test_a_checkpoint_alone_gives_the_model_back(toy_data, quiet_trainer, tmp_pa
         assert torch.equal(loaded.eval()(batch), module.eval()(batch))
     assert manifest_of(loaded.model) == manifest_of(module.model)
     beside = FineTuningModule.load_from_checkpoint(tmp_path / "step=4.ckpt", weights_only=True)
-    assert len(choices_of(beside.model)) == 1
+    assert len(switches_of(beside.model)) == 1
     with torch.inference_mode():
         beside.eval()(batch)
 
@@ -395,7 +397,7 @@ def test_a_dense_run_goes_on_with_it(toy_data, quiet_trainer, tmp_path):
             look.setdefault("step", trainer.global_step)
 
     module = fine_tuning(seed=7)
-    callback = substitution(groups=[[1]], replacing=0.75)
+    callback = substitution(groups=[[1]], replacement_fraction=0.75)
     trainer = quiet_trainer(max_epochs=4, callbacks=[callback, rates, Look()])
     trainer.fit(module, toy_data, ckpt_path=tmp_path / "step=16.ckpt", weights_only=True)
     assert callback.target_reached
@@ -423,7 +425,7 @@ def test_pruning_may_share_the_run(first, toy_data, quiet_trainer, tmp_path):
             StructuredPruning(removed_macs_fraction=0.7, pruning_steps=2, calibration_examples=16),
             IterativeMagnitudePruning(sparsity=0.6, scope="layer"),
         ]
-        own = [substitution(groups=[[1], [2]], width=0.5, replacing=0.3)]
+        own = [substitution(groups=[[1], [2]], width_fraction=0.5, replacement_fraction=0.3)]
         callbacks = [*own, *others] if first else [*others, *own]
         save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
         trainer = quiet_trainer(max_epochs=4, callbacks=[*callbacks, save])
@@ -431,7 +433,7 @@ def test_pruning_may_share_the_run(first, toy_data, quiet_trainer, tmp_path):
         return trainer, module
 
     trainer, module = fit()
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
     masks = masks_of(module.model)
     inside = {f"{name}.weight" for name in structure_of(module.model).linear_names()}
     assert set(masks) == inside
@@ -484,7 +486,7 @@ def test_the_report_compares_with_the_dense_model_and_the_folder_loads(
     toy_data, quiet_trainer, tmp_path
 ):
     module = fine_tuning()
-    _, small = fit_and_report(module, substitution(count=2), toy_data, quiet_trainer)
+    _, small = fit_and_report(module, substitution(num_groups=2), toy_data, quiet_trainer)
     assert small["techniques"] == ["encoder_block_substitution"]
     loaded = load_compressed(tmp_path / "model")
     assert loaded.state_dict().keys() == module.model.state_dict().keys()
@@ -504,17 +506,19 @@ def test_a_run_that_ends_too_soon_says_so_and_leaves_what_can_be_used(
     with pytest.warns(UserWarning, match="ended at step 4, before its target at step 8"):
         trainer.fit(module, toy_data)
     loaded = load_compressed(save_compressed(module.model, tmp_path / "m"))
-    assert not any(".old." in name for name in loaded.state_dict())
+    assert not any(".predecessor." in name for name in loaded.state_dict())
 
 
 def test_a_run_without_an_end_may_replace_at_once(toy_data, quiet_trainer):
     options = {"max_epochs": -1, "max_time": "00:00:00:05"}
     module = Foreign()
     trainer = quiet_trainer(**options, callbacks=[substitution()])
-    with pytest.raises(InputError, match="replacing is a share of the run, and this run has no"):
+    with pytest.raises(
+        InputError, match="replacement_fraction is a fraction of the run, and this run has no"
+    ):
         trainer.fit(module, toy_data)
     assert manifest_of(module.net) == []
-    trainer = quiet_trainer(**options, callbacks=[substitution(replacing=0), Stop()])
+    trainer = quiet_trainer(**options, callbacks=[substitution(replacement_fraction=0), Stop()])
     trainer.fit(module, toy_data)
     assert len(structure_of(module.net).projections) == 2
 
@@ -528,7 +532,7 @@ def test_a_trial_run(toy_data, quiet_trainer):
 def test_tensorboard_shows_it(toy_data, quiet_trainer, tmp_path):
     logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
     callbacks = [
-        substitution(groups=[[1], [2, 3]], match_steps=5, probability=0.2),
+        substitution(groups=[[1], [2, 3]], distil_steps=5, initial_probability=0.2),
         CompressionBenchmark(precisions=["fp32"]),
     ]
     trainer = quiet_trainer(max_epochs=2, callbacks=callbacks, logger=logger, log_every_n_steps=1)
@@ -536,15 +540,15 @@ def test_tensorboard_shows_it(toy_data, quiet_trainer, tmp_path):
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "tensors": 0}).Reload()
     assert len(events.Images("substituted layers")) == 1
     for group in ("layers 1-1", "layers 2-3"):
-        errors = events.Scalars(f"matching error/{group}")
+        errors = events.Scalars(f"block distillation error/{group}")
         assert [event.step for event in errors] == list(range(5))
         assert all(event.value > 0 for event in errors)
         (kept,) = events.Scalars(f"explained variance/{group}")
         assert 0 < kept.value <= 1
-    chances = [event.value for event in events.Scalars("replacing_probability")]
+    chances = [event.value for event in events.Scalars("replacement_probability")]
     assert chances == pytest.approx([0.2 + 0.8 * step / 8 for step in range(8)])
     (page,) = events.Tensors("custom_scalars__config__")
-    for title in (b"replacing", b"matching error", b"val_accuracy"):
+    for title in (b"replacement", b"block distillation error", b"val_accuracy"):
         assert title in page.tensor_proto.string_val[0]
 
 
@@ -554,24 +558,24 @@ from tests.callbacks.conftest import Foreign, SameEverywhere, two_processes
 from tests.callbacks.test_encoder_block_substitution import groups_of, substitution
 from tests.conftest import ToyData
 from lightning_compress.callbacks import HeadPruning
-from lightning_compress.substitution.edit import choices_of
+from lightning_compress.substitution.edit import switches_of
 
 class Watch(SameEverywhere):
     ways = []
 
     def on_train_batch_start(self, trainer, pl_module, *_):
-        self.ways.append([choice.through_new for choice in choices_of(pl_module)])
+        self.ways.append([switch.runs_successor for switch in switches_of(pl_module)])
 
     def on_train_batch_end(self, trainer, pl_module, *arguments):
         super().on_train_batch_end(trainer, pl_module, *arguments)
         finds = trainer.strategy._ddp_kwargs["find_unused_parameters"]
-        assert finds == bool(choices_of(pl_module)), trainer.global_step
+        assert finds == bool(switches_of(pl_module)), trainer.global_step
 
 if __name__ == "__main__":
     data, module = ToyData(), Foreign()
     watch = Watch()
     trainer = two_processes(sys.argv[1], max_epochs=4, callbacks=[
-        substitution(count=2, probability=0.2),
+        substitution(num_groups=2, initial_probability=0.2),
         HeadPruning(removed_count=1, pruning_steps=1, warmup=0.7, recovery=0.1), watch,
     ])
     trainer.fit(module, data)
@@ -597,17 +601,17 @@ def test_two_processes_replace_the_same_and_stay_the_same(run_script, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "count must be at least 1"),
-        ({"size": 0}, "size must be at least 1"),
+        ({"num_groups": 0}, "num_groups must be at least 1"),
+        ({"layers_per_group": 0}, "layers_per_group must be at least 1"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"replacing": 1.5}, "replacing is a fraction between 0 and 1, not 1.5"),
-        ({"probability": -0.1}, "probability is a fraction between 0 and 1"),
-        ({"match_steps": -1}, "match_steps must be at least 0"),
+        ({"replacement_fraction": 1.5}, "replacement_fraction lies between 0 and 1, not 1.5"),
+        ({"initial_probability": -0.1}, "initial_probability lies between 0 and 1"),
+        ({"distil_steps": -1}, "distil_steps must be at least 0"),
         ({"calibration_examples": 0}, "calibration_examples at least 1"),
-        ({"match_learning_rate": 0}, "match_learning_rate positive"),
-        ({"width": 0.0}, "width is a number, or a fraction of the model's, not 0.0"),
-        ({"width": 1.5}, "width is a number, or a fraction"),
-        ({"start": "nothing"}, "start is one of random, zero, .*, not 'nothing'"),
+        ({"distil_learning_rate": 0}, "distil_learning_rate positive"),
+        ({"width_fraction": 0.0}, r"width_fraction lies in \(0, 1\], not 0.0"),
+        ({"width_fraction": 1.5}, "width_fraction lies in"),
+        ({"initialization": "nothing"}, "initialization is one of random, zero, .*, not 'nothing'"),
         ({"selection": "dice"}, "selection is one of divergence, even, not 'dice'"),
     ],
 )
@@ -625,8 +629,8 @@ def test_options_out_of_range_are_named(options, message):
         ({"groups": []}, "there is no layer to substitute"),
         ({"width": 16, "heads": 3}, "width is 16, which is no multiple of 3 heads"),
         ({"width": 48}, "width is 48: it lies between 1 and the model's, 32"),
-        ({"count": 3}, "3 groups of 1 cannot be chosen from 4 layers, of which"),
-        ({"count": 4, "keep_ends": False}, "4 groups of 1 are all 4 layers"),
+        ({"num_groups": 3}, "3 groups of 1 cannot be chosen from 4 layers, of which"),
+        ({"num_groups": 4, "keep_ends": False}, "4 groups of 1 are all 4 layers"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_training(options, message, toy_data, quiet_trainer):
@@ -636,7 +640,7 @@ def test_what_cannot_be_done_is_said_before_training(options, message, toy_data,
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0
     assert manifest_of(module.model) == []
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
 
 
 def test_layers_that_are_compact_already(toy_data, quiet_trainer, tmp_path):
@@ -669,12 +673,12 @@ def test_no_examples_to_look_at(toy_data, quiet_trainer):
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0
     assert manifest_of(module.model) == []
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
 
 
 def test_the_same_callback_twice_is_refused(toy_data, quiet_trainer):
     trainer = quiet_trainer(max_epochs=1, callbacks=[substitution()])
-    trainer.callbacks.append(substitution(count=2))
+    trainer.callbacks.append(substitution(num_groups=2))
     with pytest.raises(InputError, match="EncoderBlockSubstitution is given twice; keep one"):
         trainer.fit(fine_tuning(), toy_data)
 

@@ -37,10 +37,10 @@ from lightning_compress.saving import (
     save_compressed,
 )
 from lightning_compress.substitution.edit import (
-    choices_of,
-    settle_substitution_,
-    stage_substitution_,
+    finalize_substitution_,
+    insert_switches_,
     substitute_layers_,
+    switches_of,
 )
 
 from ..families import SUBSTITUTABLE
@@ -346,37 +346,37 @@ def test_dropout_of_a_loaded_one_can_be_set_also_of_its_narrow_layers(substitute
 
 def staged(model, groups=GROUPS, **options):
     defaults = {"width": 16, "depth": 2, "heads": 2, "technique": "test"}
-    stage_substitution_(model, groups, **{**defaults, **options})
+    insert_switches_(model, groups, **{**defaults, **options})
     return lively_(model, seed=3)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2-lm"])
 def test_side_by_side_either_way_can_be_gone(deep, name):
     whole, model = deep(name), deep(name)
-    stage_substitution_(model, GROUPS, width=16, depth=2, heads=2, technique="test")
-    for choice in choices_of(model):
-        choice.replaced = False
+    insert_switches_(model, GROUPS, width=16, depth=2, heads=2, technique="test")
+    for switch in switches_of(model):
+        switch.use_successor = False
     assert torch.equal(logits(model), logits(whole))
-    for choice in choices_of(model):
-        choice.replaced = True
+    for switch in switches_of(model):
+        switch.use_successor = True
     lively_(model, seed=3)
     said = logits(model)
-    settle_substitution_(model)
+    finalize_substitution_(model)
     assert torch.equal(logits(model), said)
-    assert not choices_of(model)
-    settle_substitution_(model)  # nothing is left to settle
+    assert not switches_of(model)
+    finalize_substitution_(model)  # nothing is left to settle
     assert torch.equal(logits(model), said)
 
 
 def test_what_is_saved_of_both_side_by_side_is_the_compact_blocks(deep, tmp_path):
     model = staged(deep())
     folder = save_compressed(model, tmp_path / "m")
-    assert len(choices_of(model)) == 2  # the model itself stays
+    assert len(switches_of(model)) == 2  # the model itself stays
     loaded = load_compressed(folder)
     assert torch.equal(logits(loaded), logits(model))
-    assert not choices_of(loaded)
-    assert not any(".old." in name for name in loaded.state_dict())
-    settle_substitution_(model)
+    assert not switches_of(loaded)
+    assert not any(".predecessor." in name for name in loaded.state_dict())
+    finalize_substitution_(model)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert manifest_of(loaded) == manifest_of(model)
 
@@ -398,7 +398,7 @@ def test_any_model_takes_the_shapes_of_a_checkpoint(deep, substituted, name):
             assert torch.equal(logits(target), logits(source))
             assert manifest_of(target) == manifest_of(source)
             assert target.config.num_hidden_layers == source.config.num_hidden_layers
-            assert len(choices_of(target)) == len(choices_of(source))
+            assert len(switches_of(target)) == len(switches_of(source))
             # In the same order, for optimizers know parameters by their place.
             names = [[key for key, _ in one.named_parameters()] for one in (source, target)]
             assert names[0] == names[1]
@@ -417,10 +417,10 @@ def test_old_layers_are_not_trained_and_leave_the_optimizer(deep):
     model(**batch(), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
     optimizer.step()
     assert not any(
-        weight.requires_grad for name, weight in model.named_parameters() if ".old." in name
+        weight.requires_grad for name, weight in model.named_parameters() if ".predecessor." in name
     )
     moments = {id(weight): optimizer.state[weight]["exp_avg"] for weight in optimizer.state}
-    settle_substitution_(model, [optimizer])
+    finalize_substitution_(model, [optimizer])
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     assert [id(weight) for weight in trained] == [id(weight) for weight in model.parameters()]
     assert {id(weight) for weight in optimizer.state} == {id(weight) for weight in trained}
@@ -439,14 +439,14 @@ def test_masks_follow_the_layers(deep):
     model = deep()
     masks = {NAME.format(layer): torch.rand(32, 64) > 0.5 for layer in (0, 1, 2, 5)}
     set_masks_(model, masks, technique="test")
-    stage_substitution_(model, GROUPS, width=16, depth=2, heads=2, technique="test")
-    old = "bert.encoder.layer.1.old.0.output.dense.weight"
+    insert_switches_(model, GROUPS, width=16, depth=2, heads=2, technique="test")
+    old = "bert.encoder.layer.1.predecessor.0.output.dense.weight"
     assert torch.equal(masks_of(model)[old], masks[NAME.format(1)])
     narrow = "bert.encoder.layer.{}.layers.0.output.dense.weight"
-    between = narrow.format(1).replace("layers.0", "new.layers.0")
+    between = narrow.format(1).replace("layers.0", "successor.layers.0")
     set_masks_(model, {**masks_of(model), between: torch.rand(16, 64) > 0.5})
     mask = masks_of(model)[between]
-    settle_substitution_(model)
+    finalize_substitution_(model)
     assert masks_of(model).keys() == {
         *(NAME.format(layer) for layer in (0, 2, 4)),
         narrow.format(1),
@@ -570,7 +570,7 @@ def test_history_of_what_was_pruned_beside_old_layers(deep):
     for _ in range(2):
         assert units_left(model, "heads")[1:4] == [[1], [0, 1], [0, 2, 3]]
         assert [one.count for one in units_of(model, "heads")] == [4, 1, 2, 3, 2, 2, 4]
-        settle_substitution_(model)
+        finalize_substitution_(model)
 
 
 # --- looked at by distillation
@@ -611,10 +611,10 @@ def test_hidden_states_are_one_to_a_layer_and_of_full_width(substituted, name):
 @pytest.mark.parametrize("replaced", [True, False])
 def test_beside_old_layers_the_way_that_is_gone_is_looked_at(deep, replaced):
     model = staged(deep())
-    choice = choices_of(model)[1]
-    choice.replaced = replaced
+    switch = switches_of(model)[1]
+    switch.use_successor = replaced
     said = []
-    way = choice.new if replaced else choice.old[-1]
+    way = switch.successor if replaced else switch.predecessor[-1]
     way.register_forward_hook(lambda _, inputs, output: said.append(output))
     found = run_with_outputs(model, batch(), RequestedOutputs(frozenset([3]), frozenset([1, 3, 4])))
     assert torch.equal(found.hidden[3], said[0])

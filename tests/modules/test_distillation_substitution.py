@@ -16,7 +16,7 @@ from lightning_compress.distillation.teacher import fingerprint
 from lightning_compress.models import manifest_of, structure_of
 from lightning_compress.modules import DistillationModule
 from lightning_compress.saving import load_compressed, save_compressed
-from lightning_compress.substitution.edit import choices_of
+from lightning_compress.substitution.edit import switches_of
 
 from ..conftest import SaveEveryStep, assert_same
 
@@ -35,7 +35,7 @@ class Teacher(L.Callback):
 
 
 def substitution(**options: Any) -> EncoderBlockSubstitution:
-    defaults = {"count": 2, "match_steps": 5, "calibration_examples": 32, "width": 16}
+    defaults = {"num_groups": 2, "distil_steps": 5, "calibration_examples": 32, "width": 16}
     return EncoderBlockSubstitution(**{**defaults, **options})
 
 
@@ -69,10 +69,12 @@ def test_what_it_was_teaches_what_becomes_of_it(texts, student, quiet_trainer, s
         torch.isfinite(torch.tensor(list(terms.values()))).all() and len(terms) > 2
         for terms in look.terms
     )
-    assert not choices_of(module.model)
+    assert not switches_of(module.model)
     assert len(structure_of(module.model).projections) == 4
     checkpoint = torch.load(best.best_model_path, weights_only=True)
-    assert not any(".old." in name or "teacher" in name for name in checkpoint["state_dict"])
+    assert not any(
+        ".predecessor." in name or "teacher" in name for name in checkpoint["state_dict"]
+    )
     state = module.state_dict()
     takeover = round(0.5 * trainer.global_step)
     for step in (takeover - 2, takeover, takeover + 2):

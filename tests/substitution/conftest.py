@@ -1,4 +1,4 @@
-"""Models of several layers as if trained, and texts of different lengths to look at them with."""
+"""Models of several layers with large random weights, calibration texts, staged substitutions."""
 
 import copy
 from collections.abc import Callable
@@ -10,21 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.switch import Choice
-from lightning_compress.substitution.edit import choices_of, stage_substitution_
+from lightning_compress.models.switch import ReplacementSwitch
+from lightning_compress.substitution.edit import insert_switches_, switches_of
+
+from ..families import randomize_
 
 LENGTHS = [[4, 9, 6], [7, 3, 9, 5]]
-
-
-def lively_(model: PreTrainedModel, seed: int = 2) -> PreTrainedModel:
-    """Weights as large as after training, no two layers alike; in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            size = 0.3 * torch.rand((), generator=generator)
-            weight.add_(size * torch.randn(weight.shape, generator=generator))
-    model.eval()
-    return model
 
 
 @pytest.fixture
@@ -32,7 +23,8 @@ def deep(tiny_model) -> Callable[..., PreTrainedModel]:
     """Builds a model of a family with so many layers, in float64."""
 
     def build(family: str = "bert", layers: int = 5, **changes: Any) -> PreTrainedModel:
-        model: PreTrainedModel = lively_(tiny_model(family, num_hidden_layers=layers, **changes))
+        model: PreTrainedModel = tiny_model(family, num_hidden_layers=layers, **changes)
+        randomize_(model, low=0, high=0.3)
         return model.double()
 
     return build
@@ -50,8 +42,8 @@ def batches() -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def looking() -> Callable[[PreTrainedModel], Calibration]:
-    """Builds the texts to look at a model with."""
+def calibration_for() -> Callable[[PreTrainedModel], Calibration]:
+    """Builds the calibration of a model: two batches of padded texts."""
 
     def build(model: PreTrainedModel) -> Calibration:
         return Calibration(
@@ -64,19 +56,19 @@ def looking() -> Callable[[PreTrainedModel], Calibration]:
 
 
 @dataclass
-class Scene:
-    """A dense model, a copy whose layers 1 and 2 to 3 have compact blocks beside them, texts."""
+class StagedSubstitution:
+    """A dense model, a copy with switches at layers 1 and 2 to 3, and calibration texts."""
 
     dense: PreTrainedModel
     model: PreTrainedModel
-    choices: list[Choice]
+    switches: list[ReplacementSwitch]
     calibration: Calibration
     family: str
 
 
 @pytest.fixture
-def scene(deep, looking) -> Callable[..., Scene]:
-    """Builds such a scene, of random compact blocks, the same every time."""
+def staged_substitution(deep, calibration_for) -> Callable[..., StagedSubstitution]:
+    """Builds a staged substitution with seeded random compact blocks."""
 
     def build(
         family: str = "bert",
@@ -85,7 +77,7 @@ def scene(deep, looking) -> Callable[..., Scene]:
         dtype: torch.dtype = torch.float64,
         options: dict[str, int] | None = None,
         **changes: Any,
-    ) -> Scene:
+    ) -> StagedSubstitution:
         dense = deep(family, **changes)
         for weight in dense.parameters():
             weight.data = weight.data.to(dtype)
@@ -93,7 +85,7 @@ def scene(deep, looking) -> Callable[..., Scene]:
         shape: dict[str, Any] = {"width": 8, "depth": 2, "heads": 2, **(options or {})}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            stage_substitution_(model, groups, technique="test", **shape)
-        return Scene(dense, model, choices_of(model), looking(model), family)
+            insert_switches_(model, groups, technique="test", **shape)
+        return StagedSubstitution(dense, model, switches_of(model), calibration_for(model), family)
 
     return build

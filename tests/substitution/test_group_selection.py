@@ -9,7 +9,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.layers import remove_layers_
-from lightning_compress.substitution import group_selection as selection
+from lightning_compress.substitution import group_selection
 from lightning_compress.substitution.group_selection import choose_groups
 
 
@@ -66,17 +66,26 @@ def slow_choice(model, calibration, groups, size, free):
         ("distilbert", 1, 3, True),
     ],
 )
-def test_divergence_chooses_as_a_slow_search_does(deep, looking, family, groups, size, keep_ends):
+def test_divergence_selection_equals_a_slow_search(
+    deep, calibration_for, family, groups, size, keep_ends
+):
     model = deep(family, layers=6)
-    calibration = looking(model)
+    calibration = calibration_for(model)
     free = range(1, 5) if keep_ends else range(6)
     found = choose_groups(
-        model, calibration, groups=groups, size=size, by="divergence", keep_ends=keep_ends
+        model,
+        calibration,
+        num_groups=groups,
+        layers_per_group=size,
+        selection="divergence",
+        keep_ends=keep_ends,
     )
     assert found == slow_choice(model, calibration, groups, size, free)
 
 
-def test_one_that_would_leave_no_room_for_the_others_is_passed_over(deep, looking, monkeypatch):
+def test_a_group_that_leaves_no_room_for_the_others_is_not_chosen(
+    deep, calibration_for, monkeypatch
+):
     model = deep(layers=8)
     # The middle ones cost nothing, and the first three may then not be split.
     gone: list[int] = []
@@ -86,16 +95,16 @@ def test_one_that_would_leave_no_room_for_the_others_is_passed_over(deep, lookin
         gone[:] = layers
         yield
 
-    monkeypatch.setattr(selection, "skipped", skip)
+    monkeypatch.setattr(group_selection, "skipped", skip)
     monkeypatch.setattr(
-        selection, "divergence_from", lambda *_: sum((layer - 3.6) ** 2 for layer in gone)
+        group_selection, "divergence_from", lambda *_: sum((layer - 3.6) ** 2 for layer in gone)
     )
     choose = functools.partial(
-        choose_groups, model, looking(model), by="divergence", keep_ends=True
+        choose_groups, model, calibration_for(model), selection="divergence", keep_ends=True
     )
-    assert choose(groups=1, size=2) == [[3, 4]]
-    assert choose(groups=3, size=2) == [[1, 2], [3, 4], [5, 6]]
-    assert choose(groups=2, size=3) == [[1, 2, 3], [4, 5, 6]]
+    assert choose(num_groups=1, layers_per_group=2) == [[3, 4]]
+    assert choose(num_groups=3, layers_per_group=2) == [[1, 2], [3, 4], [5, 6]]
+    assert choose(num_groups=2, layers_per_group=3) == [[1, 2, 3], [4, 5, 6]]
 
 
 @pytest.mark.parametrize(
@@ -112,19 +121,24 @@ def test_one_that_would_leave_no_room_for_the_others_is_passed_over(deep, lookin
         (2, 1, 1, False, [[0]]),
     ],
 )
-def test_even_spreads_the_groups(deep, looking, layers, groups, size, keep_ends, wanted):
+def test_even_selection(deep, calibration_for, layers, groups, size, keep_ends, wanted):
     model = deep(layers=layers, hidden_size=8, num_attention_heads=1)
     found = choose_groups(
-        model, looking(model), groups=groups, size=size, by="even", keep_ends=keep_ends
+        model,
+        calibration_for(model),
+        num_groups=groups,
+        layers_per_group=size,
+        selection="even",
+        keep_ends=keep_ends,
     )
     assert found == wanted
 
 
 @pytest.mark.parametrize("layers", [5, 9, 12])
 @pytest.mark.parametrize("keep_ends", [True, False])
-def test_even_groups_never_overlap_and_lie_inside(deep, looking, layers, keep_ends):
+def test_even_groups_do_not_overlap_and_stay_in_range(deep, calibration_for, layers, keep_ends):
     model = deep(layers=layers, hidden_size=8, num_attention_heads=1)
-    calibration = looking(model)
+    calibration = calibration_for(model)
     free = set(range(1, layers - 1)) if keep_ends else set(range(layers))
     tried = 0
     for groups, size in itertools.product(range(1, layers), repeat=2):
@@ -132,7 +146,12 @@ def test_even_groups_never_overlap_and_lie_inside(deep, looking, layers, keep_en
             continue
         tried += 1
         found = choose_groups(
-            model, calibration, groups=groups, size=size, by="even", keep_ends=keep_ends
+            model,
+            calibration,
+            num_groups=groups,
+            layers_per_group=size,
+            selection="even",
+            keep_ends=keep_ends,
         )
         taken = [layer for group in found for layer in group]
         assert len(found) == groups
@@ -157,7 +176,16 @@ def test_even_groups_never_overlap_and_lie_inside(deep, looking, layers, keep_en
         (1, 5, False, "1 groups of 5 are all 5 layers"),
     ],
 )
-def test_groups_that_cannot_be_chosen(deep, looking, by, groups, size, keep_ends, message):
+def test_impossible_selections_are_refused(
+    deep, calibration_for, by, groups, size, keep_ends, message
+):
     model = deep()
     with pytest.raises(InputError, match=message):
-        choose_groups(model, looking(model), groups=groups, size=size, by=by, keep_ends=keep_ends)
+        choose_groups(
+            model,
+            calibration_for(model),
+            num_groups=groups,
+            layers_per_group=size,
+            selection=by,
+            keep_ends=keep_ends,
+        )

@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_compress.models.families import FAMILIES as ENTRIES
+from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.structure import output_dim
-from lightning_compress.substitution.block_distillation import matching_error
-from lightning_compress.substitution.captured import dense_outputs, passages
-from lightning_compress.substitution.initialization import start_
+from lightning_compress.substitution.block_distillation import block_error
+from lightning_compress.substitution.captured import capture_block_io, capture_targets
+from lightning_compress.substitution.initialization import initialize_
 
 from ..families import SUBSTITUTABLE
 
 
-def seen(it, group=0):
-    targets = dense_outputs(it.choices, it.calibration)
-    return passages(it.choices, group, it.calibration, targets[group])
+def captured_io(staged, group=0):
+    targets = capture_targets(staged.switches, staged.calibration)
+    return capture_block_io(staged.switches, group, staged.calibration, targets[group])
 
 
 def tokens(found):
@@ -28,15 +28,17 @@ def principal(found, width):
     return mean, directions[:width], float((values[:width] ** 2).sum() / (values**2).sum())
 
 
-@pytest.mark.parametrize("start", ["components", "least_squares", "sliced"])
+@pytest.mark.parametrize("initialization", ["components", "least_squares", "sliced"])
 @pytest.mark.parametrize("family", SUBSTITUTABLE)
-def test_what_goes_down_are_the_principal_components(scene, family, start):
-    it = scene(family)
-    found = seen(it)
-    kept = start_(it.choices[0], found, start, family)
+def test_down_projection_keeps_the_principal_components(
+    staged_substitution, family, initialization
+):
+    staged = staged_substitution(family)
+    found = captured_io(staged)
+    kept = initialize_(staged.switches[0], found, initialization, family)
     mean, directions, share = principal(found, 8)
     assert kept == pytest.approx(share, rel=1e-9)
-    block = it.choices[0].new
+    block = staged.switches[0].successor
     with torch.no_grad():
         small = block.down(torch.from_numpy(tokens(found))).numpy()
     components = (tokens(found) - mean) @ directions.T
@@ -47,26 +49,28 @@ def test_what_goes_down_are_the_principal_components(scene, family, start):
     np.testing.assert_allclose(np.abs(small), np.abs(components / scale), atol=1e-8)
 
 
-def test_with_all_components_nothing_is_lost(scene):
-    it = scene(options={"width": 32})
-    assert start_(it.choices[0], seen(it), "components", "bert") == pytest.approx(1)
+def test_all_components_explain_all_variance(staged_substitution):
+    staged = staged_substitution(options={"width": 32})
+    assert initialize_(
+        staged.switches[0], captured_io(staged), "components", "bert"
+    ) == pytest.approx(1)
 
 
-def features(block, passage):
+def features(block, io):
     """What the up-projection reads, by hand."""
     with torch.no_grad():
-        small = block.down(passage.hidden)
+        small = block.down(io.hidden)
         for layer in block.layers:
-            small = layer(small, *passage.rest, **passage.keywords)
+            small = layer(small, *io.args, **io.kwargs)
         return block.norm(small)
 
 
-@pytest.mark.parametrize("start", ["least_squares", "sliced"])
+@pytest.mark.parametrize("initialization", ["least_squares", "sliced"])
 @pytest.mark.parametrize("family", SUBSTITUTABLE)
-def test_what_goes_up_is_the_ridge_solution(scene, family, start):
-    it = scene(family)
-    found, block = seen(it, 1), it.choices[1].new
-    start_(it.choices[1], found, start, family)
+def test_up_projection_is_the_ridge_solution(staged_substitution, family, initialization):
+    staged = staged_substitution(family)
+    found, block = captured_io(staged, 1), staged.switches[1].successor
+    initialize_(staged.switches[1], found, initialization, family)
     inputs = np.concatenate([features(block, one)[one.mask].numpy() for one in found])
     added = np.concatenate([(one.target - one.hidden)[one.mask].numpy() for one in found])
     centred = inputs - inputs.mean(0)
@@ -81,57 +85,66 @@ def test_what_goes_up_is_the_ridge_solution(scene, family, start):
 
 
 @pytest.mark.parametrize("family", SUBSTITUTABLE)
-def test_no_start_is_worse_than_to_skip_the_layers(scene, family):
+def test_every_initialization_is_at_least_as_good_as_skipping_the_layers(
+    staged_substitution, family
+):
     errors = {}
-    for start in ("zero", "components", "least_squares", "sliced"):
-        it = scene(family)
-        found = seen(it)
-        kept = start_(it.choices[0], found, start, family)
-        assert (kept is None) == (start == "zero")
-        errors[start] = matching_error(it.choices[0].new, found)
+    for initialization in ("zero", "components", "least_squares", "sliced"):
+        staged = staged_substitution(family)
+        found = captured_io(staged)
+        kept = initialize_(staged.switches[0], found, initialization, family)
+        assert (kept is None) == (initialization == "zero")
+        errors[initialization] = block_error(staged.switches[0].successor, found)
     assert errors["components"] == pytest.approx(errors["zero"])
     assert errors["least_squares"] < errors["zero"]
     assert errors["sliced"] < errors["zero"]
 
 
-def test_zero_and_random_leave_the_rest_as_it_was(scene):
-    it, other = scene(), scene()
-    found = seen(it)
-    assert start_(it.choices[0], found, "zero", "bert") is None
-    state, before = it.choices[0].new.state_dict(), other.choices[0].new.state_dict()
+def test_zero_and_random_change_only_the_up_projection(staged_substitution):
+    staged, other = staged_substitution(), staged_substitution()
+    found = captured_io(staged)
+    assert initialize_(staged.switches[0], found, "zero", "bert") is None
+    state, before = (
+        staged.switches[0].successor.state_dict(),
+        other.switches[0].successor.state_dict(),
+    )
     assert all(torch.equal(state[name], value) for name, value in before.items())
     assert not state["up.weight"].any()
-    assert start_(it.choices[0], found, "random", "bert") is None
+    assert initialize_(staged.switches[0], found, "random", "bert") is None
     assert 0.01 < float(state["up.weight"].std()) < 0.03
     rest = [name for name in state if name != "up.weight"]
     assert all(torch.equal(state[name], before[name]) for name in rest)
 
 
-@pytest.mark.parametrize("start", ["random", "zero", "components", "least_squares", "sliced"])
+@pytest.mark.parametrize(
+    "initialization", ["random", "zero", "components", "least_squares", "sliced"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_old_layers_and_the_type_of_numbers_stay(scene, start, dtype):
-    it = scene(dtype=dtype)
-    before = {name: value.clone() for name, value in it.model.state_dict().items()}
-    start_(it.choices[0], seen(it), start, "bert")
-    after = it.model.state_dict()
-    inside = "bert.encoder.layer.1.new."
+def test_predecessors_and_dtypes_are_unchanged(staged_substitution, initialization, dtype):
+    staged = staged_substitution(dtype=dtype)
+    before = {name: value.clone() for name, value in staged.model.state_dict().items()}
+    initialize_(staged.switches[0], captured_io(staged), initialization, "bert")
+    after = staged.model.state_dict()
+    inside = "bert.encoder.layer.1.successor."
     for name, value in before.items():
         assert after[name].dtype == dtype
         assert name.startswith(inside) or torch.equal(after[name], value)
     assert all(bool(value.isfinite().all()) for value in after.values())
 
 
-def test_fewer_tokens_than_components_are_no_trouble(scene):
-    it = scene(options={"width": 32})
-    for batch in it.calibration.batches:
+def test_fewer_tokens_than_components(staged_substitution):
+    staged = staged_substitution(options={"width": 32})
+    for batch in staged.calibration.batches:
         for name in batch:
             batch[name] = batch[name][:1, :3]
-    found = seen(it)
-    assert start_(it.choices[0], found, "sliced", "bert") == pytest.approx(1)
-    assert all(bool(weight.isfinite().all()) for weight in it.choices[0].new.parameters())
+    found = captured_io(staged)
+    assert initialize_(staged.switches[0], found, "sliced", "bert") == pytest.approx(1)
+    assert all(
+        bool(weight.isfinite().all()) for weight in staged.switches[0].successor.parameters()
+    )
 
 
-# --- layers made of the old ones
+# --- sliced layers
 
 
 def linear(layer, name):
@@ -142,14 +155,18 @@ def linear(layer, name):
 
 
 @pytest.mark.parametrize("family", SUBSTITUTABLE)
-def test_in_a_whole_basis_the_narrow_layer_computes_what_the_old_one_does(scene, family):
-    it = scene(
+def test_in_a_full_basis_the_narrow_layer_equals_the_wide_one(staged_substitution, family):
+    staged = staged_substitution(
         family, options={"width": 32, "heads": 4, "depth": 1},
-        **{ENTRIES[family].inner: 128},
+        **{FAMILIES[family].inner: 128},
     )  # fmt: skip
-    found = seen(it)
-    start_(it.choices[0], found, "sliced", family)
-    block, old, entry = it.choices[0].new, it.choices[0].old[0], ENTRIES[family]
+    found = captured_io(staged)
+    initialize_(staged.switches[0], found, "sliced", family)
+    block, old, entry = (
+        staged.switches[0].successor,
+        staged.switches[0].predecessor[0],
+        FAMILIES[family],
+    )
     basis = torch.linalg.inv(block.down.weight.detach())
     wide = torch.randn(50, 32, dtype=torch.float64)
     # The vector in the basis that a wide one is, or, where a norm takes the mean away, stands for.
@@ -163,8 +180,8 @@ def test_in_a_whole_basis_the_narrow_layer_computes_what_the_old_one_does(scene,
         weight, bias = linear(block.layers[0], kind.output)
         wanted, more = linear(old, kind.output)
         inside = torch.randn(50, wanted.shape[1], dtype=torch.float64)
-        said = (inside @ weight.T + bias) @ basis.T
-        assert torch.allclose(said, inside @ wanted.T + more, atol=1e-8)
+        outputs = (inside @ weight.T + bias) @ basis.T
+        assert torch.allclose(outputs, inside @ wanted.T + more, atol=1e-8)
 
 
 def scores(query, key, heads):
@@ -174,30 +191,36 @@ def scores(query, key, heads):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_heads_that_are_larger_than_the_old_ones_look_where_those_do(scene, family, heads):
-    it = scene(family, options={"width": 32, "heads": heads, "depth": 1})
-    start_(it.choices[0], seen(it), "sliced", family)
-    block, old, entry = it.choices[0].new, it.choices[0].old[0], ENTRIES[family].heads
+def test_heads_larger_than_the_wide_ones_keep_their_attention_scores(
+    staged_substitution, family, heads
+):
+    staged = staged_substitution(family, options={"width": 32, "heads": heads, "depth": 1})
+    initialize_(staged.switches[0], captured_io(staged), "sliced", family)
+    block, old, entry = (
+        staged.switches[0].successor,
+        staged.switches[0].predecessor[0],
+        FAMILIES[family].heads,
+    )
     basis = torch.linalg.inv(block.down.weight.detach())
     wide = torch.randn(20, 32, dtype=torch.float64)
     mean = torch.zeros(32) if family == "gpt2" else -(basis @ block.down.bias.detach())
     small = (wide - mean) @ block.down.weight.detach().T
 
     def parts(layer, inputs):
-        said = [
+        outputs = [
             inputs @ weight.T + bias for weight, bias in (linear(layer, n) for n in entry.inputs)
         ]
-        return torch.cat(said, dim=1).chunk(3, dim=1)
+        return torch.cat(outputs, dim=1).chunk(3, dim=1)
 
     found = parts(block.layers[0], small)
     wanted = parts(old, wide)
-    looks, known = scores(found[0], found[1], heads), scores(wanted[0], wanted[1], 4)
+    own, known = scores(found[0], found[1], heads), scores(wanted[0], wanted[1], 4)
     taken = [
-        next(head for head in range(4) if torch.allclose(look, known[head], atol=1e-8))
-        for look in looks
+        next(head for head in range(4) if torch.allclose(one, known[head], atol=1e-8))
+        for one in own
     ]
     assert len(set(taken)) == heads
-    # Of as many dimensions the values are those of the same heads, and the others say nothing.
+    # The values are those of the same heads; output weights of further dimensions are zero.
     values = found[2].reshape(20, heads, -1)[..., :8]
     output = linear(block.layers[0], entry.output)[0].reshape(32, heads, -1)
     for place, head in enumerate(taken):
@@ -206,15 +229,15 @@ def test_heads_that_are_larger_than_the_old_ones_look_where_those_do(scene, fami
     assert output[..., :8].all()
 
 
-def test_the_heads_and_neurons_that_are_taken_are_the_largest(scene):
-    it = scene(options={"width": 8, "heads": 1, "depth": 1})
-    old = it.choices[0].old[0]
+def test_the_largest_heads_and_neurons_are_selected(staged_substitution):
+    staged = staged_substitution(options={"width": 8, "heads": 1, "depth": 1})
+    old = staged.switches[0].predecessor[0]
     with torch.no_grad():
         for name in ("query", "key", "value"):
             getattr(old.attention.self, name).weight[16:24] *= 10
         old.intermediate.dense.weight[:32] *= 10
-    start_(it.choices[0], seen(it), "sliced", "bert")
-    layer, down = it.choices[0].new.layers[0], it.choices[0].new.down
+    initialize_(staged.switches[0], captured_io(staged), "sliced", "bert")
+    layer, down = staged.switches[0].successor.layers[0], staged.switches[0].successor.down
     basis = torch.linalg.pinv(down.weight.detach())
     for name in ("query", "key", "value"):
         weight = getattr(layer.attention.self, name).weight.detach()
@@ -224,14 +247,16 @@ def test_the_heads_and_neurons_that_are_taken_are_the_largest(scene):
     )
 
 
-def test_narrow_layers_are_made_of_old_ones_spread_over_the_group(scene):
+def test_narrow_layers_are_slices_of_layers_spread_over_the_group(staged_substitution):
     for groups, depth, sources in (
         (((1, 2, 3),), 1, [0]), (((1, 2, 3),), 3, [0, 1, 2]), (((1, 2),), 4, [0, 0, 1, 1]),
     ):  # fmt: skip
-        it = scene(groups=groups, options={"width": 32, "heads": 4, "depth": depth})
-        start_(it.choices[0], seen(it), "sliced", "bert")
-        block = it.choices[0].new
+        staged = staged_substitution(
+            groups=groups, options={"width": 32, "heads": 4, "depth": depth}
+        )
+        initialize_(staged.switches[0], captured_io(staged), "sliced", "bert")
+        block = staged.switches[0].successor
         basis = torch.linalg.inv(block.down.weight.detach())
         for layer, source in zip(block.layers, sources, strict=True):
-            wanted = it.choices[0].old[source].attention.self.query.weight @ basis
+            wanted = staged.switches[0].predecessor[source].attention.self.query.weight @ basis
             assert torch.allclose(layer.attention.self.query.weight, wanted, atol=1e-10)
