@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
-from lightning_compress.models.modeling_compressed import put_
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization.modules import embedding_to_float
 from lightning_compress.quantization.precisions import PRECISIONS
@@ -95,9 +94,9 @@ def _mute() -> Iterator[None]:
 
 
 def _plain(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The model in floating point, of layers that XNNPACK knows.
+    """A copy of the model in floating point, with layers that XNNPACK supports.
 
-    Quantized weights become what they stand for, and GPT-2's ``Conv1D`` an ``nn.Linear``.
+    Quantized weights are dequantized, and GPT-2's ``Conv1D`` becomes ``nn.Linear``.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -105,24 +104,24 @@ def _plain(model: "PreTrainedModel") -> "PreTrainedModel":
     for name, module in list(made.named_modules()):
         if isinstance(module, QuantizedLinear):
             weight = module.dequantized()
-            # What was multiplied into the inputs is multiplied into the weights.
+            # The smoothing scale of the inputs is folded into the weight.
             weight = weight if module.smoothing_scale is None else weight * module.smoothing_scale
-            put_(made, name, _linear(weight, module.bias))
+            made.set_submodule(name, _linear(weight, module.bias))
         elif isinstance(module, Conv1D):
-            put_(made, name, _linear(module.weight.detach().t().contiguous(), module.bias))
+            made.set_submodule(name, _linear(module.weight.detach().t().contiguous(), module.bias))
         elif isinstance(module, QuantizedEmbedding):
-            put_(made, name, embedding_to_float(module))
+            made.set_submodule(name, embedding_to_float(module))
     made.eval()
     return made
 
 
 def _in_slices(whole: Tensor, size: int, dim: int = 0) -> list[Tensor]:
-    """What ``split`` does."""
+    """Decompose ``split`` into slices."""
     return [whole.narrow(dim, start, size) for start in range(0, whole.shape[dim], size)]
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
-    """A layer of that weight, [outputs, inputs]."""
+    """A linear layer with a weight [outputs, inputs]."""
     outputs, inputs = weight.shape
     made = nn.Linear(inputs, outputs, bias=bias is not None)
     made.weight, made.bias = nn.Parameter(weight), bias  # type: ignore[assignment]  # may be None

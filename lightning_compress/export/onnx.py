@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_compress.export.format import ExportOptions, Format, Program
-from lightning_compress.export.onnx_layers import OPSET, Reader, in_onnx_forms
+from lightning_compress.export.onnx_layers import OPSET, Reader, as_onnx_operators
 from lightning_compress.export.tracing import input_names, named_inputs, program_of
 from lightning_compress.quantization.precisions import PRECISIONS
 
@@ -65,7 +65,7 @@ def write_onnx(model: "PreTrainedModel", folder: Path, *, reader: Reader = "onnx
     """
     import onnx
 
-    with in_onnx_forms(model, reader), _quiet_exporter():
+    with as_onnx_operators(model, reader), _quiet_exporter():
         written = torch.onnx.export(
             program_of(model),
             dynamo=True,

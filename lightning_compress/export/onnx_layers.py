@@ -155,7 +155,7 @@ def _onnx(
 
 
 @contextmanager
-def in_onnx_forms(model: nn.Module, reader: Reader) -> Iterator[None]:
+def as_onnx_operators(model: nn.Module, reader: Reader) -> Iterator[None]:
     """Replace a model's quantized layers by ONNX operators within the context.
 
     Args:

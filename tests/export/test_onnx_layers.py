@@ -3,7 +3,7 @@
 import onnxruntime
 import torch
 
-from lightning_compress.export.onnx_layers import OPSET, in_onnx_forms
+from lightning_compress.export.onnx_layers import OPSET, as_onnx_operators
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.quantization.modules import pack_weights_
 
@@ -17,7 +17,7 @@ def test_dynamic_scales_survive_the_fusions_of_onnx_runtime(tmp_path):
     rows = torch.randn(3, 5, 64, generator=generator) * torch.logspace(-3, 3, 5).view(1, 5, 1)
     model = torch.nn.Sequential(layer).eval()
     wanted = model(rows)
-    with in_onnx_forms(model, "onnxruntime"):
+    with as_onnx_operators(model, "onnxruntime"):
         torch.onnx.export(
             model.eval(),
             (rows,),
