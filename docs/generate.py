@@ -118,7 +118,8 @@ def recipes() -> str:
 
 def reference(module: str) -> str:
     """The API of what a module exports."""
-    names: Sequence[str] = import_module(module).__all__
+    found = import_module(module)
+    names: Sequence[str] = getattr(found, "__all__", None) or dir(found)
     return "\n\n".join(f"::: {module}.{name}" for name in sorted(names, key=str.lower))
 
 
