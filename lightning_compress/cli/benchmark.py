@@ -1,4 +1,4 @@
-"""``benchmark``: measure a saved model, ours or any Hugging Face one, without training."""
+"""``benchmark``: measure a saved model, compressed or any Hugging Face one, without training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from lightning_compress.cli.saved_model import (
-    calibration_of,
+    calibration_batches_of,
     load_saved,
     model_and_data_parser,
     ready_options,
@@ -21,7 +21,7 @@ def run_benchmark(arguments: list[str]) -> None:
     """Parse the arguments of the command, measure, print and write the report.
 
     Raises:
-        InputError: a model, the data or a choice does not work.
+        InputError: a model, the data or an option is invalid.
     """
     ready = ready_options(_parser, arguments)
     _measure(ready.model, ready.baseline, ready.task, ready.data, ready.measure, Path(ready.output))
@@ -31,7 +31,7 @@ def _parser() -> ArgumentParser:
     parser = model_and_data_parser(
         "benchmark",
         "Measure a saved model on the test split of some data: quality, size, memory, "
-        "latency and throughput, in every runtime, precision and device there is.",
+        "latency and throughput, in each runtime, precision and device.",
     )
     parser.add_argument(
         "--baseline", type=str | None, default=None, help="the dense model to compare with"
@@ -62,9 +62,9 @@ def _measure(
     models: dict[Variant, PreTrainedModel] = {own: measured}
     if baseline is not None:
         models = {"dense": load_saved(baseline, task), **models}
-    calibration: list[Batch] = []
+    batches: list[Batch] = []
     if settings.needs_calibration:
-        calibration = calibration_of(data, measured, settings.batch_size)
+        batches = calibration_batches_of(data, measured, settings.batch_size)
     data.setup("test")
     report = benchmark(
         models,
@@ -72,7 +72,7 @@ def _measure(
         settings,
         run_name=Path(model).name,
         task_name=data.task_name,
-        calibration_batches=calibration,
+        calibration_batches=batches,
         on_update=lambda report: write_report(report, output),
         progress=True,
     )

@@ -1,4 +1,4 @@
-"""``export``: write a saved model for another runtime, and see that it says the same there."""
+"""``export``: write a saved model for another runtime, and compare it with PyTorch."""
 
 import dataclasses
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lightning_compress.cli.saved_model import (
-    calibration_of,
+    calibration_batches_of,
     load_saved,
     model_and_data_parser,
     ready_options,
@@ -21,11 +21,11 @@ _BATCH_SIZE = 16
 
 
 def run_export(arguments: list[str]) -> None:
-    """Parse the arguments of the command, export, compare and say what was found.
+    """Parse the arguments of the command, export, compare and print the result.
 
     Raises:
-        InputError: the model, the data or a choice does not work, or what was written does not say
-            what PyTorch says.
+        InputError: the model, the data or an option is invalid, or the outputs differ from
+            PyTorch's by more than the tolerance.
     """
     _export(ready_options(_parser, arguments))
 
@@ -33,30 +33,30 @@ def run_export(arguments: list[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = model_and_data_parser(
         "export",
-        "Write a saved model, dense or compressed, for another runtime; run it there on real "
-        "examples and refuse it if it does not say what it says in PyTorch.",
+        "Write a saved model, dense or compressed, for another runtime; run it on real examples "
+        "and fail if its outputs differ from PyTorch's.",
     )
-    parser.add_argument("--format", type=FormatName, required=True, help="what to write")
-    parser.add_argument("--output", type=str, required=True, help="folder to make")
+    parser.add_argument("--format", type=FormatName, required=True, help="file format to write")
+    parser.add_argument("--output", type=str, required=True, help="folder to write")
     parser.add_argument(
         "--precision",
         type=PrecisionName | None,
         default=None,
-        help="default: that of a quantized model, fp32 of another",
+        help="precision to export; default: a quantized model's own, else fp32",
     )
     parser.add_argument("--examples", type=int, default=256, help="test examples to compare on")
     parser.add_argument(
-        "--max_batch_size", type=int, default=32, help="of a batch, where a format plans for it"
+        "--max_batch_size", type=int, default=32, help="largest batch, for formats that plan memory"
     )
     parser.add_argument(
         "--nncf",
         action="store_true",
-        help="let NNCF quantize, with --format openvino --precision int8-static",
+        help="quantize with NNCF; --format openvino --precision int8-static only",
     )
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="of tensorrt: write the ONNX and the command that makes an engine of it",
+        help="write the ONNX file and the build command, no engine; --format tensorrt only",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
     return parser
@@ -82,8 +82,8 @@ def _export(ready: Any) -> None:
     )
     check_export(model, output, ready.format, options, overwrite=ready.overwrite)
     if PRECISIONS[options.precision].needs_calibration:
-        seen = calibration_of(data, model, _BATCH_SIZE)
-        options = dataclasses.replace(options, calibration_batches=seen)
+        batches = calibration_batches_of(data, model, _BATCH_SIZE)
+        options = dataclasses.replace(options, calibration_batches=batches)
     data.setup("test")
     examples = sampled_batches(
         data.test_dataloader(),
@@ -102,5 +102,5 @@ def _export(ready: Any) -> None:
         tokenizer=DataInfo.of(data).tokenizer,
         overwrite=ready.overwrite,
     )
-    said = verdict(agreement, options.precision)
-    sys.stdout.write(f"{said}\n{output}/README.md says how to run it.\n")
+    result = verdict(agreement, options.precision)
+    sys.stdout.write(f"{result}\n{output}/README.md describes how to run it.\n")

@@ -1,4 +1,4 @@
-"""What the commands about a saved model have in common: the model, the data, their options."""
+"""Shared by the commands on a saved model: loading the model and the data, and their options."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def model_and_data_parser(command: str, description: str) -> ArgumentParser:
-    """A parser of the options that these commands share."""
+    """A parser with the options that these commands share."""
     parser = ArgumentParser(prog=f"lightning-compress {command}", description=description)
     parser.add_argument("model", type=str, help="folder (compressed or Hugging Face) or Hub name")
     parser.add_argument(
@@ -31,13 +31,13 @@ def model_and_data_parser(command: str, description: str) -> ArgumentParser:
         LightningDataModule,
         "data",
         default={"class_path": "lightning_compress.data.TextClassificationDataModule"},
-        help="whose test examples it sees, and training examples where int8-static needs some",
+        help="data module; its test split, and training examples for calibration, are used",
     )
     return parser
 
 
 def ready_options(make_parser: Callable[[], ArgumentParser], arguments: list[str]) -> Any:
-    """Parse a command's arguments; data without a tokenizer of their own get the model's."""
+    """Parse a command's arguments; data without a tokenizer get the model's."""
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
     options = make_parser().parse_args(arguments)
     data_options = options.data.init_args
@@ -62,8 +62,8 @@ def load_saved(name: str, task: str) -> "PreTrainedModel":
     return model
 
 
-def calibration_of(data: Any, model: "PreTrainedModel", batch_size: int) -> "list[Batch]":
-    """Training examples to find steps on."""
+def calibration_batches_of(data: Any, model: "PreTrainedModel", batch_size: int) -> "list[Batch]":
+    """Batches of training examples for calibration."""
     from lightning_compress.evaluation.examples import sampled_batches
 
     data.setup("fit")

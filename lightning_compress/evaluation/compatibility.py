@@ -1,4 +1,4 @@
-"""Whether examples and a model fit together; a misfit would end in an index error."""
+"""Check that examples fit a model; otherwise it would fail with an index error."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Example]) -> None:
-    """Compare a model with the examples that it is to be measured on.
+    """Check the examples that a model is to be measured on.
 
     Args:
-        name: what error messages call the model.
+        name: the model's name in error messages.
         model: any Hugging Face model.
         examples: the whole split.
 
     Raises:
-        InputError: a token, a length or a label is more than the model knows.
+        InputError: a token id, a length or a label exceeds the model's.
     """
     from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
 
@@ -30,7 +30,7 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
     token = max(int(example.tokens["input_ids"].max()) for example in examples)
     if isinstance(embeddings, nn.Embedding) and token >= embeddings.num_embeddings:
         raise InputError(
-            f"the test split holds token {token} and the {name} model knows "
+            f"the test split holds token {token} and the {name} model has "
             f"{embeddings.num_embeddings}: set data.tokenizer to the one that the model was "
             "trained with"
         )

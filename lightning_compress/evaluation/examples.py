@@ -1,7 +1,4 @@
-"""Real examples at their own lengths, taken out of whatever batches a dataloader makes.
-
-Which of the examples are run for which figure.
-"""
+"""Examples taken out of a dataloader's batches, and the batches that a benchmark runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +19,10 @@ T = TypeVar("T")
 class Example:
     """One example without padding.
 
-    ``tokens`` holds what there is one of per token, ``input_ids`` and perhaps ``token_type_ids``,
-    each [S]; ``labels`` is a scalar or [C] of a classifier, [S] of a language model.
+    Attributes:
+        tokens: inputs with one value per token, such as ``input_ids``, each [S].
+        labels: a scalar or [C] for a classifier, [S] for a language model; None without labels.
+        example_id: identifies the example; None if unknown.
     """
 
     tokens: dict[str, Tensor]
@@ -35,7 +34,7 @@ class Example:
 
 
 def examples_of(batches: Iterable[object]) -> list[Example]:
-    """Take batches apart and cut their padding off.
+    """Split batches into examples without padding.
 
     Args:
         batches: dictionaries with ``input_ids`` [B, S] and, where there is padding,
@@ -43,7 +42,7 @@ def examples_of(batches: Iterable[object]) -> list[Example]:
             ``example_id`` too.
 
     Raises:
-        InputError: a batch is not of this form, or there is none.
+        InputError: a batch has another form, or there is no batch.
     """
     examples = [example for batch in batches for example in _apart(batch)]
     if not examples:
@@ -81,7 +80,7 @@ def _apart(batch: object) -> Iterator[Example]:
 
 
 def distinct(examples: Iterable[Example]) -> list[Example]:
-    """Drop examples that come again; a distributed sampler repeats some to even out the shares."""
+    """Drop repeated examples; a distributed sampler repeats some to make the shares equal."""
     seen: dict[object, Example] = {}
     for number, example in enumerate(examples):
         key = ("unknown", number) if example.example_id is None else example.example_id
@@ -90,12 +89,12 @@ def distinct(examples: Iterable[Example]) -> list[Example]:
 
 
 def collated(examples: Sequence[Example], *, pad_token_id: int, longest: int) -> Batch:
-    """Pad examples to a batch, with ``labels`` where there are any.
+    """Pad examples to a batch, with ``labels`` if all have them.
 
     Args:
         examples: at least one.
-        pad_token_id: what ``input_ids`` are filled up with.
-        longest: the most tokens that the model may be given.
+        pad_token_id: padding of ``input_ids``.
+        longest: largest length to pad to.
 
     Returns:
         Tensors [B, S] and ``labels``; one example is not padded, several are to a multiple of 8.
@@ -133,7 +132,7 @@ def _stacked(rows: Sequence[Tensor], width: int, filling: int) -> Tensor:
 def length_bucketed(
     examples: Sequence[Example], batch_size: int, *, pad_token_id: int
 ) -> list[Batch]:
-    """All examples in batches of like length, shortest first; the last one may be smaller."""
+    """All examples in batches of similar length, shortest first; the last may be smaller."""
     ordered = sorted(examples, key=len)
     longest = len(ordered[-1])
     return [
@@ -145,7 +144,7 @@ def length_bucketed(
 def sampled_batches(
     batches: Iterable[object], count: int, *, batch_size: int, pad_token_id: int
 ) -> list[Batch]:
-    """So many examples of a dataloader, evenly chosen, in batches of like length.
+    """``count`` examples of a dataloader, evenly chosen, in batches of similar length.
 
     Raises:
         InputError: as of :func:`examples_of`.
@@ -155,7 +154,7 @@ def sampled_batches(
 
 
 def spread_evenly(items: Sequence[T], count: int) -> list[T]:
-    """Pick ``count`` items at even distances, so that they stand for all; all if there are fewer.
+    """Pick ``count`` items at even distances; all if there are fewer.
 
     Of a sequence sorted by length this is a sample with the same distribution of lengths.
     """
@@ -171,8 +170,11 @@ _THROUGHPUT_BATCHES = 8
 class Workload:
     """Batches of real examples, each list shortest first.
 
-    ``whole`` is the whole split. ``timed``, by size, are batches of exactly that size which stand
-    evenly for all lengths; those of one example have no padding.
+    Attributes:
+        whole: the whole split.
+        timed: by batch size, batches of exactly that size, evenly chosen from all lengths; single
+            examples are not padded.
+        longest: the batch with the longest examples, of the largest size.
     """
 
     whole: list[Batch]
@@ -186,7 +188,7 @@ class Workload:
 
     @property
     def warmup_batches(self) -> list[Batch]:
-        """Batches of the shapes that there will be, the most demanding one first."""
+        """Batches of all shapes that will be run, the largest first."""
         shortest = [batches[0] for size, batches in sorted(self.timed.items()) if size > 1]
         return [self.longest, *reversed(shortest), self.typical]
 
@@ -194,14 +196,14 @@ class Workload:
 def workload_of(
     examples: Sequence[Example], *, batch_sizes: Sequence[int], singles: int, pad_token_id: int
 ) -> Workload:
-    """Choose the batches.
+    """Choose the batches of a benchmark.
 
     Args:
         examples: all examples of the split.
-        batch_sizes: of the batches to be timed, beside single examples; the largest is that of
-            the whole split's.
-        singles: how many examples at most are run alone.
-        pad_token_id: what batches are filled up with.
+        batch_sizes: sizes of the timed batches, besides single examples; the largest is also used
+            for the whole split.
+        singles: largest number of single examples to time.
+        pad_token_id: padding of ``input_ids``.
     """
     ordered = sorted(examples, key=len)
     full = {size: _full_batches(ordered, size, pad_token_id) for size in batch_sizes}
@@ -218,7 +220,7 @@ def workload_of(
 
 
 def _full_batches(ordered: Sequence[Example], size: int, pad_token_id: int) -> list[Batch]:
-    """All batches of exactly that size; where there are too few examples some come again."""
+    """All batches of exactly that size; examples are repeated if there are too few."""
     if len(ordered) < size:
         ordered = sorted(islice(cycle(ordered), size), key=len)
     batches = length_bucketed(ordered, size, pad_token_id=pad_token_id)

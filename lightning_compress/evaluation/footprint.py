@@ -1,4 +1,4 @@
-"""What a model costs before any clock runs: parameters, multiplications, bytes."""
+"""Footprint of a model: parameters, multiply-accumulate operations, bytes on disk and in memory."""
 
 import os
 import tempfile
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What :func:`measure_footprint` finds.
+    """The result of :func:`measure_footprint`.
 
-    ``macs`` are per example; ``peak_memory_bytes`` is None on a device that cannot tell.
+    ``macs`` are per example; ``peak_memory_bytes`` is None on devices that keep no count.
     """
 
     parameters: int
@@ -51,29 +51,29 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     """Count multiply-accumulate operations per example, by torch's own counter.
 
-    That counts matrix products, convolutions and attention. It knows nothing of the fused
-    attention for CPUs and would count none there, so attention is computed as two plain products
-    meanwhile; causal attention counts in full.
+    Counted are matrix products, convolutions and attention. The counter does not support the fused
+    attention kernel for CPUs, so attention is computed as two matrix products; causal attention
+    counts in full.
 
     Args:
         model: a Hugging Face model.
-        batch: one or several examples; padding is computed and so counted.
+        batch: one or several examples; padding counts, too.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = inputs_for(model, batch)
-    whole = {torch.ops.aten._int_mm: _whole_product}  # which the counter does not know
+    integer = {torch.ops.aten._int_mm: _matmul_flops}  # not supported by the counter
     with (
         evaluating(model),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False, custom_mapping=whole) as counter,
+        FlopCounterMode(display=False, custom_mapping=integer) as counter,
     ):
         logits_by(model, model)(**inputs)
     return int(counter.get_total_flops()) // 2 // len(batch["input_ids"])
 
 
-def _whole_product(left: torch.Size, right: torch.Size, **_: object) -> int:
-    """Operations of a product of matrices of these shapes."""
+def _matmul_flops(left: torch.Size, right: torch.Size, **_: object) -> int:
+    """Floating-point operations of a product of matrices of these shapes."""
     return 2 * left[0] * left[1] * right[1]
 
 
@@ -93,11 +93,11 @@ def module_bytes(model: nn.Module) -> int:
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes of tensors that a call holds at one time beyond those that were there before.
+    """Peak bytes of tensors that a call allocates, without those allocated before.
 
-    On CUDA by the caching allocator's own count. On the CPU by torch's profiler, which sees every
-    allocation of torch's allocator, also inside compiled code, but not what a library such as
-    oneDNN takes for itself. None on other devices, which keep no such count.
+    On CUDA, by the caching allocator's count. On the CPU, by torch's profiler, which records every
+    allocation of torch's allocator, also in compiled code, but not those that a library such as
+    oneDNN makes itself. None on other devices, which keep no count.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -125,7 +125,7 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int | No
 
 @contextmanager
 def _quiet_profiler() -> Iterator[None]:
-    """The profiler announces its start and stop on stderr unless its log level says otherwise."""
+    """Silence the messages about start and stop that the profiler writes to stderr."""
     level = os.environ.get("KINETO_LOG_LEVEL")
     os.environ["KINETO_LOG_LEVEL"] = "99"
     try:
@@ -138,7 +138,7 @@ def _quiet_profiler() -> Iterator[None]:
 
 
 def resident_bytes(field: str) -> int | None:
-    """Memory of this process, ``VmRSS`` or ``VmHWM`` (the most since it was reset); Linux only."""
+    """Bytes of this process, ``VmRSS`` or ``VmHWM`` (the peak since its reset); Linux only."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
@@ -147,21 +147,21 @@ def resident_bytes(field: str) -> int | None:
 
 
 def reset_peak() -> None:
-    """Count the most memory of this process from now on; Linux only."""
+    """Reset the peak memory (``VmHWM``) of this process; Linux only."""
     counter = Path("/proc/self/clear_refs")
     if counter.is_file():
         counter.write_text("5")
 
 
 def measure_footprint(model: "PreTrainedModel", batch: Mapping[str, Tensor]) -> Footprint:
-    """Measure what a model costs in memory, on disk and in multiplications.
+    """Measure a model's parameters, MACs, and bytes on disk and in memory.
 
-    The model is used where it is and as it is; its training flag is restored.
+    The model is not moved or changed; its training flag is restored.
 
     Args:
         model: a Hugging Face model.
-        batch: ``input_ids`` [B, S] and what else the model takes. MACs are per example of it;
-            the peak memory is that of the weights and of a forward pass on all of it.
+        batch: ``input_ids`` [B, S] and the model's other inputs. MACs are per example; peak memory
+            is that of the weights and of a forward pass on the whole batch.
     """
     inputs, forward = inputs_for(model, batch), logits_by(model, model)
     parameters, nonzero = count_parameters(model)

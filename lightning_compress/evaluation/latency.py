@@ -1,4 +1,4 @@
-"""How fast: several candidates timed in turn in one process, so that drift hits them alike."""
+"""Latency and throughput: candidates are timed in turn, so that drift affects all of them alike."""
 
 import gc
 import time
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MIN_REPEATS = 3
-"""Every call is timed at least this often."""
+"""Smallest number of timed repetitions of each call."""
 
-_LOOKING = 0.1
-"""Share of the time that goes into finding out how many calls there is time for."""
+_PROBE_FRACTION = 0.1
+"""Fraction of the time spent on estimating how many calls fit into it."""
 
 _CLOCK_STEP = 1e-9
 
 REST = 0.05
-"""Seconds in which the idle threads of another process have fallen asleep."""
+"""Seconds after which idle threads of another process no longer spin."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Examples per second; ``iqr`` is the interquartile range over rounds by the median."""
+    """Examples per second; ``iqr`` is the repetitions' interquartile range over their median."""
 
     batch_size: int
     threads: int
@@ -55,7 +55,7 @@ class Throughput:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Make a call and return the seconds it took."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -70,20 +70,20 @@ def interleaved_times(
 ) -> list[Tensor]:
     """Time the calls of several candidates in turn.
 
-    A round is all calls of the first candidate, then all of the second, and so on; the next round
-    begins with the second. An untimed round warms up. Where :data:`MIN_REPEATS` rounds of all calls
-    would take longer than ``seconds``, fewer calls are made, evenly chosen; one at least.
+    One repetition is all calls of the first candidate, then all of the second, and so on; the next
+    repetition starts with the second candidate. The first repetition warms up and is not timed.
+    Where :data:`MIN_REPEATS` repetitions of all calls would take longer than ``seconds``, fewer
+    calls are made, evenly chosen, at least one.
 
     Args:
-        candidates: the same number of calls for each, in the same order (by length of the input,
-            so that a choice of them stands for all).
-        seconds: time to spend on each candidate, without warming up.
-        clock: makes a call and gives the seconds that it took.
-        rest: seconds before each candidate's turn; :data:`REST` where they are of several
-            processes, whose idle threads would else be charged to the next.
+        candidates: calls of each, the same number in the same order, sorted by input length.
+        seconds: time to spend on each candidate, without warm-up.
+        clock: makes a call and returns the seconds it took.
+        rest: seconds to wait before each candidate's turn; :data:`REST` for candidates in several
+            processes, whose idle threads would slow down the next one.
 
     Returns:
-        For each candidate the seconds of its calls, [rounds, calls].
+        For each candidate the seconds of its calls, [repetitions, calls].
     """
     chosen = _affordable(candidates, seconds, clock)
     for calls in chosen:
@@ -99,7 +99,7 @@ def interleaved_times(
                 time.sleep(rest)
                 times[turn].append([clock(call) for call in chosen[turn]])
             done += 1
-    return [torch.tensor(rounds, dtype=torch.float64) for rounds in times]
+    return [torch.tensor(repeats, dtype=torch.float64) for repeats in times]
 
 
 def _affordable(
@@ -107,12 +107,13 @@ def _affordable(
     seconds: float,
     clock: Callable[[Callable[[], Any]], float],
 ) -> list[list[Callable[[], object]]]:
-    """So many of the calls that the slowest candidate gets through its rounds in time.
+    """As many calls as the slowest candidate can repeat often enough in the given time.
 
-    The middle one is among them if they are an odd number, and is run here in any case.
+    The middle call is among them if their number is odd, and is run in any case.
     """
     typical = [
-        _mean_seconds(calls[len(calls) // 2], seconds * _LOOKING, clock) for calls in candidates
+        _mean_seconds(calls[len(calls) // 2], seconds * _PROBE_FRACTION, clock)
+        for calls in candidates
     ]
     count = max(1, int(seconds / (MIN_REPEATS * max(*typical, _CLOCK_STEP))))
     return [spread_evenly(calls, count) for calls in candidates]
@@ -121,7 +122,7 @@ def _affordable(
 def _mean_seconds(
     call: Callable[[], object], seconds: float, clock: Callable[[Callable[[], Any]], float]
 ) -> float:
-    """How long a call takes, over about so many seconds; a busy machine makes one call deceive."""
+    """Mean seconds of a call, measured for ``seconds``: a single call varies on a busy machine."""
     start, taken = time.perf_counter(), [clock(call)]
     while time.perf_counter() - start < seconds:
         taken.append(clock(call))
@@ -130,7 +131,7 @@ def _mean_seconds(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A collection in the middle would be charged to whoever is running."""
+    """Disable garbage collection, which would count as time of the running call."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -141,15 +142,15 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def latency_of(times: Tensor, batch_size: int) -> Latency:
-    """Percentiles over all calls and rounds of ``times`` [rounds, calls] in seconds."""
+    """Percentiles over all of ``times`` [repetitions, calls] in seconds."""
     p50, p95, p99 = (1e3 * times.quantile(times.new_tensor([0.5, 0.95, 0.99]))).tolist()
     return Latency(batch_size, p50, p95, p99)
 
 
 def throughput_of(times: Tensor, batch_size: int, threads: int) -> Throughput:
-    """The rate at which ``times`` [rounds, calls] in seconds, in the median of each call, add up.
+    """The rate of all calls, each with its median of ``times`` [repetitions, calls] in seconds.
 
-    Its spread is that of the rates of the rounds.
+    The IQR is that of the rates of the single repetitions.
     """
     samples = batch_size * times.shape[1]
     rate = samples / float(times.quantile(0.5, dim=0).sum())
@@ -163,13 +164,13 @@ def measure_latency(
 ) -> Latency:
     """Time forward passes of a model on one batch.
 
-    The model is used where it is and as it is, with the threads that torch is set to; its
-    training flag is restored.
+    The model is not moved or changed; torch's number of threads is used, and the model's training
+    flag is restored.
 
     Args:
         model: a Hugging Face model.
-        batch: ``input_ids`` [B, S] and what else the model takes.
-        seconds: how long to go on after warming up.
+        batch: ``input_ids`` [B, S] and the model's other inputs.
+        seconds: time to spend after warm-up.
     """
     inputs, forward, device = inputs_for(model, batch), logits_by(model, model), device_of(model)
 

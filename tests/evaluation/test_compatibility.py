@@ -15,7 +15,7 @@ def example(tokens=(5, 6), label=1):
 @pytest.mark.parametrize(
     ("misfit", "message"),
     [
-        (example(tokens=(5, 100)), r"token 100 and the dense model knows 100: .*data\.tokenizer"),
+        (example(tokens=(5, 100)), r"token 100 and the dense model has 100: .*data\.tokenizer"),
         (example(tokens=[5] * 65), r"65 tokens .* at most 64: lower data\.max_length"),
         (example(label=2), r"label 2, counted from 0, .* knows 2 labels"),
     ],
