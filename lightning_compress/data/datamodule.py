@@ -16,8 +16,8 @@ from lightning_compress.data.options import check_columns, check_length, check_o
 from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.sources import Source, find_sources
 from lightning_compress.data.splits import SplitName, carve_validation, splits_of
-from lightning_compress.data.token_store import TokenStore
-from lightning_compress.data.tokenization import Encoding, tokenized, tokenizer_for
+from lightning_compress.data.token_cache import Encoding, TokenStore, tokenized
+from lightning_compress.data.tokenizer import tokenizer_for
 from lightning_compress.errors import InputError
 from lightning_compress.types import ProblemType
 

@@ -11,7 +11,8 @@ from lightning_compress.data.masking import MaskedTokens, NextTokens
 from lightning_compress.data.options import TextDataOptions
 from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
-from lightning_compress.data.tokenization import Encoding, frame_of
+from lightning_compress.data.token_cache import Encoding
+from lightning_compress.data.tokenizer import special_tokens_around
 from lightning_compress.errors import InputError
 from lightning_compress.types import KeywordsOf
 
@@ -103,7 +104,7 @@ class LanguageModelingDataModule(TextDataModule):
         assert self.tokenizer is not None
         store = self._tokens(origin)
         causal = self.objective == "causal"
-        prefix, suffix = ((), ()) if causal else frame_of(self.tokenizer)
+        prefix, suffix = ((), ()) if causal else special_tokens_around(self.tokenizer)
         least = 2 if causal else 1  # a single token has no next one
         sequences: Sequences
         if self.packing:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.data.dataset import Sequences
-from lightning_compress.data.token_store import TokenStore
+from lightning_compress.data.token_cache import TokenStore
 
 
 class StoredTexts:

@@ -13,7 +13,7 @@ from lightning_compress.data.options import TextDataOptions, check_columns
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
-from lightning_compress.data.tokenization import Encoding
+from lightning_compress.data.token_cache import Encoding
 from lightning_compress.errors import InputError
 from lightning_compress.types import Batch, KeywordsOf
 

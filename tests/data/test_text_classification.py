@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_compress.data import TextClassificationDataModule, sources, tokenization
+from lightning_compress.data import TextClassificationDataModule, sources, token_cache
 from lightning_compress.data.local_files import read_rows
 from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
@@ -76,7 +76,7 @@ def test_a_second_data_module_tokenizes_nothing(
     classification: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classification().setup("fit")
-    monkeypatch.setattr(tokenization, "_encode_chunk", None)
+    monkeypatch.setattr(token_cache, "_encode_chunk", None)
     data = classification(seed=1, batch_size=7, validation_fraction=0.3)
     data.setup("fit")
     assert len(data.train_dataloader()) == 6

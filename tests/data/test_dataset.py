@@ -11,7 +11,7 @@ import torch
 from lightning_compress.data.dataset import TokenBatches, fingerprint_of
 from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
-from lightning_compress.data.token_store import cached_tokens
+from lightning_compress.data.token_cache import cached_tokens
 from lightning_compress.errors import InputError
 
 TEXTS = [[1, 2, 3], [4] * 9, [5] * 20, [6]]

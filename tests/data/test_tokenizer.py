@@ -9,13 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from lightning_compress.data import tokenization
+from lightning_compress.data import token_cache
 from lightning_compress.data.sources import FileSource
-from lightning_compress.data.tokenization import (
-    Encoding,
-    frame_of,
+from lightning_compress.data.token_cache import Encoding, tokenized
+from lightning_compress.data.tokenizer import (
     load_tokenizer,
-    tokenized,
+    special_tokens_around,
     tokenizer_fingerprint,
     tokenizer_for,
 )
@@ -70,8 +69,8 @@ def test_end_is_added_once(rows: FileSource, tmp_path: Path, gpt2_tokenizer: str
 
 def test_frame(bert_tokenizer: str, gpt2_tokenizer: str) -> None:
     bert = load_tokenizer(bert_tokenizer)
-    assert frame_of(bert) == ((bert.cls_token_id,), (bert.sep_token_id,))
-    assert frame_of(load_tokenizer(gpt2_tokenizer)) == ((), ())
+    assert special_tokens_around(bert) == ((bert.cls_token_id,), (bert.sep_token_id,))
+    assert special_tokens_around(load_tokenizer(gpt2_tokenizer)) == ((), ())
 
 
 def test_without_padding_token_the_end_pads(gpt2_tokenizer: str) -> None:
@@ -87,13 +86,13 @@ def test_cache_depends_on_all_that_matters_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     work: list[int] = []
-    real = tokenization._encode_chunk
+    real = token_cache._encode_chunk
 
     def counted(*args: Any) -> Any:
         work.append(1)
         return real(*args)
 
-    monkeypatch.setattr(tokenization, "_encode_chunk", counted)
+    monkeypatch.setattr(token_cache, "_encode_chunk", counted)
     copy = tmp_path / "copy"
     shutil.copytree(bert_tokenizer, copy)
     tokenizer = load_tokenizer(bert_tokenizer)

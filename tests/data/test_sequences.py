@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lightning_compress.data.sequences import PackedBlocks, StoredTexts
-from lightning_compress.data.token_store import TokenStore, cached_tokens
+from lightning_compress.data.token_cache import TokenStore, cached_tokens
 
 RANDOM = np.random.default_rng(0)
 TEXTS = [RANDOM.integers(0, 1000, size=length).tolist() for length in (3, 1, 17, 5, 40, 2)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_compress.data.token_store import EncodedText, TokenStore, cached_tokens
+from lightning_compress.data.token_cache import EncodedText, TokenStore, cached_tokens
 from lightning_compress.errors import InputError
 
 TEXTS: list[EncodedText] = [([1, 2, 3], None), ([4], None), ([5, 6], None)]

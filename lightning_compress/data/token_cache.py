@@ -1,17 +1,24 @@
-"""Texts to token ids, once: the result lies on disk under a key of all that it depends on."""
+"""Token ids on disk: made once, mapped into memory by every process that reads them.
+
+The folder of a cache is named by a hash of all that the tokens depend on.
+"""
 
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_compress.data.sources import Source
-from lightning_compress.data.token_store import EncodedText, TokenStore, cached_tokens
-from lightning_compress.errors import InputError, first_line
+from lightning_compress.data.tokenizer import tokenizer_fingerprint
+from lightning_compress.errors import InputError
 from lightning_compress.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -19,6 +26,34 @@ if TYPE_CHECKING:
 
 _CHUNK = 500  # texts that the tokenizer takes at a time
 _QUIET = 3.0  # seconds of work before a progress bar appears
+
+# One text's token ids and, for pairs of texts, which of the two each token belongs to.
+EncodedText = tuple[list[int], list[int] | None]
+
+_TOKENS, _SEGMENTS, _OFFSETS, _META = "tokens.bin", "segments.bin", "offsets.npy", "meta.json"
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Token ids of many texts, end to end.
+
+    Args:
+        tokens: [T] ids of all texts; 2 bytes each where the vocabulary allows.
+        offsets: [N + 1] int64; text i is ``tokens[offsets[i]:offsets[i + 1]]``.
+        segments: [T] which text of a pair a token belongs to; None for single texts.
+    """
+
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    segments: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[N] tokens of each text."""
+        return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
@@ -34,65 +69,6 @@ class Encoding:
     max_length: int | None = None
     special_tokens: bool = True
     end: int | None = None
-
-
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """Load a tokenizer from a folder or the Hub; without a padding token it pads with its end.
-
-    Raises:
-        InputError: there is no such tokenizer, or it has nothing to pad with.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(
-            f"data.tokenizer: {name} is neither a folder with a tokenizer nor one that could be "
-            f"loaded from the Hub ({first_line(error)}). Check the name and the "
-            "network, or give a folder"
-        ) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        # What transformers makes of a folder with a model's configuration alone.
-        raise InputError(
-            f"data.tokenizer: {name} is a model without a tokenizer: name the tokenizer that it "
-            "was trained with"
-        )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise InputError(
-                f"data.tokenizer: {name} has neither a padding token nor an end-of-text token: add "
-                "pad_token to its tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def tokenizer_for(path: str | None, name: str | None) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of this name; the built-in corpus (no path) has one of its own.
-
-    Raises:
-        InputError: no tokenizer is named for other data, or it cannot be loaded.
-    """
-    if name is not None:
-        return load_tokenizer(name)
-    if path is not None:
-        raise InputError(
-            "data.tokenizer: name the tokenizer that the model was trained with, a folder or a "
-            "Hub name; only the built-in corpus has one of its own"
-        )
-    from lightning_compress.data.builtin.corpus import builtin_tokenizer
-
-    tokenizer: PreTrainedTokenizerBase = builtin_tokenizer()
-    return tokenizer
-
-
-def frame_of(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and behind a single text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    framed = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-    return tuple(framed[:start]), tuple(framed[start + len(bare) :])
 
 
 def tokenized(
@@ -134,21 +110,85 @@ def tokenized(
     )
 
 
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Hash of all that decides about a tokenizer's ids, not of its name or place."""
-    digest = hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.truncation_side}".encode())
-    if tokenizer.is_fast:
-        backend = tokenizer.backend_tokenizer
-        # Left over from the last call and set again by the next: not part of the tokenizer.
-        backend.no_truncation()
-        backend.no_padding()
-        digest.update(backend.to_str().encode())
-        return digest.hexdigest()
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for file in sorted(Path(folder).rglob("*")):
-            digest.update(file.read_bytes() if file.is_file() else b"")
-    return digest.hexdigest()
+def cached_tokens(
+    folder: Path, vocabulary: int, encode: Callable[[], Iterable[EncodedText]]
+) -> TokenStore:
+    """Map the tokens in ``folder`` into memory; make them first if they are not there.
+
+    A folder appears in one rename when it is whole, so that a killed process leaves nothing that
+    could be taken for a cache, and processes that make the same one at a time do no harm.
+
+    Args:
+        folder: named after everything that the tokens depend on.
+        vocabulary: ids are below this number.
+        encode: makes the tokens, text by text.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    found = _open(folder)
+    if found is not None:
+        return found
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        draft.mkdir(parents=True)
+        _write(draft, vocabulary, encode())
+        made = _open(draft)  # stays mapped whatever becomes of the folder's name
+        _put_in_place(draft, folder)
+    except OSError as error:
+        raise InputError(
+            f"data.cache_dir: the tokens cannot be written to {folder.parent} ({error}): name a "
+            "folder with room that can be written"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    assert made is not None
+    return made
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        if _open(folder) is not None:
+            return  # another process was faster
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        draft.rename(folder)
+
+
+def _write(folder: Path, vocabulary: int, texts: Iterable[EncodedText]) -> None:
+    dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
+    offsets = [0]
+    paired = False
+    with (folder / _TOKENS).open("wb") as tokens, (folder / _SEGMENTS).open("wb") as segments:
+        for ids, parts in texts:
+            tokens.write(np.asarray(ids, dtype=dtype).tobytes())
+            if parts is not None:
+                paired = True
+                segments.write(np.asarray(parts, dtype=np.uint8).tobytes())
+            offsets.append(offsets[-1] + len(ids))
+    np.save(folder / _OFFSETS, np.asarray(offsets, dtype=np.int64))
+    (folder / _META).write_text(json.dumps({"dtype": dtype.name, "paired": paired}))
+
+
+def _open(folder: Path) -> TokenStore | None:
+    """The store in the folder, or None if there is none or a part of it is missing."""
+    try:
+        meta = json.loads((folder / _META).read_text())
+        offsets = np.load(folder / _OFFSETS)
+        tokens = _mapped(folder / _TOKENS, meta["dtype"], int(offsets[-1]))
+        segments = (
+            _mapped(folder / _SEGMENTS, "uint8", int(offsets[-1])) if meta["paired"] else None
+        )
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
+    return TokenStore(tokens, offsets, segments)
+
+
+def _mapped(file: Path, dtype: str, length: int) -> NDArray[Any]:
+    if file.stat().st_size != length * np.dtype(dtype).itemsize:
+        raise ValueError(f"{file} is cut short")
+    return np.memmap(file, dtype=dtype, mode="r", shape=(length,))
 
 
 def _encoded(
