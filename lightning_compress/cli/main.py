@@ -1,4 +1,4 @@
-"""The front door: ``lightning-compress fit | validate | test | predict | benchmark | export``."""
+"""The entry point: ``lightning-compress fit | validate | test | predict | benchmark | export``."""
 
 import argparse
 import logging
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _mistake_behind(error: BaseException | None) -> InputError | None:
-    """The user's mistake that led to an error: the parser wraps what classes say of options."""
+    """The user's mistake that led to an error: the parser wraps errors of the classes it builds."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error

@@ -29,7 +29,7 @@ _DEFAULTS = {
 }
 
 
-# What Lightning says on a run that is as it should be, and nobody could act on.
+# Warnings of Lightning in a run without fault, on which nobody could act.
 _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -60,7 +60,7 @@ class CompressCLI(LightningCLI):
         return self.config[self.config.subcommand].get(key)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what one option says about another."""
+        """Fill in options that follow from others."""
         data, model = self._of_command("data"), self._of_command("model")
         if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
             options = model.init_args
@@ -103,7 +103,7 @@ class CompressCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """See that the run's folder can be written, before anything goes there."""
+        """Check that the run's folder can be written, before anything is."""
         if not self._of_command("trainer").fast_dev_run:
             check_writable(run_folder(self.trainer))
 

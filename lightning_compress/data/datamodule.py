@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TextDataModule(LightningDataModule, ABC):
-    """Reads, tokenizes and batches texts; its children say what is asked about them.
+    """Reads, tokenizes and batches texts; subclasses add the targets.
 
     Only the splits of the running stage are read, so the test split is touched by the test loop
     alone. Where there is no validation split, one is carved from the training rows by the seed.
@@ -42,7 +42,7 @@ class TextDataModule(LightningDataModule, ABC):
         format: of the files, where their names do not tell it.
         text: the text column, or two of them for pairs of texts.
         tokenizer: a folder or a Hub name; None for the built-in corpus's own.
-        max_length: most tokens of a sequence.
+        max_length: maximum tokens of a sequence.
         batch_size: examples of a training batch on each process.
         eval_batch_size: examples of any other batch; None: as in training.
         validation_fraction: share of the training rows carved out for validation.

@@ -69,7 +69,7 @@ class FineTuningModule(L.LightningModule):
         task: ``sequence-classification``, ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
-        problem_type: what kind of labels; default: what the data say.
+        problem_type: kind of labels; default: that of the data.
         optimizer: optimizer class with its options, or in Python a class or ``functools.partial``;
             default: AdamW. The next two options hold for it, whatever its own defaults are.
         learning_rate: peak of the schedule.
@@ -125,7 +125,7 @@ class FineTuningModule(L.LightningModule):
         return False
 
     def setup(self, stage: str) -> None:
-        """Learn from the data module what the model has to fit: labels and vocabulary."""
+        """Read labels and vocabulary, which the model has to fit, off the data module."""
         data = DataInfo.of_trainer(self.trainer)
         if data.train_on == "unlabelled" and not self.learns_without_labels:
             raise InputError(
@@ -236,7 +236,7 @@ class FineTuningModule(L.LightningModule):
         self._measure(batch, "test", self.test_metrics)
 
     def _measure(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
-        """Put a batch down to the metrics, and say what the model said of it."""
+        """Update the metrics with a batch, log its loss and return its logits."""
         logits: Tensor = self(batch)
         labels = batch["labels"]
         loss = self.task.loss(logits, labels)
@@ -254,7 +254,7 @@ class FineTuningModule(L.LightningModule):
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         for name, value in metrics.compute().items():
-            # It is of all processes already; to say so keeps Lightning from advising it.
+            # Already reduced over all processes; sync_dist keeps Lightning from warning.
             shown = name == self.task.primary_metric
             self.log(f"{split}_{name}", value.float(), prog_bar=shown, sync_dist=True)
         metrics.reset()

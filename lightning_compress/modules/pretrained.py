@@ -32,7 +32,7 @@ def build_model(
         pretrained: a Hub name, a Hugging Face folder or a compressed folder; None: from scratch.
         config: fields of the Hugging Face configuration; ``model_type`` names the architecture
             when there is nothing pretrained.
-        task: what the model is to do.
+        task: what the model is trained for.
         labels: ``num_labels``, ``problem_type``, ``id2label``, ``label2id`` as far as known.
         vocabulary: ``vocab_size``, ``pad_token_id``, ... for a model from scratch.
         new_head: put an untrained head in the place of one for another number of labels.
@@ -110,7 +110,7 @@ def _from_pretrained(
             "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
             f"{first_line(error)}"
         ) from error
-    _say_what_is_new(model, name, sorted(found["missing_keys"]))
+    _report_new_weights(model, name, sorted(found["missing_keys"]))
     return model
 
 
@@ -144,8 +144,8 @@ def _check_head(config: "PreTrainedConfig", name: str, task: Task, labels: dict[
     )
 
 
-def _say_what_is_new(model: "PreTrainedModel", name: str, missing: list[str]) -> None:
-    """Tell which weights start from random numbers: a new head is expected, the rest is not."""
+def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str]) -> None:
+    """Report weights with random values: expected in a new head, a warning in the body."""
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     # A pooler belongs to the head: masked language models are saved without one.
     body = [key for key in body if ".pooler." not in key]
