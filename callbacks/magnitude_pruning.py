@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, Literal
 
 import lightning as L
-from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
@@ -11,36 +10,34 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
-from lightning_compress.models import apply_masks_, set_masks_, transformer_in
+from lightning_compress.models import apply_masks_, set_masks_
 from lightning_compress.models.masks import (
     forget_pruned_,
     masks_digest,
     masks_of,
-    pack_mask,
     pruned_of,
-    unpack_mask,
     zero_gradients_,
 )
 from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, target_sparsity
 from lightning_compress.pruning.prunable import input_dims, prunable_weights
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 
+from .model_edit import ModelEdit, edited_module, follow_checkpoints
 from .rewinding import Rewinding
 from .run import dense_models, require_agreement, require_single, run_length
-from .target_progress import TargetProgress
 
 _TECHNIQUE = "magnitude_pruning"
 
 
-class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
+class IterativeMagnitudePruning(ModelEdit):
     """Set the smallest weights of any LightningModule to zero gradually while it trains.
 
     A run has three phases: warm-up (dense), pruning (sparsity grows, the masks are updated every
     ``interval``) and recovery (masks fixed). Pruned weights are exactly zero after every optimizer
     step, with any optimizer, accumulation, precision and gradient clipping, and stay pruned. The
-    keys of the module's ``state_dict`` do not change; masks and progress are the callback's state,
-    and a resumed run is equal to an uninterrupted one, bit for bit. Masks that a model has already
-    are kept and count.
+    keys of the module's ``state_dict`` do not change; masks and progress are in the
+    checkpoint, and a resumed run is equal to an uninterrupted one, bit for bit. Masks that a model
+    has already are kept and count.
 
     Args:
         sparsity: fraction of the selected weights that is zero in the end, in [0, 1); default with
@@ -114,26 +111,19 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._scope = scope
         self._weights = weights
         self._rewinding = Rewinding(rewind)
-        self._progress = TargetProgress("IterativeMagnitudePruning")
         self._begun = False  # the warm-up is over
         self._edited = False  # something has been pruned
-        self._pl_module: L.LightningModule
         self._schedule: PruningSchedule
         self._hooks: dict[Optimizer, RemovableHandle] = {}
-
-    @property
-    def target_reached(self) -> bool:
-        """Whether the masks have their final sparsity."""
-        return self._progress.target_reached
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a second callback of this kind: the two would undo each other's masks."""
         require_single(trainer, self, "keep one, and name all weights in its option weights")
-        self._pl_module = pl_module
+        follow_checkpoints(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the weights and the learning-rate schedule."""
-        model = _masked_module(pl_module)
+        model = edited_module(pl_module)
         names = prunable_weights(model, self._weights)
         if self._pattern is not None:
             input_dims(model, names, self._pattern.m)
@@ -143,7 +133,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         """Spread the schedule over the run, and keep pruned weights zero from here on."""
         run, epoch = run_length(trainer)
         self._schedule = self._phases.in_steps(self._target, run, epoch)
-        model = _masked_module(pl_module)
+        model = edited_module(pl_module)
         for optimizer in trainer.optimizers:
             self._hold(optimizer, model)
         self._log_sparsity(trainer, pl_module)
@@ -153,7 +143,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep pruned weights out of the gradient's norm and the optimizer's moments."""
-        model = _masked_module(pl_module)
+        model = edited_module(pl_module)
         zero_gradients_(model)
         self._hold(optimizer, model)  # another callback may have rebuilt it
 
@@ -181,27 +171,17 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._release()
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, eight weights a byte, and progress, as plain data."""
-        masks = masks_of(_masked_module(self._pl_module))
+        """Progress, as plain data; the masks are in the compression state of the checkpoint."""
         return {
-            "masks": {name: pack_mask(mask) for name, mask in masks.items()},
-            **self._progress.state_dict(),
+            **super().state_dict(),
             "begun": self._begun,
             "edited": self._edited,
             "before_pruning": self._rewinding.state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore masks and progress."""
-        model = _masked_module(self._pl_module)
-        shapes = {name: weight.shape for name, weight in model.named_parameters()}
-        if state_dict["masks"]:
-            set_masks_(
-                model,
-                {name: unpack_mask(m, shapes[name]) for name, m in state_dict["masks"].items()},
-                technique=_TECHNIQUE,
-            )
-        self._progress.load_state_dict(state_dict)
+        """Restore progress."""
+        super().load_state_dict(state_dict)
         self._begun = state_dict["begun"]
         self._edited = state_dict["edited"]
         self._rewinding.state = state_dict["before_pruning"]
@@ -222,7 +202,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
 
     def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the pruning phase."""
-        schedule, weights = self._schedule, self._weights_of(_masked_module(pl_module))
+        schedule, weights = self._schedule, self._weights_of(edited_module(pl_module))
         rank_zero_info(
             f"Pruning {len(weights)} weights to {self._target:.1%} sparsity, "
             f"{schedule.shape}, steps {schedule.begin} to {schedule.end} of {schedule.run}."
@@ -232,7 +212,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         self._begun = True
 
     def _update_masks(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        model = _masked_module(pl_module)
+        model = edited_module(pl_module)
         before, weights = masks_of(model), self._weights_of(model)
         after = magnitude_masks(
             weights,
@@ -255,7 +235,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Rewind if asked to, and finish the pruning."""
         self._rewinding.go_back(trainer, pl_module)
-        apply_masks_(_masked_module(pl_module))
+        apply_masks_(edited_module(pl_module))
         sparsity, step = self._sparsity(pl_module)["total"], self._progress.step
         self._progress.reach_target(trainer, f"Reached {sparsity:.2%} sparsity at step {step}.")
 
@@ -266,7 +246,7 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
 
     def _sparsity(self, pl_module: L.LightningModule) -> dict[str, float]:
         """Sparsity of each selected weight, by name of the layer, and of all in ``total``."""
-        model = _masked_module(pl_module)
+        model = edited_module(pl_module)
         counts = pruned_of(masks_of(model), self._weights_of(model))
         pruned, total = (sum(column) for column in zip(*counts.values(), strict=True))
         layers = {name.removesuffix(".weight"): zeros / of for name, (zeros, of) in counts.items()}
@@ -287,8 +267,3 @@ class IterativeMagnitudePruning(L.Callback, HyperparametersMixin):
         for hook in self._hooks.values():
             hook.remove()
         self._hooks = {}
-
-
-def _masked_module(pl_module: L.LightningModule) -> nn.Module:
-    """The module that carries the masks."""
-    return transformer_in(pl_module) or pl_module

@@ -1,7 +1,4 @@
-"""Checkpoints of models that change what they are made of, of any LightningModule.
-
-What has to know when parameters are replaced while a model trains: strategy and optimizers.
-"""
+"""Callbacks that edit the model of any LightningModule: checkpoints, strategy and optimizers."""
 
 import gc
 from typing import TYPE_CHECKING, Any
@@ -9,11 +6,17 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
-from lightning_compress.saving import compression_state, restore_compression_
+from lightning_compress.saving import (
+    COMPRESSION,
+    RestoresCompression,
+    restore_compression_,
+    store_compression,
+)
 
 from .rewinding import rewind_schedule_, schedule_state
 from .run import require_single
@@ -23,11 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_KEY = "compression"
-
-
 class ModelEdit(L.Callback, HyperparametersMixin):
-    """A callback that edits the model; what it has become lies in checkpoints beside the weights.
+    """A callback that edits the model; checkpoints hold its compression state.
 
     Attributes:
         target_reached: whether the edit is done.
@@ -47,17 +47,15 @@ class ModelEdit(L.Callback, HyperparametersMixin):
         self._progress.target_reached = reached
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a second callback of this kind, and follow the shapes of checkpoints."""
+        """Refuse a second callback of this kind; restore the compression state of checkpoints."""
         require_single(trainer, self)
-        _follow_checkpoints(pl_module)
+        follow_checkpoints(pl_module)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the shape beside the weights."""
-        model = transformer_in(pl_module)
-        if model is not None:
-            checkpoint[_KEY] = compression_state(model)
+        """Store the compression state."""
+        store_compression(edited_module(pl_module), checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
@@ -68,19 +66,26 @@ class ModelEdit(L.Callback, HyperparametersMixin):
         self._progress.load_state_dict(state_dict)
 
 
-def _follow_checkpoints(pl_module: L.LightningModule) -> None:
-    """Let the module take a checkpoint's shape before its weights arrive.
+def edited_module(pl_module: L.LightningModule) -> nn.Module:
+    """The module that carries edits and masks: the Hugging Face model, or the whole module."""
+    return transformer_in(pl_module) or pl_module
 
-    Lightning calls the module's hook then; a callback's own comes too late.
+
+def follow_checkpoints(pl_module: L.LightningModule) -> None:
+    """Restore the compression state of a checkpoint before its weights are loaded.
+
+    Lightning calls the module's ``on_load_checkpoint`` before it loads the weights and that of
+    callbacks afterwards, so the module's is extended where it does not restore the state itself.
     """
-    if "on_load_checkpoint" in vars(pl_module):  # done already
+    if isinstance(pl_module, RestoresCompression):
+        return
+    if "on_load_checkpoint" in vars(pl_module):  # another callback has done it
         return
     own_hook = pl_module.on_load_checkpoint
 
     def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-        model = transformer_in(pl_module)
-        if model is not None and _KEY in checkpoint:
-            restore_compression_(model, checkpoint[_KEY])
+        if COMPRESSION in checkpoint:
+            restore_compression_(edited_module(pl_module), checkpoint[COMPRESSION])
         own_hook(checkpoint)
 
     pl_module.on_load_checkpoint = on_load_checkpoint  # type: ignore[method-assign]

@@ -1,125 +1,101 @@
-"""Saving and loading a compressed model: a Hugging Face folder with the manifest beside it.
+"""Saving and loading a compressed model, and the compression state of checkpoints.
 
-``config.json`` and ``model.safetensors`` are what transformers writes; ``manifest.json`` lists
-the edits and ``masks.safetensors`` holds the masks, eight weights a byte. There is no pickle. Where
-layers differ in size or are quantized, ``config.json`` says how and ``modeling_compressed.py`` and
-``modeling_quantized.py`` lie beside it, so that transformers loads the folder without this package.
+A saved model is a Hugging Face folder: ``config.json``, ``model.safetensors`` and, where there are
+masks, ``masks.safetensors`` with eight weights a byte; no pickle. The field ``compression`` of
+``config.json`` holds the compression state that a checkpoint has under the same key, all but the
+masks. Where transformers cannot build the model from its configuration,
+``modeling_compressed.py`` and ``modeling_quantized.py`` lie beside it, so that the folder loads
+without this package.
 """
 
 import copy
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_compress.atomic import whole_folder
 from lightning_compress.errors import InputError
 from lightning_compress.models import modeling_compressed, modeling_quantized
-from lightning_compress.models.layers import compact_shapes, layer_count, set_layers_
-from lightning_compress.models.manifest import Edit, manifest_of, set_manifest_
-from lightning_compress.models.masks import masks_of, pack_mask, set_masks_, unpack_mask
-from lightning_compress.models.modeling_compressed import resize_
-from lightning_compress.models.removal import reshaping, resizing, sizes_of
-from lightning_compress.models.structure import structure_of
-from lightning_compress.quantization.fake_quantized import (
-    convert_,
-    fake_quantized_specs,
-    is_prepared,
-    place_fake_quantized_,
+from lightning_compress.models.layers import LAYERS
+from lightning_compress.models.manifest import (
+    EDITS,
+    MASK_EDIT,
+    Edit,
+    beyond_config,
+    change_shape,
+    manifest_of,
 )
-from lightning_compress.quantization.modules import (
-    cast_as_recorded_,
-    place_quantized_,
-    quantized_specs,
-)
+from lightning_compress.models.masks import MASKS
+from lightning_compress.models.removal import SIZES
+from lightning_compress.quantization.fake_quantized import FAKE_QUANTIZED, convert_, is_prepared
+from lightning_compress.quantization.modules import DTYPE, QUANTIZED
 from lightning_compress.substitution.edit import finalize_substitution_, switches_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+COMPRESSION = "compression"
+"""Key of the compression state in checkpoints and in ``config.json``."""
 
-MANIFEST = "manifest.json"
+PARTS = (LAYERS, SIZES, FAKE_QUANTIZED, QUANTIZED, DTYPE, MASKS, EDITS)
+"""The parts of the state in the order in which they are restored."""
 
-
-MASKS = "masks.safetensors"
-
-
-_CODE = "modeling_compressed"
-
-
-_DESCRIPTION = (
-    "compressed_sizes", "compact_blocks", "stacked_layers", "quantized_modules", "auto_map",
-)  # fmt: skip
-
-
-_FORMAT = 1
+_MASKS_FILE = "masks.safetensors"
+_FORMAT = 2
 
 
 def compression_state(model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint keeps of a compressed model beside its weights, as plain data.
-
-    The manifest, the number of layers, the sizes of what is in them, and the packed masks.
-    """
-    return {
-        "format": _FORMAT,
-        "edits": manifest_of(model),
-        "layers": layer_count(model),
-        "compact": compact_shapes(model),
-        "sizes": sizes_of(model),
-        "quantized": quantized_specs(model),
-        "rounded": fake_quantized_specs(model),
-        "masks": {name: pack_mask(mask) for name, mask in masks_of(model).items()},
-    }
+    """What rebuilds a compressed model before its weights are loaded, as plain data and tensors."""
+    return {"format": _FORMAT, **{part.key: part.capture(model) for part in PARTS}}
 
 
 def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a model the shapes, manifest and masks of :func:`compression_state`, in place.
+    """Give a model the layers, modules, masks and manifest of a state, in place.
 
     Where shapes change, the weights are unset: they have to be loaded afterwards.
 
+    Args:
+        model: a freshly built dense model, or one compressed already.
+        state: from :func:`compression_state`.
+
     Raises:
-        InputError: the state was written by a newer version, or belongs to another model.
+        InputError: the state was written by another version, or belongs to another model.
     """
     _require_format(state)
-    # Otherwise a model of another shape is another model.
-    if reshaping([*state["edits"], *manifest_of(model)]):
-        try:
-            if state["layers"] is not None:
-                set_layers_(model, state["layers"], state.get("compact", {}))
-            resize_(model, state["sizes"])
-        except AttributeError as error:
-            raise InputError(f"the manifest belongs to another model: {error}") from error
-    try:
-        place_fake_quantized_(model, state.get("rounded", {}))
-        place_quantized_(model, state.get("quantized", {}))
-        cast_as_recorded_(model, state["edits"])
-    except AttributeError as error:
-        raise InputError(f"the manifest belongs to another model: {error}") from error
-    _restore_edits_(model, state["edits"], state["masks"])
+    shapes = change_shape([*state["edits"], *manifest_of(model)])
+    for part in PARTS:
+        if shapes or not part.shape:
+            try:
+                part.restore_(model, state[part.key])
+            except AttributeError as error:
+                raise InputError(f"the manifest belongs to another model: {error}") from error
 
 
 def _require_format(state: Mapping[str, Any]) -> None:
     if state["format"] != _FORMAT:
         raise InputError(
-            f"the manifest has format {state['format']}, this version reads {_FORMAT}: "
-            "update lightning_compress"
+            f"the compression state has format {state['format']}, this version reads {_FORMAT}: "
+            "use the version of lightning_compress that wrote it"
         )
 
 
-def _restore_edits_(model: nn.Module, edits: Sequence[Edit], masks: Mapping[str, Tensor]) -> None:
-    shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    missing = sorted(set(masks) - set(shapes))
-    if missing:
-        raise InputError(f"the masks belong to another model: it has no weight {missing[0]!r}")
-    if masks:
-        set_masks_(model, {name: unpack_mask(mask, shapes[name]) for name, mask in masks.items()})
-    set_manifest_(model, list(edits))
+@runtime_checkable
+class RestoresCompression(Protocol):
+    """A LightningModule that restores the compression state of its checkpoints itself."""
+
+    restores_compression: Literal[True]
+
+
+def store_compression(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Put the compression state of a model into a checkpoint, unless somebody has done so."""
+    if COMPRESSION not in checkpoint:
+        checkpoint[COMPRESSION] = compression_state(model)
 
 
 @contextmanager
@@ -145,12 +121,16 @@ def save_compressed(
 ) -> Path:
     """Write a model, dense or compressed, to a folder that :func:`load_compressed` reads.
 
-    The folder appears whole or not at all; an older model in its place is replaced. Of compact
-    blocks beside the layers that they replace, the compact blocks alone are saved; layers that
-    round in training are saved as the quantized ones that they will be.
+    The folder appears whole or not at all; an older model in its place is replaced. Of replacement
+    switches the compact blocks alone are saved; fake-quantized layers are saved quantized.
+
+    Args:
+        model: any Hugging Face model.
+        folder: created, with its parents.
+        tokenizer: saved beside the model.
 
     Raises:
-        InputError: ``folder`` holds something that is not a saved model.
+        InputError: ``folder`` holds files that are not a saved model.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
@@ -171,37 +151,27 @@ def save_compressed(
 def _write(
     model: "PreTrainedModel", folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> None:
-    with quiet_transformers(), _described(model, folder):
+    state = compression_state(model)
+    masks = state.pop(MASKS.key)
+    with quiet_transformers(), _described(model, folder, state):
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-    manifest = {"format": _FORMAT, "edits": manifest_of(model)}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    masks = {name: pack_mask(mask) for name, mask in masks_of(model).items()}
     if masks:
-        save_file(masks, folder / MASKS)
+        save_file(masks, folder / _MASKS_FILE)
 
 
 @contextmanager
-def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
-    """Where a configuration alone does not give the sizes: name them in it, and add the code."""
-    specs = quantized_specs(model)
-    if not resizing(manifest_of(model)) and not specs:
-        yield
-        return
-    for code in (modeling_compressed, modeling_quantized):
-        shutil.copy(str(code.__file__), folder)
-    config = model.config
-    config.compressed_sizes = sizes_of(model)
-    if specs:
-        config.quantized_modules = specs
-    shapes = compact_shapes(model)
-    if shapes:
-        layers = structure_of(model).layers
-        config.compact_blocks = {layers[int(index)]: shape for index, shape in shapes.items()}
-        config.stacked_layers = len(layers)
-    name = type(model).__name__
-    config.auto_map = dict.fromkeys(_auto_classes(config, name), f"{_CODE}.{name}")
+def _described(model: "PreTrainedModel", folder: Path, state: dict[str, Any]) -> Iterator[None]:
+    """Put the state into the configuration while it is saved, and the code beside it if needed."""
+    config, name = model.config, type(model).__name__
+    if state[EDITS.key]:
+        config.compression = state
+    if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
+        for code in (modeling_compressed, modeling_quantized):
+            shutil.copy(str(code.__file__), folder)
+        classes = _auto_classes(config, name)
+        config.auto_map = dict.fromkeys(classes, f"modeling_compressed.{name}")
     try:
         yield
     finally:
@@ -209,8 +179,8 @@ def _described(model: "PreTrainedModel", folder: Path) -> Iterator[None]:
 
 
 def _forget_description_(config: "PreTrainedConfig") -> None:
-    """It is true of the folder only: edits would make it stale."""
-    for field in _DESCRIPTION:
+    """Remove fields that are true of the folder only: the next edit would make them stale."""
+    for field in (COMPRESSION, "auto_map"):
         vars(config).pop(field, None)
 
 
@@ -228,36 +198,38 @@ def _auto_classes(config: "PreTrainedConfig", name: str) -> list[str]:
 
 
 def edits_in(folder: str | Path) -> list[Edit]:
-    """The edits that a saved model has seen; none of a folder without a manifest.
+    """The manifest of a saved model; empty for a dense one and where there is no folder.
 
     Raises:
-        InputError: the manifest is damaged, or was written by a newer version.
+        InputError: the configuration is damaged, or was written by another version.
     """
-    if not (Path(folder) / MANIFEST).is_file():
+    import transformers
+
+    if not (Path(folder) / "config.json").is_file():
         return []
     try:
-        edits: list[Edit] = _manifest_in(Path(folder))["edits"]
+        state = transformers.PreTrainedConfig.get_config_dict(folder)[0].get(COMPRESSION)
+        if state is None:
+            return []
+        _require_format(state)
+        edits: list[Edit] = state[EDITS.key]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} cannot be loaded, its manifest is damaged: {error}") from error
+        raise InputError(
+            f"{folder} cannot be loaded, its config.json is damaged: {error}"
+        ) from error
     return edits
-
-
-def _manifest_in(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    _require_format(state)
-    return state
 
 
 def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
     """Load what :func:`save_compressed` wrote, in eval mode; any Hugging Face folder loads too.
 
     Args:
-        folder: where the model lies.
+        folder: of the model.
         config: fields of its configuration to change, such as ``hidden_dropout_prob``.
 
     Raises:
-        InputError: the folder is missing, unreadable, or of an architecture that transformers
-            does not have.
+        InputError: the folder is missing, damaged, or of an architecture that transformers does
+            not have.
     """
     import transformers
 
@@ -266,19 +238,22 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
         raise InputError(f"{folder} is no saved model: it has no config.json")
     try:
         known = transformers.AutoConfig.from_pretrained(folder)
+        state = getattr(known, COMPRESSION, None)
         name = (known.architectures or ["none"])[0]
         architecture = getattr(transformers, name, None)
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
-        if hasattr(known, "compressed_sizes"):
-            architecture = getattr(modeling_compressed, name)
+        if state is not None:
+            _require_format(state)
+            if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
+                architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)
         _forget_description_(model.config)
-        if (folder / MANIFEST).is_file():
-            state = _manifest_in(folder)
-            masks = load_file(folder / MASKS) if (folder / MASKS).is_file() else {}
-            _restore_edits_(model, state["edits"], masks)
+        if state is not None:
+            masked = any(one["weights"] for one in state[EDITS.key] if one["edit"] == MASK_EDIT)
+            MASKS.restore_(model, load_file(folder / _MASKS_FILE) if masked else {})
+            EDITS.restore_(model, state[EDITS.key])
     except InputError:
         raise
     except (

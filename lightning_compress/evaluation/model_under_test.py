@@ -7,8 +7,7 @@ from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.report.row import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime
-from lightning_compress.models.manifest import manifest_of
-from lightning_compress.models.masks import MASK_EDIT
+from lightning_compress.models.manifest import MASK_EDIT, manifest_of
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from torch import nn
 
 from lightning_compress.models.families import UnitKind
-from lightning_compress.models.manifest import manifest_of
-from lightning_compress.models.removal import (
+from lightning_compress.models.manifest import (
     HEADS_EDIT,
     LAYERS_EDIT,
     NEURONS_EDIT,
     SUBSTITUTION_EDIT,
+    manifest_of,
 )
 from lightning_compress.models.structure import units_of
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.hooks import Call, after_calls
-from lightning_compress.models.manifest import require_float
+from lightning_compress.models.manifest import LAYERS_EDIT, StatePart, require_float
 from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import (
     CompactBlock,
@@ -23,7 +23,6 @@ from lightning_compress.models.modeling_compressed import (
 )
 from lightning_compress.models.removal import (
     _PRUNE_FIRST,
-    LAYERS_EDIT,
     _in_order,
     _record_,
     _require_rest,
@@ -43,40 +42,39 @@ def layer_count(model: nn.Module) -> int | None:
 
 
 def compact_shapes(model: nn.Module) -> dict[str, Shape]:
-    """The shapes of the compact blocks, as plain data, by the number of the layer.
+    """The shapes of the compact blocks, as plain data, by name of the layer.
 
-    One that stands beside the layers it is to replace has their number in ``replaces``.
+    One beside the layers that it is to replace has their number in ``replaces``.
     """
     if not _stacked(model):
         return {}
-    shapes = {
-        str(index): _shape_of(model.get_submodule(name))
-        for index, name in enumerate(structure_of(model).layers)
-    }
-    return {index: shape for index, shape in shapes.items() if shape is not None}
+    shapes = {name: _shape_of(model.get_submodule(name)) for name in structure_of(model).layers}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
-def set_layers_(model: nn.Module, count: int, compact: Mapping[str, Shape]) -> None:
-    """Give the model that many layers, of these shapes.
+def _capture(model: nn.Module) -> dict[str, Any]:
+    return {"count": layer_count(model), "compact": compact_shapes(model)}
 
-    For a model that is about to get other weights: those of new layers are unset.
 
-    Args:
-        model: a transformer of a known family, whose layers are blocks of their own.
-        count: how many layers.
-        compact: as of :func:`compact_shapes`.
-    """
-    there = [model.get_submodule(name) for name in structure_of(model).layers]
-    wanted = [compact.get(str(index)) for index in range(count)]
-    if [_shape_of(layer) for layer in there] == wanted:
+def _restore_(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Set the number of layers and the compact blocks of a model; new weights are unset."""
+    if state["count"] is None:
+        return
+    container = structure_of(model).layers[0].rpartition(".")[0]
+    present = [model.get_submodule(name) for name in structure_of(model).layers]
+    shapes = [state["compact"].get(f"{container}.{index}") for index in range(state["count"])]
+    if [_shape_of(layer) for layer in present] == shapes:
         return
     host = type(model.get_submodule(structure_of(model).blocks[0]))
     layers = [
-        there[index] if index < len(there) and _shape_of(there[index]) == shape
+        present[index] if index < len(present) and _shape_of(present[index]) == shape
         else _layer_of(shape, host, model)
-        for index, shape in enumerate(wanted)
+        for index, shape in enumerate(shapes)
     ]  # fmt: skip
     replace_layers_(model, layers)
+
+
+LAYERS = StatePart("layers", _capture, _restore_, shape=True)
 
 
 def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:

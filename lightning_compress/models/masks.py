@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.manifest import manifest_of, set_manifest_
-
-MASK_EDIT = "mask_weights"
-
+from lightning_compress.models.manifest import (
+    MASK_EDIT,
+    StatePart,
+    edits_of,
+    manifest_of,
+    set_manifest_,
+)
 
 _ATTRIBUTE = "_lightning_compress_masks"
 
@@ -56,7 +59,7 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str | N
             )
     object.__setattr__(model, _ATTRIBUTE, dict(masks))
     apply_masks_(model)
-    before = [edit for edit in manifest_of(model) if edit["edit"] == MASK_EDIT]
+    before = edits_of(model, MASK_EDIT)
     edit = {
         "edit": MASK_EDIT,
         "technique": technique or (before[0]["technique"] if before else MASK_EDIT),
@@ -171,3 +174,19 @@ def renamed_masks(
         elif block in new_names:
             renamed[new_names[block] + name.removeprefix(block)] = mask
     return renamed
+
+
+def _capture(model: nn.Module) -> dict[str, Tensor]:
+    return {name: pack_mask(mask) for name, mask in masks_of(model).items()}
+
+
+def _restore_(model: nn.Module, packed: Mapping[str, Tensor]) -> None:
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    missing = sorted(set(packed) - set(shapes))
+    if missing:
+        raise InputError(f"the masks belong to another model: it has no weight {missing[0]!r}")
+    if packed or masks_of(model):
+        set_masks_(model, {name: unpack_mask(mask, shapes[name]) for name, mask in packed.items()})
+
+
+MASKS = StatePart("masks", _capture, _restore_)

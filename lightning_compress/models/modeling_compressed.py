@@ -1,14 +1,16 @@
-"""Hugging Face models whose layers differ from those of their class, as lightning_compress writes.
+"""Hugging Face models whose layers differ from those of their class, as lightning_compress saves.
 
 This file needs torch, transformers and ``modeling_quantized.py`` only. Both lie in the folder of
 every model that transformers alone cannot build, and
-``AutoModelFor....from_pretrained(folder, trust_remote_code=True)`` finds them there. In
-``config.json``, by the name of the module, ``compressed_sizes`` says what has another size:
-``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``;
-``compact_blocks`` which layers are compact blocks, and their shape:
-``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``, and
-then ``stacked_layers`` the number of layers that a text goes through one by one; and
-``quantized_modules`` what is quantized: ``{"bert.pooler.dense": {"inputs": 256, "bits": 8, ...}}``.
+``AutoModelFor....from_pretrained(folder, trust_remote_code=True)`` finds them there. They read the
+field ``compression`` of ``config.json``, by the names of the modules:
+
+- ``sizes``: attributes that differ from the class's,
+  ``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``;
+- ``layers``: the ``count`` of layers that a text passes through, and which are ``compact`` blocks,
+  ``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``;
+- ``quantized``: the specifications of quantized modules,
+  ``{"bert.pooler.dense": {"in_features": 256, "bits": 8, ...}}``.
 """
 
 import copy
@@ -125,15 +127,16 @@ def compressed_class(base: type) -> type:
 
         def __init__(self, config, *args, **kwargs):  # type: ignore[no-untyped-def]
             super().__init__(config, *args, **kwargs)
-            shapes = getattr(config, "compact_blocks", {})
-            for name, shape in shapes.items():
+            state = getattr(config, "compression", {})
+            layers = state.get("layers", {"compact": {}})
+            for name, shape in layers["compact"].items():
                 put_(self, name, CompactBlock(type(self.get_submodule(name)), config, **shape))
-            for name in {name.rpartition(".")[0] for name in shapes}:
-                # The configuration counts all that attend, narrow ones included.
-                put_(self, name, self.get_submodule(name)[: config.stacked_layers])
+            for name in {name.rpartition(".")[0] for name in layers["compact"]}:
+                # config.num_hidden_layers counts the narrow layers inside compact blocks too.
+                put_(self, name, self.get_submodule(name)[: layers["count"]])
                 number_(self.get_submodule(name))
-            resize_(self, getattr(config, "compressed_sizes", {}))
-            for name, spec in getattr(config, "quantized_modules", {}).items():
+            resize_(self, state.get("sizes", {}))
+            for name, spec in state.get("quantized", {}).items():
                 put_(self, name, quantized_module(spec))
 
     # The same name, for transformers writes it into config.json.

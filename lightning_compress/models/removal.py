@@ -14,8 +14,17 @@ from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES, UnitKind
-from lightning_compress.models.manifest import Edit, manifest_of, require_float, set_manifest_
+from lightning_compress.models.manifest import (
+    HEADS_EDIT,
+    NEURONS_EDIT,
+    Edit,
+    StatePart,
+    manifest_of,
+    require_float,
+    set_manifest_,
+)
 from lightning_compress.models.masks import masks_of, set_masks_
+from lightning_compress.models.modeling_compressed import resize_
 from lightning_compress.models.structure import (
     Units,
     inputs_of,
@@ -87,12 +96,6 @@ def _replace_(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, cut: C
         }
 
 
-HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
-
-
-SUBSTITUTION_EDIT = "substitute_layers"
-
-
 _PRUNE_FIRST = "prune the model that it came from, and quantize the result"
 
 
@@ -143,17 +146,6 @@ def remove_neurons_(
     _remove_units_(model, "neurons", neurons, optimizers, NEURONS_EDIT, technique)
 
 
-def resizing(edits: Iterable[Edit]) -> bool:
-    """Whether edits give layers sizes that the configuration cannot express."""
-    return any(edit["edit"] in (HEADS_EDIT, NEURONS_EDIT, SUBSTITUTION_EDIT) for edit in edits)
-
-
-def reshaping(edits: Iterable[Edit]) -> bool:
-    """Whether edits change the model's shape at all."""
-    edits = list(edits)
-    return resizing(edits) or any(edit["edit"] == LAYERS_EDIT for edit in edits)
-
-
 def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
     """Sizes of the blocks' linear layers and attention; empty if the family is unknown.
 
@@ -177,6 +169,9 @@ def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
         name: {a: getattr(module, a) for a in attributes if a in vars(module)}
         for name, module in modules.items()
     }
+
+
+SIZES = StatePart("sizes", sizes_of, resize_, shape=True)
 
 
 def _remove_units_(

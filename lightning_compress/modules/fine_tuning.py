@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import lightning as L
 import torch
@@ -27,7 +27,7 @@ from lightning_compress.modules.optimizers import (
     scheduled,
 )
 from lightning_compress.modules.pretrained import build_model, reading_limits
-from lightning_compress.saving import compression_state, restore_compression_
+from lightning_compress.saving import COMPRESSION, restore_compression_, store_compression
 from lightning_compress.tasks import task_named, task_of
 from lightning_compress.types import Batch, ProblemType
 
@@ -85,6 +85,7 @@ class FineTuningModule(L.LightningModule):
     Logs ``train_loss``, ``val_loss``, ``val_<metric>``, ``test_<metric>`` and ``learning_rate``.
     """
 
+    restores_compression: Literal[True] = True
     model: "PreTrainedModel"
     val_metrics: MetricCollection
     test_metrics: MetricCollection
@@ -300,7 +301,7 @@ class FineTuningModule(L.LightningModule):
             "num_labels": self.model.config.num_labels,
             "problem_type": self.task.problem_type,
         }
-        checkpoint["compression"] = compression_state(self.model)
+        store_compression(self.model, checkpoint)
         checkpoint["seed"] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -309,13 +310,13 @@ class FineTuningModule(L.LightningModule):
         Raises:
             InputError: the checkpoint is of another model.
         """
-        if "compression" not in checkpoint or "seed" not in checkpoint:
+        if COMPRESSION not in checkpoint or "seed" not in checkpoint:
             raise InputError(
                 "the checkpoint is of another module: it was not written by a "
                 f"{type(self).__name__} of this package. Give one that was"
             )
         self._seed = checkpoint["seed"]
-        restore_compression_(self.model, checkpoint["compression"])
+        restore_compression_(self.model, checkpoint[COMPRESSION])
         self._check_weights(checkpoint["state_dict"])
 
     def _check_weights(self, state: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,5 @@
 """From a name, a folder or a configuration to a Hugging Face model that fits the data."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -9,7 +8,7 @@ from torch import nn
 
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
-from lightning_compress.saving import MANIFEST, load_compressed, quiet_transformers
+from lightning_compress.saving import edits_in, load_compressed, quiet_transformers
 from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def build_model(
             "model.config.model_type asks for a new model and model.pretrained for an existing "
             "one: give one of them"
         )
-    if (Path(pretrained) / MANIFEST).is_file():
+    if edits_in(pretrained):
         return _compressed(pretrained, task, labels, config, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
 

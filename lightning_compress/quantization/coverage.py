@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.manifest import QUANTIZATION_EDIT, manifest_of
+from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
 from lightning_compress.models.structure import output_dim
 from lightning_compress.quantization.modules import Quantized
 
@@ -35,7 +35,7 @@ class Coverage:
 
 def coverage_of(model: nn.Module) -> Coverage:
     """How much of a model is quantized; nothing of one that is not."""
-    edits = [edit for edit in manifest_of(model) if edit["edit"] == QUANTIZATION_EDIT]
+    edits = edits_of(model, QUANTIZATION_EDIT)
     if edits and "dtype" in edits[0]:
         return Coverage({name: p.numel() for name, p in model.named_parameters()}, {}, 1.0)
     modules = {n: module for n, module in model.named_modules() if isinstance(module, Quantized)}

@@ -17,6 +17,8 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.manifest import (
     PREPARATION_EDIT,
     QUANTIZATION_EDIT,
+    StatePart,
+    edits_of,
     manifest_of,
     set_manifest_,
 )
@@ -194,6 +196,9 @@ def place_fake_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any
             model.set_submodule(name, fake_quantized(module, **arguments))
 
 
+FAKE_QUANTIZED = StatePart("fake_quantized", fake_quantized_specs, place_fake_quantized_)
+
+
 @torch.no_grad()
 def convert_(model: nn.Module) -> None:
     """Replace fake-quantized layers by the quantized ones with the same outputs, in place.
@@ -230,4 +235,4 @@ def log_scales_of(model: nn.Module) -> list[nn.Parameter]:
 
 def is_prepared(model: nn.Module) -> bool:
     """Whether the layers of a model are fake-quantized."""
-    return any(edit["edit"] == PREPARATION_EDIT for edit in manifest_of(model))
+    return bool(edits_of(model, PREPARATION_EDIT))

@@ -1,12 +1,12 @@
 """Quantized modules made from floating-point ones, and how a model gets them back when restored."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.manifest import QUANTIZATION_EDIT, Edit
+from lightning_compress.models.manifest import QUANTIZATION_EDIT, StatePart, edits_of
 from lightning_compress.models.modeling_quantized import (
     QMAX,
     QuantizedEmbedding,
@@ -42,11 +42,20 @@ def place_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -
             model.set_submodule(name, quantized_module(dict(spec)).to(device))
 
 
-def cast_as_recorded_(model: nn.Module, edits: Iterable[Edit]) -> None:
-    """Cast a model to the 16-bit type that its edits record, if they do."""
-    for edit in edits:
-        if edit["edit"] == QUANTIZATION_EDIT and "dtype" in edit:
-            model.to(getattr(torch, edit["dtype"]))
+QUANTIZED = StatePart("quantized", quantized_specs, place_quantized_)
+
+
+def _recorded_dtype(model: nn.Module) -> str | None:
+    dtypes = [edit["dtype"] for edit in edits_of(model, QUANTIZATION_EDIT) if "dtype" in edit]
+    return dtypes[-1] if dtypes else None
+
+
+def _cast_(model: nn.Module, dtype: str | None) -> None:
+    if dtype is not None:
+        model.to(getattr(torch, dtype))
+
+
+DTYPE = StatePart("dtype", _recorded_dtype, _cast_)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lightning_compress.models.manifest import QUANTIZATION_EDIT, manifest_of
+from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
 
 PrecisionName = Literal[
     "fp32", "bf16", "fp16", "int8-weight", "int4-weight", "int8-dynamic", "int8-static"
@@ -124,5 +124,5 @@ SCHEMES: dict[str, Precision] = {
 
 def own_precision(model: nn.Module) -> PrecisionName | None:
     """The precision of a quantized model, in which it stays; None: it can be cast to any."""
-    schemes = [edit["scheme"] for edit in manifest_of(model) if edit["edit"] == QUANTIZATION_EDIT]
+    schemes = [edit["scheme"] for edit in edits_of(model, QUANTIZATION_EDIT)]
     return schemes[0] if schemes else None

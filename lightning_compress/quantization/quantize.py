@@ -22,7 +22,6 @@ from lightning_compress.quantization.config import QuantizationConfig, config_fr
 from lightning_compress.quantization.coverage import Coverage, coverage_of, modules_to_quantize
 from lightning_compress.quantization.modules import (
     Quantized,
-    cast_as_recorded_,
     embedding_from_float,
     linear_from_float,
     linear_weight,
@@ -72,7 +71,7 @@ def quantize_(
     }
     if config.precision.dtype is not None:
         record["dtype"] = str(config.precision.dtype).removeprefix("torch.")
-        cast_as_recorded_(model, [record])
+        nn.Module.to(model, config.precision.dtype)  # transformers' own is wrapped, untyped
     else:
         modules, record["skipped"] = quantized_modules(model, config, calibration_batches)
         for name, module in modules.items():

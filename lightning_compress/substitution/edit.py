@@ -14,10 +14,15 @@ from torch.optim import Optimizer
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.layers import replace_layers_
-from lightning_compress.models.manifest import manifest_of, require_float, set_manifest_
+from lightning_compress.models.manifest import (
+    SUBSTITUTION_EDIT,
+    manifest_of,
+    require_float,
+    set_manifest_,
+)
 from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import CompactBlock
-from lightning_compress.models.removal import SUBSTITUTION_EDIT, forget_
+from lightning_compress.models.removal import forget_
 from lightning_compress.models.structure import structure_of
 from lightning_compress.models.switch import ReplacementSwitch
 

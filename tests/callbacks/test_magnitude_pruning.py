@@ -303,7 +303,7 @@ def test_checkpoints_of_every_step_hold_exact_zeros_and_nothing_new(
         assert list(checkpoint["state_dict"]) == keys
         fresh, callback = plain_module(seed=1), pruning()
         callback.setup(quiet_trainer(callbacks=[callback]), fresh, "fit")
-        callback.load_state_dict(checkpoint["callbacks"]["IterativeMagnitudePruning"])
+        fresh.on_load_checkpoint(checkpoint)
         if masks_of(fresh):
             assert_plain_zero(checkpoint["state_dict"], masks_of(fresh))
         found.add(zeros(masks_of(fresh)))

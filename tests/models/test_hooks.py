@@ -16,7 +16,7 @@ def hooks_of(model):
 
 
 def test_captured_keeps_arguments_and_outputs_of_every_call(net):
-    batches = torch.randn(2, 5, 3)
+    batches = list(torch.randn(2, 5, 3))
     with captured([net[0], net[2]]) as (first, last):
         outputs = [net(batch) for batch in batches]
     assert hooks_of(net) == 0

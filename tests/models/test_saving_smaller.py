@@ -99,7 +99,6 @@ def test_the_state_of_another_model_is_refused(tiny_model):
     "damage",
     [
         lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
-        lambda folder: (folder / "manifest.json").write_text("{"),
         lambda folder: (folder / "config.json").write_text("{"),
         lambda folder: (folder / "model.safetensors").unlink(),
         lambda folder: _change(folder, lambda sizes: sizes.popitem()),
@@ -115,5 +114,5 @@ def test_a_damaged_folder_is_named(tiny_bert, tmp_path, damage):
 
 def _change(folder, change):
     config = json.loads((folder / "config.json").read_text())
-    change(config["compressed_sizes"])
+    change(config["compression"]["sizes"])
     (folder / "config.json").write_text(json.dumps(config))
