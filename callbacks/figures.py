@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_compress.models.families import UnitKind
-from lightning_compress.models.history import units_left
+from lightning_compress.models.history import surviving_units
 from lightning_compress.models.structure import Units, linear_at, structure_of, units_of
 from lightning_compress.quantization import Coverage
 from lightning_compress.substitution.fit import FitResult
@@ -59,7 +59,9 @@ def log_remaining(
             logger.log_metrics({**counts, f"{kind}/total": sum(counts.values())}, step)
         for board in tensorboard_loggers(trainer):
             draw = heads_figure if kind == "heads" else widths_figure
-            board.experiment.add_figure(f"remaining {kind}", draw(units_left(model, kind)), step)
+            board.experiment.add_figure(
+                f"remaining {kind}", draw(surviving_units(model, kind)), step
+            )
 
 
 def heads_figure(left: Sequence[Sequence[int] | None]) -> "Figure":

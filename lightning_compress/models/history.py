@@ -15,7 +15,7 @@ from lightning_compress.models.structure import units_of
 _EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
 
 
-def units_left(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
+def surviving_units(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
     """For every layer of the dense model, those of its units that are left, by its own count.
 
     None for a layer that was removed. Of a model with compact blocks: of the blocks that it had

@@ -85,7 +85,7 @@ def structure_of(model: nn.Module) -> Structure:
         raise InputError(
             f"{type(model).__name__} (model type {family!r}) is of no known family; known are "
             f"{', '.join(sorted(FAMILIES))}. Name the weights yourself where there is an option "
-            "for it, or add an entry to FAMILIES in lightning_compress/models/structure.py."
+            "for it, or add an entry to FAMILIES in lightning_compress/models/families.py."
         )
     pattern = re.compile(
         r"(.+\.)?" + FAMILIES[family].blocks.replace(".", r"\.").replace("*", r"\d+")

@@ -26,7 +26,7 @@ from lightning_compress.models import (
     structure_of,
     units_of,
 )
-from lightning_compress.models.history import units_left
+from lightning_compress.models.history import surviving_units
 from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.models.masks import masks_of
 from lightning_compress.models.modeling_compressed import CompactBlock
@@ -551,16 +551,24 @@ def test_history_counts_from_the_blocks_there_were_once_layers_were_substituted(
     substitute_layers_(model, [[1], [3]], width=16, depth=2, heads=2)
     full, narrow = [0, 1, 2, 3], [0, 1]
     wanted = [[0, 1, 2], narrow, narrow, full, narrow, narrow, full]
-    assert units_left(model, "heads") == wanted
+    assert surviving_units(model, "heads") == wanted
     remove_heads_(model, {2: [0], 3: [1, 2]})
     remove_layers_(model, [1, 4])  # a compact block, and the last layer
     remove_heads_(model, {2: [1]})
-    assert units_left(model, "heads") == [[0, 1, 2], None, None, [0, 3], [0], narrow, None]
-    assert [len(one or []) for one in units_left(model, "neurons")] == [64, 0, 0, 64, 64, 64, 0]
+    assert surviving_units(model, "heads") == [[0, 1, 2], None, None, [0, 3], [0], narrow, None]
+    assert [len(one or []) for one in surviving_units(model, "neurons")] == [
+        64,
+        0,
+        0,
+        64,
+        64,
+        64,
+        0,
+    ]
 
 
 def lengths(model):
-    return [len(heads or []) for heads in units_left(model, "heads")]
+    return [len(heads or []) for heads in surviving_units(model, "heads")]
 
 
 def test_history_of_what_was_pruned_beside_old_layers(deep):
@@ -568,7 +576,7 @@ def test_history_of_what_was_pruned_beside_old_layers(deep):
     assert lengths(model) == [4, 2, 2, 4, 2, 2, 4]  # none of those that will leave
     remove_heads_(model, {1: [0], 3: [1]})
     for _ in range(2):
-        assert units_left(model, "heads")[1:4] == [[1], [0, 1], [0, 2, 3]]
+        assert surviving_units(model, "heads")[1:4] == [[1], [0, 1], [0, 2, 3]]
         assert [one.count for one in units_of(model, "heads")] == [4, 1, 2, 3, 2, 2, 4]
         finalize_substitution_(model)
 
