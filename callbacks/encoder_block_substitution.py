@@ -54,9 +54,9 @@ class EncoderBlockSubstitution(ModelEdit):
 
     Before the first step the groups are chosen, and a compact block (down-projection, narrow
     layers, up-projection) is initialized for each of them and trained alone to reproduce the
-    group's outputs. During the run a growing share of the batches goes through the compact blocks,
-    until the original layers, which are frozen, are dropped; the rest of the run is recovery. Add a
-    DistillationModule with ``teacher: dense`` to distil from the original model.
+    group's outputs. During the run a growing fraction of the batches goes through the compact
+    blocks, until the original layers, which are frozen, are dropped; the rest of the run is
+    recovery. Add a DistillationModule with ``teacher: dense`` to distil from the original model.
 
     Args:
         groups: consecutive layers, counted from 0, of each group; default: they are chosen.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
@@ -126,12 +126,6 @@ def skipped(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
     blocks = structure_of(model).layers
     with after_calls((model.get_submodule(blocks[layer]), _pass_on) for layer in layers):
         yield
-
-
-def hidden_in(inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """What goes into a layer, of the arguments that it is called with: [B, S, H]."""
-    hidden: Tensor = inputs[0] if inputs else keywords["hidden_states"]
-    return hidden
 
 
 def _pass_on(call: Call) -> Any:

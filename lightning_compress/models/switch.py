@@ -20,23 +20,26 @@ class ReplacementSwitch(nn.Module):
         predecessor: the layers to be replaced; they are frozen.
         successor: the block that replaces them.
 
-    Attributes:
-        use_successor: whether the successor may run at all; see :meth:`routed`.
-        sampled: whether the successor runs on the next training batch; see :meth:`sample`. In eval
-            mode the draw is ignored.
+    The successor runs, unless :meth:`routed` excludes it or, in training mode, :meth:`sample` has
+    drawn the predecessor.
     """
 
     def __init__(self, predecessor: nn.ModuleList, successor: CompactBlock) -> None:
         super().__init__()
         self.predecessor = predecessor.requires_grad_(False)
         self.successor = successor
-        self.use_successor = True
-        self.sampled = True
+        self._use_successor = True
+        self._sampled = True
+
+    @property
+    def sampled(self) -> bool:
+        """Whether :meth:`sample` has drawn the successor for the next training batch."""
+        return self._sampled
 
     @property
     def runs_successor(self) -> bool:
         """Whether the next forward pass runs the successor."""
-        return self.use_successor and (self.sampled or not self.training)
+        return self._use_successor and (self._sampled or not self.training)
 
     def sample(self, probability: float, numbers: random.Random) -> None:
         """Draw which of the two runs on the next training batch.
@@ -45,17 +48,16 @@ class ReplacementSwitch(nn.Module):
             probability: of the successor, in [0, 1].
             numbers: the generator to draw from.
         """
-        self.sampled = numbers.random() < probability
+        self._sampled = numbers.random() < probability
 
     @contextmanager
     def routed(self, *, use_successor: bool) -> Iterator[None]:
-        """Set ``use_successor`` within the context and restore it afterwards."""
-        before = self.use_successor
-        self.use_successor = use_successor
+        """Allow or exclude the successor within the context; restores the routing afterwards."""
+        before, self._use_successor = self._use_successor, use_successor
         try:
             yield
         finally:
-            self.use_successor = before
+            self._use_successor = before
 
     def train_successor(self, mode: bool) -> None:
         """Set the mode of the switch and its successor; the predecessor keeps its own."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.calibration import Calibration, token_mask
-from lightning_compress.models.layers import hidden_in
+from lightning_compress.models.hooks import Call, after_calls, before_calls
 from lightning_compress.models.switch import ReplacementSwitch
 
 
@@ -48,17 +48,12 @@ def capture_targets(
     outputs: list[list[Tensor]] = [[] for _ in switches]
     with _successors_up_to(0, switches):
         hooks = [
-            switch.register_forward_hook(
-                lambda module, inputs, output, captured=captured: captured.append(output)
-            )
-            for switch, captured in zip(switches, outputs, strict=True)
+            (switch, lambda call, found=found: found.append(call.hidden_output))
+            for switch, found in zip(switches, outputs, strict=True)
         ]
-        try:
+        with after_calls(hooks):
             for batch in calibration.batches:
                 calibration.logits(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
     return outputs
 
 
@@ -77,29 +72,23 @@ def capture_block_io(
         calibration: the examples.
         targets: outputs [B, S, H] of this group for every batch, from :func:`capture_targets`.
     """
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    with _successors_up_to(index, switches):
-        hook = switches[index].register_forward_pre_hook(
-            lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-        )
-        try:
-            for batch in calibration.batches:
-                calibration.logits(batch)
-        finally:
-            hook.remove()
+    calls: list[Call] = []
+    with _successors_up_to(index, switches), before_calls([(switches[index], calls.append)]):
+        for batch in calibration.batches:
+            calibration.logits(batch)
     return [
         BlockIO(
-            hidden_in(args, kwargs),
-            tuple(_without_cache(value) for value in args[1:]),
+            call.hidden,
+            tuple(_without_cache(value) for value in call.inputs[1:]),
             {
                 name: _without_cache(value)
-                for name, value in kwargs.items()
+                for name, value in call.keywords.items()
                 if name != "hidden_states"
             },
             target,
             token_mask(batch),
         )
-        for (args, kwargs), target, batch in zip(calls, targets, calibration.batches, strict=True)
+        for call, target, batch in zip(calls, targets, calibration.batches, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.models.families import FAMILIES, Family, Projections
+from lightning_compress.models.hooks import Call, before_calls
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.structure import linear_at, output_dim, outputs_of
 from lightning_compress.models.switch import ReplacementSwitch
@@ -84,13 +85,10 @@ def _fit_up_projection_(block: CompactBlock, block_io: Sequence[BlockIO]) -> Non
     """Ridge regression of what the predecessor adds on the output of the narrow layers."""
     features, added = [], []
     for io in block_io:
-        captured: list[Tensor] = []
-        hook = block.up.register_forward_pre_hook(
-            lambda module, inputs, captured=captured: captured.append(inputs[0])
-        )
-        run_block(block, io)
-        hook.remove()
-        features.append(captured[0][io.mask].double())
+        calls: list[Call] = []
+        with before_calls([(block.up, calls.append)]):
+            run_block(block, io)
+        features.append(calls[0].hidden[io.mask].double())
         added.append((io.target - io.hidden)[io.mask].double())
     inputs, outputs = torch.cat(features), torch.cat(added)
     means = inputs.mean(0), outputs.mean(0)

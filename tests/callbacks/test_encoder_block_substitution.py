@@ -1,4 +1,4 @@
-"""Compact encoders that take the place of layers while a model trains."""
+"""Compact blocks that take the place of layers while a model trains."""
 
 import copy
 import json
@@ -155,7 +155,7 @@ class Ways(L.Callback):
 
 
 class Watch(Ways):
-    """What is seen of the old layers and the compact encoders besides."""
+    """What is seen of the old layers and the compact blocks besides."""
 
     def __init__(self):
         super().__init__()

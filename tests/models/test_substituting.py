@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -354,11 +355,10 @@ def staged(model, groups=GROUPS, **options):
 def test_side_by_side_either_way_can_be_gone(deep, name):
     whole, model = deep(name), deep(name)
     insert_switches_(model, GROUPS, width=16, depth=2, heads=2, technique="test")
-    for switch in switches_of(model):
-        switch.use_successor = False
-    assert torch.equal(logits(model), logits(whole))
-    for switch in switches_of(model):
-        switch.use_successor = True
+    with ExitStack() as stack:
+        for switch in switches_of(model):
+            stack.enter_context(switch.routed(use_successor=False))
+        assert torch.equal(logits(model), logits(whole))
     lively_(model, seed=3)
     said = logits(model)
     finalize_substitution_(model)
@@ -620,13 +620,15 @@ def test_hidden_states_are_one_to_a_layer_and_of_full_width(substituted, name):
 def test_beside_old_layers_the_way_that_is_gone_is_looked_at(deep, replaced):
     model = staged(deep())
     switch = switches_of(model)[1]
-    switch.use_successor = replaced
     said = []
     way = switch.successor if replaced else switch.predecessor[-1]
     way.register_forward_hook(lambda _, inputs, output: said.append(output))
-    found = run_with_outputs(model, batch(), RequestedOutputs(frozenset([3]), frozenset([1, 3, 4])))
+    requested = RequestedOutputs(frozenset([3]), frozenset([1, 3, 4]))
+    with switch.routed(use_successor=replaced):
+        found = run_with_outputs(model, batch(), requested)
+        heads = [one.count for one in heads_of(model)]
     assert torch.equal(found.hidden[3], said[0])
-    assert [one.count for one in heads_of(model)] == [4, 2, 4, 2 if replaced else 4, 4]
+    assert heads == [4, 2, 4, 2 if replaced else 4, 4]
     assert found.attention[3].heads == (2 if replaced else 4)
     assert found.attention[4].heads == 4
 
