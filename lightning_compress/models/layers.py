@@ -1,6 +1,6 @@
-"""What the layers of a model are: the family's own, compact blocks, or both side by side.
+"""The stack of layers of a transformer: its composition, skipped layers, removed layers.
 
-Run a model as if some of its layers were not there.
+A layer is a block of the family, a compact block, or a switch between both.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,6 @@ from lightning_compress.models.modeling_compressed import (
     CompactBlock,
     new_layer,
     number_,
-    put_,
 )
 from lightning_compress.models.removal import (
     _PRUNE_FIRST,
@@ -35,7 +34,7 @@ Shape = dict[str, Any]
 
 
 def layer_count(model: nn.Module) -> int | None:
-    """How many layers the model has; None where they share one block, or the family is unknown."""
+    """Number of layers; None where they share one block, or the family is unknown."""
     if not _stacked(model):
         return None
     return len(structure_of(model).layers)
@@ -78,11 +77,11 @@ LAYERS = StatePart("layers", _capture, _restore_, shape=True)
 
 
 def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:
-    """Let the model consist of these layers, and tell them their places."""
+    """Replace the stack of layers, number the layers and update the configuration."""
     container = structure_of(model).layers[0].rpartition(".")[0]
     weight = next(model.parameters())
     stack = nn.ModuleList(layers).to(weight.device, weight.dtype)
-    put_(model, container, stack)
+    model.set_submodule(container, stack)
     number_(stack)
     config: Any = model.config
     structure = structure_of(model)
@@ -117,7 +116,7 @@ def _stacked(model: nn.Module) -> bool:
 
 @contextmanager
 def skipped(model: nn.Module, layers: Sequence[int]) -> Iterator[None]:
-    """Pass on what goes into these layers instead of what comes out of them.
+    """Replace these layers by the identity while the context lasts.
 
     Args:
         model: a transformer of a known family.
@@ -143,38 +142,25 @@ def remove_layers_(
 
     Args:
         model: a transformer of a known family.
-        layers: which layers go, counted from 0 among those there are.
-        optimizers: that train the model; they forget the parameters that go.
-        technique: what chose them; the report names it.
+        layers: indices of the layers to remove, from 0, in the model as it is now.
+        optimizers: that train the model; removed parameters and their state are dropped.
+        technique: name of the method that selected the layers, for the report.
 
     Raises:
-        InputError: the family is unknown or shares one block among its layers, a layer is not
-            there or given twice, or none would be left. The model is then unchanged.
+        InputError: the family is unknown or shares one block among its layers, a layer does
+            not exist or is given twice, or none would be left. The model is then unchanged.
     """
     require_float(model, _PRUNE_FIRST)
+    _require_removable(model)
     structure, what = structure_of(model), type(model).__name__
-    if FAMILIES[structure.family].shared:
-        raise InputError(
-            f"no layer can be removed from {what}: its layers are one block, used again and again; "
-            "set config.num_hidden_layers to use it fewer times"
-        )
-    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
-        raise InputError(
-            f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
-            "each layer depend on its position"
-        )
-    gone = _in_order(layers, len(structure.layers), what, "layer")
-    _require_rest(gone, len(structure.layers), what, "layers")
-    if not gone:
+    removed = _in_order(layers, len(structure.layers), what, "layer")
+    _require_rest(removed, len(structure.layers), what, "layers")
+    if not removed:
         return
-    kept = [layer for layer in range(len(structure.layers)) if layer not in gone]
-    inside = tuple(f"{structure.layers[layer]}." for layer in gone)
-    blocks = [
-        index for index, block in enumerate(structure.blocks) if f"{block}.".startswith(inside)
-    ]
     for optimizer in optimizers:
-        for layer in gone:
+        for layer in removed:
             forget_(optimizer, model.get_submodule(structure.layers[layer]).parameters())
+    kept = [layer for layer in range(len(structure.layers)) if layer not in removed]
     names = {structure.layers[old]: structure.layers[new] for new, old in enumerate(kept)}
     masks = renamed_masks(masks_of(model), names, structure.layers)
     config: Any = model.config
@@ -184,5 +170,24 @@ def remove_layers_(
         config.layer_types = [types[layer] for layer in kept]
     if masks_of(model):
         set_masks_(model, masks)
-    edit = {"edit": LAYERS_EDIT, "technique": technique, "layers": gone}
-    _record_(model, edit if blocks == gone else {**edit, "blocks": blocks})
+    inside = tuple(f"{structure.layers[layer]}." for layer in removed)
+    blocks = [
+        index for index, block in enumerate(structure.blocks) if f"{block}.".startswith(inside)
+    ]
+    edit = {"edit": LAYERS_EDIT, "technique": technique, "layers": removed}
+    _record_(model, edit if blocks == removed else {**edit, "blocks": blocks})
+
+
+def _require_removable(model: nn.Module) -> None:
+    """Raise unless each layer has weights of its own and does not depend on its position."""
+    what = type(model).__name__
+    if FAMILIES[structure_of(model).family].shared:
+        raise InputError(
+            f"no layer can be removed from {what}: its layers are one block, used again and again; "
+            "set config.num_hidden_layers to use it fewer times"
+        )
+    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
+        raise InputError(
+            f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
+            "each layer depend on its position"
+        )

@@ -85,22 +85,16 @@ class CompactBlock(nn.Module):
 
 
 def new_layer(layer: type, config: transformers.PreTrainedConfig) -> nn.Module:
-    """A layer of the host's class; some know their place, which is set once all are there."""
+    """A layer of the host's class; :func:`number_` sets its index once all layers are built."""
     options = {"layer_idx": 0} if "layer_idx" in inspect.signature(layer).parameters else {}
     made: nn.Module = layer(config, **options)
     return made
 
 
-def put_(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one of that name."""
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, module)
-
-
 def number_(layers: nn.Module) -> None:
-    """Tell attention layers their places in the order in which they run, for their caches."""
+    """Number attention layers in the order in which they run, which is that of their caches."""
     inside = [module for module in layers.modules() if "layer_idx" in vars(module)]
-    # A layer and the attention in it may both know; what is inside comes after what it is in.
+    # A layer and its attention may both have an index; the outer module comes first.
     owners: list[nn.Module] = []
     for module in inside:
         if not any(module in set(owner.modules()) for owner in owners):
@@ -130,14 +124,16 @@ def compressed_class(base: type) -> type:
             state = getattr(config, "compression", {})
             layers = state.get("layers", {"compact": {}})
             for name, shape in layers["compact"].items():
-                put_(self, name, CompactBlock(type(self.get_submodule(name)), config, **shape))
+                self.set_submodule(
+                    name, CompactBlock(type(self.get_submodule(name)), config, **shape)
+                )
             for name in {name.rpartition(".")[0] for name in layers["compact"]}:
                 # config.num_hidden_layers counts the narrow layers inside compact blocks too.
-                put_(self, name, self.get_submodule(name)[: layers["count"]])
+                self.set_submodule(name, self.get_submodule(name)[: layers["count"]])
                 number_(self.get_submodule(name))
             resize_(self, state.get("sizes", {}))
             for name, spec in state.get("quantized", {}).items():
-                put_(self, name, quantized_module(spec))
+                self.set_submodule(name, quantized_module(spec))
 
     # The same name, for transformers writes it into config.json.
     Compressed.__name__ = Compressed.__qualname__ = base.__name__

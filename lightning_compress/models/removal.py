@@ -1,8 +1,7 @@
-"""Slicing parameters, and with them all that is shaped like them: masks and optimizer moments.
+"""Structured removal of attention heads and feed-forward neurons.
 
-The edits that make a transformer smaller: heads, neurons and layers leave it for good.
-
-An edit is checked whole before anything is touched: one that is refused leaves the model as it was.
+Parameters are sliced together with what has their shape: masks and the state of optimizers. All
+arguments are checked before the first change, so an error leaves the model unchanged.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,13 +47,13 @@ class Cut:
 
 @torch.no_grad()
 def cut_(model: nn.Module, cuts: Sequence[Cut], optimizers: Iterable[Optimizer] = ()) -> None:
-    """Make the cuts, in place; a parameter that is cut becomes a new, smaller one.
+    """Slice parameters in place; each becomes a new, smaller ``nn.Parameter``.
 
     Args:
         model: any module.
         cuts: by parameter name, relative to ``model``; the same parameter may be cut along both
             dimensions.
-        optimizers: that train the model: their moments are cut alike.
+        optimizers: that train the model; their state is sliced too.
     """
     masks = dict(masks_of(model))
     for cut in cuts:
@@ -73,10 +72,10 @@ def cut_(model: nn.Module, cuts: Sequence[Cut], optimizers: Iterable[Optimizer] 
 
 def forget_(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
     """Drop parameters and their moments from an optimizer."""
-    gone = {id(parameter) for parameter in parameters}
+    to_remove = {id(parameter) for parameter in parameters}
     for group in optimizer.param_groups:
-        group["params"] = [weight for weight in group["params"] if id(weight) not in gone]
-    for parameter in [weight for weight in optimizer.state if id(weight) in gone]:
+        group["params"] = [weight for weight in group["params"] if id(weight) not in to_remove]
+    for parameter in [weight for weight in optimizer.state if id(weight) in to_remove]:
         del optimizer.state[parameter]
 
 
@@ -108,18 +107,18 @@ def remove_heads_(
 ) -> None:
     """Remove attention heads from a Hugging Face transformer, in place.
 
-    With grouped-query attention a head is a key-value head and takes its query heads with it; in
-    ALBERT, whose layers are one block, it leaves all layers.
+    With grouped-query attention a head is a key-value head with all its query heads. In ALBERT,
+    whose layers share one block, a head is removed from all layers.
 
     Args:
         model: a transformer of a known family.
-        heads: which heads go, counted from 0 among those there are, by layer.
-        optimizers: that train the model; their moments are cut alike.
-        technique: what chose them; the report names it.
+        heads: indices of the heads to remove by layer, both from 0, in the model as it is now.
+        optimizers: that train the model; their state is sliced too.
+        technique: name of the method that selected the heads, for the report.
 
     Raises:
-        InputError: the family is unknown, a layer or a head is not there or given twice, or a
-            layer would be left without heads. The model is then unchanged.
+        InputError: the family is unknown, a layer or a head does not exist or is given twice,
+            or a layer would be left without heads. The model is then unchanged.
     """
     _remove_units_(model, "heads", heads, optimizers, HEADS_EDIT, technique)
 
@@ -135,13 +134,13 @@ def remove_neurons_(
 
     Args:
         model: a transformer of a known family.
-        neurons: which neurons go, counted from 0 among those there are, by layer.
-        optimizers: that train the model; their moments are cut alike.
-        technique: what chose them; the report names it.
+        neurons: indices of the neurons to remove by layer, both from 0, in the model as it is now.
+        optimizers: that train the model; their state is sliced too.
+        technique: name of the method that selected the neurons, for the report.
 
     Raises:
-        InputError: the family is unknown, a layer or a neuron is not there or given twice, or a
-            layer would be left without neurons. The model is then unchanged.
+        InputError: the family is unknown, a layer or a neuron does not exist or is given twice,
+            or a layer would be left without neurons. The model is then unchanged.
     """
     _remove_units_(model, "neurons", neurons, optimizers, NEURONS_EDIT, technique)
 
@@ -184,26 +183,26 @@ def _remove_units_(
 ) -> None:
     require_float(model, _PRUNE_FIRST)
     units, what = units_of(model, kind), type(model).__name__
-    gone = {}
+    to_remove = {}
     for layer in _in_order(list(removed), len(units), what, "layer"):
         where, count = f"layer {layer} of {what}", units[layer].count
-        gone[layer] = _in_order(removed[layer], count, where, kind[:-1])
-        _require_rest(gone[layer], count, where, kind)
-    gone = {layer: positions for layer, positions in gone.items() if positions}
-    if not gone:
+        to_remove[layer] = _in_order(removed[layer], count, where, kind[:-1])
+        _require_rest(to_remove[layer], count, where, kind)
+    to_remove = {layer: positions for layer, positions in to_remove.items() if positions}
+    if not to_remove:
         return
-    cuts = [cut for layer in gone for cut in _cuts(model, units[layer], gone[layer])]
+    cuts = [cut for layer in to_remove for cut in _cuts(model, units[layer], to_remove[layer])]
     cut_(model, cuts, optimizers)
-    for layer in gone:
-        _count_again_(model, units[layer])
+    for layer in to_remove:
+        _update_sizes_(model, units[layer])
     _record_(
         model,
-        {"edit": edit, "technique": technique, "layers": {str(k): v for k, v in gone.items()}},
+        {"edit": edit, "technique": technique, "layers": {str(k): v for k, v in to_remove.items()}},
     )
 
 
-def _cuts(model: nn.Module, units: Units, gone: Sequence[int]) -> list[Cut]:
-    kept = [unit for unit in range(units.count) if unit not in set(gone)]
+def _cuts(model: nn.Module, units: Units, to_remove: Sequence[int]) -> list[Cut]:
+    kept = [unit for unit in range(units.count) if unit not in set(to_remove)]
     cuts = []
     for name in units.inputs:
         module = linear_at(model, name)
@@ -217,8 +216,8 @@ def _cuts(model: nn.Module, units: Units, gone: Sequence[int]) -> list[Cut]:
     return cuts
 
 
-def _count_again_(model: nn.Module, units: Units) -> None:
-    """Bring the numbers that modules keep of their own sizes up to date."""
+def _update_sizes_(model: nn.Module, units: Units) -> None:
+    """Update the attributes in which modules store their sizes."""
     for name in (*units.inputs, units.output):
         module = linear_at(model, name)
         sizes = {"in_features": inputs_of(module), "out_features": outputs_of(module)}
@@ -238,7 +237,7 @@ def _count_again_(model: nn.Module, units: Units) -> None:
 
 
 def _in_order(indices: Sequence[int], count: int, where: str, what: str) -> list[int]:
-    """The indices, ascending; all must be there, and given once."""
+    """The indices, ascending; raises if one is out of range or given twice."""
     wrong = [index for index in indices if not 0 <= index < count]
     if wrong:
         raise InputError(
@@ -251,8 +250,8 @@ def _in_order(indices: Sequence[int], count: int, where: str, what: str) -> list
     return ordered
 
 
-def _require_rest(gone: Sequence[int], count: int, where: str, what: str) -> None:
-    if len(gone) == count:
+def _require_rest(to_remove: Sequence[int], count: int, where: str, what: str) -> None:
+    if len(to_remove) == count:
         raise InputError(f"{where} would lose all its {count} {what}: keep at least one")
 
 

@@ -1,34 +1,26 @@
-"""Where the blocks of a Hugging Face transformer are, and what can be taken out of them.
+"""The structure of a Hugging Face transformer: its layers, blocks, heads and neurons.
 
-A family is one entry of ``FAMILIES``: names of modules and attributes, nothing else.
-
-One view of the two linear layers of Hugging Face: ``nn.Linear`` and GPT-2's ``Conv1D``.
-
-``nn.Linear`` stores its weight as [outputs, inputs], ``Conv1D`` as [inputs, outputs].
-
-The weights of a head or a neuron: what it listens with, and what it says.
+A model's family is its ``config.model_type``, an entry of ``FAMILIES``. Linear layers are
+``nn.Linear``, which stores its weight as [outputs, inputs], or GPT-2's ``Conv1D``, which stores
+[inputs, outputs]; the functions here treat both alike.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.families import FAMILIES, UnitKind
 from lightning_compress.models.modeling_compressed import CompactBlock
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.models.switch import ReplacementSwitch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from typing import cast
-
-import torch
-from torch import Tensor
-
-from lightning_compress.models.families import FAMILIES, UnitKind
-from lightning_compress.models.modeling_quantized import QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class Structure:
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """Say where the blocks of a Hugging Face transformer are.
+    """Find the layers and blocks of a Hugging Face transformer.
 
     Raises:
         InputError: the model is of no family in ``FAMILIES``.
@@ -125,7 +117,7 @@ def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:
 
 
 def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Units]:
-    """The same of some blocks, by their names."""
+    """The heads or the neurons of the blocks of these names; see :func:`units_of`."""
     entry = FAMILIES[structure_of(model).family]
     projections = entry.heads if kind == "heads" else entry.neurons
     found = []
@@ -154,7 +146,7 @@ def transformer_in(module: nn.Module) -> "PreTrainedModel | None":
 
 
 def linear_at(model: nn.Module, name: str) -> nn.Linear:
-    """The linear layer of that name; a ``Conv1D`` passes for one, its weight transposed."""
+    """The linear layer of that name; it may be a ``Conv1D``, with its weight transposed."""
     return cast(nn.Linear, model.get_submodule(name))
 
 
@@ -176,13 +168,13 @@ def inputs_of(module: nn.Linear) -> int:
 
 
 def outgoing(model: nn.Module, units: Units) -> Tensor:
-    """Weights by which units reach the rest: [O, U, W], W inputs of the projection to each."""
+    """Weights from units to the residual stream: [O, U, W], W inputs of the output per unit."""
     weight = outputs_first(linear_at(model, units.output))
     return weight.reshape(len(weight), units.count, -1)
 
 
 def incoming(model: nn.Module, units: Units) -> list[Tensor]:
-    """Weights by which units are reached: of every projection [U, R], R to each unit."""
+    """Weights into units, one tensor [U, R] per input projection, R weights per unit."""
     found = []
     for name in units.inputs:
         module = linear_at(model, name)
@@ -200,7 +192,7 @@ def outputs_first(module: nn.Linear) -> Tensor:
 
 
 def macs_per_token(model: nn.Module, units: Units) -> int:
-    """Multiplications by the weights of one unit, for one token."""
+    """Multiply-accumulates by the weights of one unit, per token."""
     module = linear_at(model, units.output)
     inward = sum(
         outputs_of(linear_at(model, name)) * inputs_of(linear_at(model, name))
@@ -210,7 +202,7 @@ def macs_per_token(model: nn.Module, units: Units) -> int:
 
 
 def macs_per_pair(model: nn.Module, units: Units) -> int:
-    """Multiplications of one unit for a pair of tokens: heads compare, then add up, their width."""
+    """Multiply-accumulates of one unit per pair of tokens: attention scores and weighted sum."""
     if units.kind == "neurons":
         return 0
     return 2 * inputs_of(linear_at(model, units.output)) // units.count
