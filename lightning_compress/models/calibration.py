@@ -1,7 +1,4 @@
-"""What the scores look at a model with: examples, and how to run the model on them.
-
-How far a model's predictions have moved.
-"""
+"""Calibration examples, how a model is run on them, and the divergence of its predictions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +14,15 @@ from lightning_compress.types import Batch
 
 @dataclass(frozen=True)
 class Calibration:
-    """Examples to look at a model with.
+    """Calibration examples and how to run a model on them.
 
-    The model should be in eval mode, where dropout does not blur what is seen.
+    The model should be in eval mode, without dropout.
 
     Args:
         batches: ``input_ids`` [B, S], ``attention_mask`` [B, S] where there is padding, ``labels``
             where the loss needs them; on the model's device.
         loss: mean loss over a batch's examples, a scalar.
-        logits: what the model says: [B, C], or [B, S, V].
+        logits: the model's logits of a batch: [B, C], or [B, S, V].
     """
 
     batches: Sequence[Batch]
@@ -39,7 +36,7 @@ class Calibration:
 
 
 def token_mask(batch: Batch) -> Tensor:
-    """Which positions of a batch hold tokens and no padding: boolean [B, S]."""
+    """True at tokens, False at padding: boolean [B, S]."""
     ids = batch["input_ids"]
     mask = batch.get("attention_mask")
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -47,10 +44,10 @@ def token_mask(batch: Batch) -> Tensor:
 
 @contextmanager
 def in_one_piece(*models: nn.Module) -> Iterator[None]:
-    """Let feed-forward layers read whole sequences while the context lasts.
+    """Turn off chunking of feed-forward layers while the context lasts.
 
-    With ``config.chunk_size_feed_forward`` they read them piece by piece, to save memory and to the
-    same effect, but a hook would then not know which tokens it sees.
+    ``config.chunk_size_feed_forward`` splits sequences into chunks to save memory, with the same
+    result, but a hook could then not tell which tokens it gets.
     """
     modules: list[Any] = [
         module
@@ -70,10 +67,10 @@ def in_one_piece(*models: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def divergence_from(whole: Sequence[Tensor], calibration: Calibration) -> float:
-    """The Kullback-Leibler divergence from what the model said before to what it says now.
+    """The Kullback-Leibler divergence KL(before || now) of the model's predictions.
 
     Args:
-        whole: what it said of each batch: [B, C], or [B, S, V].
+        whole: the logits before, of each batch: [B, C], or [B, S, V].
         calibration: the examples; their labels are not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The model families: names of modules and attributes, nothing else."""
+"""The supported model families. A family is one entry of ``FAMILIES``, by ``model_type``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,11 +9,11 @@ UnitKind = Literal["heads", "neurons"]
 
 @dataclass(frozen=True)
 class Projections:
-    """Linear layers of a block between which its heads, or its neurons, lie.
+    """The linear layers before and after the heads, or the neurons, of a block.
 
     The outputs of each of ``inputs`` and the inputs of ``output`` belong to the units in order,
-    the same number to each. Outputs come in ``parts`` that are laid out so one after another: a
-    fused query, key and value has three. The last of ``inputs`` computes the values.
+    the same number to each. ``parts`` is the number of projections fused in one layer, one after
+    another: 3 for a fused query, key and value. The last of ``inputs`` computes the values.
     """
 
     inputs: tuple[str, ...]

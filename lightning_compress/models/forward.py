@@ -1,4 +1,4 @@
-"""Running a Hugging Face model: its inputs, its longest sequence, eval mode, logits, device."""
+"""Running a Hugging Face model: inputs, longest sequence, eval mode, logits, device."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def most_tokens(config: "PreTrainedConfig") -> int | None:
-    """The longest sequence that a model has positions for; None where there is no such bound."""
+    """The longest sequence, in tokens, that a model has positions for; None without a bound."""
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return None
@@ -48,7 +48,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of a batch the model takes, on the model's device."""
+    """The entries of a batch that the model takes, on the model's device."""
     device = device_of(model)
     return {name: value.to(device) for name, value in model_inputs(model, batch).items()}
 
@@ -56,7 +56,7 @@ def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tenso
 def logits_by(model: nn.Module, call: Callable[..., object]) -> Callable[..., Tensor]:
     """Make ``call`` (the model, or what was compiled from it) give logits and nothing else.
 
-    A causal model would also fill a cache for the next tokens, which nobody asks for here.
+    A causal model would also fill a cache for the next tokens, which is not needed here.
     """
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}
@@ -70,11 +70,11 @@ def logits_by(model: nn.Module, call: Callable[..., object]) -> Callable[..., Te
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are."""
+    """The device of a model's first parameter."""
     return next(model.parameters()).device
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was told."""
+    """Wait until a device has finished all queued work."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()

@@ -1,4 +1,4 @@
-"""Which heads, neurons and layers are left, read off the manifest."""
+"""The heads, neurons and layers of the dense model that survive, read from the manifest."""
 
 from torch import nn
 
@@ -16,10 +16,10 @@ _EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
 
 
 def surviving_units(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
-    """For every layer of the dense model, those of its units that are left, by its own count.
+    """For every layer of the dense model, the indices of its surviving units.
 
-    None for a layer that was removed. Of a model with compact blocks: of the blocks that it had
-    when they took the place of layers, narrow ones included.
+    None for a layer that was removed. In a model with compact blocks, the dense model is the
+    one right after the last substitution, narrow blocks included.
 
     Raises:
         InputError: the model is of no known family.
@@ -33,14 +33,14 @@ def surviving_units(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
             for block in edit["blocks"] if "blocks" in edit else edit["layers"]:
                 left.insert(block, None)
         elif edit["edit"] == _EDITS[kind]:
-            for layer, gone in edit["layers"].items():
-                there = left[int(layer)]
-                left[int(layer)] = None if there is None else _before(there, gone)
+            for layer, removed in edit["layers"].items():
+                now = left[int(layer)]
+                left[int(layer)] = None if now is None else _before(now, removed)
     return left
 
 
-def _before(positions: list[int], gone: list[int]) -> list[int]:
-    """Positions of the same units before others, at the ascending positions ``gone``, went."""
-    for place in gone:
+def _before(positions: list[int], removed: list[int]) -> list[int]:
+    """Indices of the same units before those at the ascending indices ``removed`` were removed."""
+    for place in removed:
         positions = [position + (position >= place) for position in positions]
     return positions

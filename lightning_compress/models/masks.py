@@ -1,8 +1,7 @@
 """Masks on weights: which entries are pruned to zero.
 
-Masks live beside the model (never in ``state_dict``) and are recorded as one edit in its manifest.
-
-Pruned weights get no gradient, leave no trace in the optimizer, and are the same everywhere.
+Masks are an attribute of the model, not part of ``state_dict``, and one edit in its manifest.
+The functions here keep pruned weights, their gradients and their optimizer state at zero.
 """
 
 import hashlib
@@ -45,7 +44,8 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str | N
         model: any module.
         masks: boolean, by parameter name relative to ``model``, each shaped like its parameter;
             True is kept. They replace the masks set before.
-        technique: what chose them; the report names it. None: what chose the masks before.
+        technique: name of the method that chose the masks, for the report. None keeps the name
+            recorded before.
 
     Raises:
         InputError: a name or a shape does not fit the model.
@@ -74,7 +74,7 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str | N
 
 @torch.no_grad()
 def apply_masks_(model: nn.Module) -> None:
-    """Make every pruned weight exactly zero again, whatever has happened to it."""
+    """Set every pruned weight to exactly zero."""
     masks = masks_of(model)
     if not masks:
         return
@@ -124,7 +124,7 @@ def zero_gradients_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def forget_pruned_(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
-    """Zero what optimizers remember of pruned weights: momentum and other state by weight."""
+    """Zero the optimizers' state of pruned weights: momentum and other state by weight."""
     parameters = dict(model.named_parameters())
     states = [optimizer.state for optimizer in optimizers]
     for name, mask in masks_of(model).items():
@@ -159,7 +159,7 @@ def pruned_of(
 def renamed_masks(
     masks: Mapping[str, Tensor], new_names: Mapping[str, str], blocks: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Masks by the names that their parameters have once layers are gone, without those gone.
+    """Masks by the new names of their parameters, without those of removed layers.
 
     Args:
         masks: by name of the parameter.
