@@ -1,0 +1,101 @@
+"""Every technique, made so that it acts within a run of 32 steps on a tiny BERT.
+
+A new technique is one entry here; all files of this folder then test it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_compress.callbacks import (
+    EncoderBlockSubstitution,
+    HeadPruning,
+    IterativeMagnitudePruning,
+    LayerPruning,
+    NeuronPruning,
+    PostTrainingPruning,
+    PostTrainingQuantization,
+    QuantizationAwareTraining,
+    StructuredPruning,
+)
+from lightning_compress.modules import DistillationModule, FineTuningModule, QATModule
+
+CONFIG: dict[str, Any] = {
+    "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 16,
+}  # fmt: skip
+EPOCHS, STEPS = 4, 32
+
+
+@dataclass(frozen=True)
+class Technique:
+    """How to make one.
+
+    Args:
+        callbacks: builds the callbacks.
+        module: class of the module that is trained.
+        options: of the module.
+        during_training: whether the model is compressed while it trains, not at the end of ``fit``.
+    """
+
+    callbacks: Callable[[], list[L.Callback]] = list
+    module: type[L.LightningModule] = FineTuningModule
+    options: dict[str, Any] | None = None
+    during_training: bool = True
+
+    def build(self, seed: int = 0) -> L.LightningModule:
+        """A module with random weights of that seed."""
+        torch.manual_seed(seed)
+        return self.module(config=CONFIG, learning_rate=1e-3, **(self.options or {}))
+
+
+TECHNIQUES: dict[str, Technique] = {
+    "magnitude": Technique(lambda: [IterativeMagnitudePruning(sparsity=0.7)]),
+    "magnitude 2:4": Technique(lambda: [IterativeMagnitudePruning(pattern="2:4", scope="layer")]),
+    "magnitude, learning rate rewound": Technique(
+        lambda: [IterativeMagnitudePruning(sparsity=0.7, rewind="learning_rate")]
+    ),
+    "magnitude, weights rewound": Technique(
+        lambda: [IterativeMagnitudePruning(sparsity=0.7, rewind="weights")]
+    ),
+    "heads": Technique(lambda: [HeadPruning(removed_fraction=0.5, rounds=3)]),
+    "neurons": Technique(
+        lambda: [NeuronPruning(removed_count=96, rounds=2, score="activation", refit=True)]
+    ),
+    "heads and neurons": Technique(
+        lambda: [StructuredPruning(removed_macs_fraction=0.5, rounds=3, score="taylor")]
+    ),
+    "heads and neurons at random": Technique(
+        lambda: [StructuredPruning(removed_macs_fraction=0.3, rounds=2, score="random")]
+    ),
+    "layers": Technique(lambda: [LayerPruning(removed_count=2, rounds=2)]),
+    "substitution": Technique(lambda: [EncoderBlockSubstitution(count=1, size=2, match_steps=3)]),
+    "quantization-aware": Technique(
+        lambda: [QuantizationAwareTraining(quantization={"scheme": "int8-static"}, start=0.3)]
+    ),
+    "quantization-aware module": Technique(
+        module=QATModule, options={"quantization": {"scheme": "int8-dynamic"}}
+    ),
+    "distillation of a smaller self": Technique(
+        lambda: [HeadPruning(removed_fraction=0.5, rounds=2)],
+        module=DistillationModule,
+        options={"teacher": "dense"},
+    ),
+    "pruned in three ways": Technique(
+        lambda: [
+            LayerPruning(removed_count=1),
+            StructuredPruning(removed_macs_fraction=0.3, rounds=2),
+            IterativeMagnitudePruning(sparsity=0.5),
+        ]
+    ),
+    "post-training pruning": Technique(
+        lambda: [PostTrainingPruning(removed_macs_fraction=0.4)], during_training=False
+    ),
+    "post-training quantization": Technique(
+        lambda: [PostTrainingQuantization(quantization={"scheme": "int8-static"})],
+        during_training=False,
+    ),
+}
