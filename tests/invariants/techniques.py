@@ -5,6 +5,7 @@ A new technique is one entry here; all files of this folder then test it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -38,18 +39,21 @@ class Technique:
         callbacks: builds the callbacks.
         module: class of the module that is trained.
         options: of the module.
+        pretrained: whether it starts from a trained model, not from random weights.
         during_training: whether the model is compressed while it trains, not at the end of ``fit``.
     """
 
     callbacks: Callable[[], list[L.Callback]] = list
     module: type[L.LightningModule] = FineTuningModule
     options: dict[str, Any] | None = None
+    pretrained: bool = False
     during_training: bool = True
 
-    def build(self, seed: int = 0) -> L.LightningModule:
-        """A module with random weights of that seed."""
+    def build(self, trained: Path, seed: int = 0) -> Any:
+        """A module with random weights of that seed, or with those of the folder ``trained``."""
         torch.manual_seed(seed)
-        return self.module(config=CONFIG, learning_rate=1e-3, **(self.options or {}))
+        source = {"pretrained": str(trained)} if self.pretrained else {"config": CONFIG}
+        return self.module(learning_rate=1e-3, **source, **(self.options or {}))
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -61,17 +65,17 @@ TECHNIQUES: dict[str, Technique] = {
     "magnitude, weights rewound": Technique(
         lambda: [IterativeMagnitudePruning(sparsity=0.7, rewind="weights")]
     ),
-    "heads": Technique(lambda: [HeadPruning(removed_fraction=0.5, rounds=3)]),
+    "heads": Technique(lambda: [HeadPruning(removed_fraction=0.5, pruning_steps=3)]),
     "neurons": Technique(
-        lambda: [NeuronPruning(removed_count=96, rounds=2, score="activation", refit=True)]
+        lambda: [NeuronPruning(removed_count=96, pruning_steps=2, score="activation", refit=True)]
     ),
     "heads and neurons": Technique(
-        lambda: [StructuredPruning(removed_macs_fraction=0.5, rounds=3, score="taylor")]
+        lambda: [StructuredPruning(removed_macs_fraction=0.5, pruning_steps=3, score="taylor")]
     ),
     "heads and neurons at random": Technique(
-        lambda: [StructuredPruning(removed_macs_fraction=0.3, rounds=2, score="random")]
+        lambda: [StructuredPruning(removed_macs_fraction=0.3, pruning_steps=2, score="random")]
     ),
-    "layers": Technique(lambda: [LayerPruning(removed_count=2, rounds=2)]),
+    "layers": Technique(lambda: [LayerPruning(removed_count=2, pruning_steps=2)]),
     "substitution": Technique(lambda: [EncoderBlockSubstitution(count=1, size=2, match_steps=3)]),
     "quantization-aware": Technique(
         lambda: [QuantizationAwareTraining(quantization={"scheme": "int8-static"}, start=0.3)]
@@ -80,14 +84,15 @@ TECHNIQUES: dict[str, Technique] = {
         module=QATModule, options={"quantization": {"scheme": "int8-dynamic"}}
     ),
     "distillation of a smaller self": Technique(
-        lambda: [HeadPruning(removed_fraction=0.5, rounds=2)],
+        lambda: [HeadPruning(removed_fraction=0.5, pruning_steps=2)],
         module=DistillationModule,
         options={"teacher": "dense"},
+        pretrained=True,
     ),
     "pruned in three ways": Technique(
         lambda: [
             LayerPruning(removed_count=1),
-            StructuredPruning(removed_macs_fraction=0.3, rounds=2),
+            StructuredPruning(removed_macs_fraction=0.3, pruning_steps=2),
             IterativeMagnitudePruning(sparsity=0.5),
         ]
     ),

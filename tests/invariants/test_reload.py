@@ -1,4 +1,4 @@
-"""A compressed model loads bit-equal: from a checkpoint, from a folder, and without this package."""
+"""A compressed model loads equal: from a checkpoint, a folder, and without this package."""
 
 import os
 import subprocess
@@ -40,13 +40,13 @@ def logits(model: Any) -> Tensor:
 
 @pytest.fixture
 def compressed(
-    toy_data: ToyData, quiet_trainer: Callable[..., L.Trainer], tmp_path: Path
+    trained: Path, toy_data: ToyData, quiet_trainer: Callable[..., L.Trainer], tmp_path: Path
 ) -> Callable[[str], Any]:
     """Trains and compresses with a technique, and leaves ``NAME.ckpt`` of the end of the run."""
 
     def run(name: str) -> Any:
         technique = TECHNIQUES[name]
-        module = technique.build()
+        module = technique.build(trained)
         trainer = quiet_trainer(max_epochs=EPOCHS, callbacks=technique.callbacks())
         trainer.fit(module, toy_data)
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt")

@@ -31,12 +31,16 @@ def outcome(trainer: L.Trainer, module: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_resumed_equals_uninterrupted(
-    name: str, toy_data: ToyData, quiet_trainer: Callable[..., L.Trainer], tmp_path: Path
+    name: str,
+    trained: Path,
+    toy_data: ToyData,
+    quiet_trainer: Callable[..., L.Trainer],
+    tmp_path: Path,
 ) -> None:
     technique = TECHNIQUES[name]
 
     def fit(checkpoint: Path | None = None, seed: int = 0) -> dict[str, Any]:
-        module = technique.build(seed)
+        module = technique.build(trained, seed)
         save = [] if checkpoint else [SaveEveryStep(tmp_path)]
         trainer = quiet_trainer(max_epochs=EPOCHS, callbacks=[*technique.callbacks(), *save])
         trainer.fit(module, toy_data, ckpt_path=checkpoint, weights_only=True)

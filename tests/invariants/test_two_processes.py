@@ -19,7 +19,7 @@ from tests.invariants.techniques import EPOCHS, TECHNIQUES
 if __name__ == "__main__":
     edits = {}
     for number, (name, technique) in enumerate(TECHNIQUES.items()):
-        module = technique.build()
+        module = technique.build(Path(sys.argv[2]))
         callbacks = [*technique.callbacks(), SameEverywhere()]
         folder = Path(sys.argv[1]) / str(number)
         trainer = two_processes(folder, max_epochs=EPOCHS, callbacks=callbacks)
@@ -31,8 +31,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_compress_alike(run_script: Callable[..., str], tmp_path: Path) -> None:
-    run_script(SCRIPT)
+def test_two_processes_compress_alike(
+    trained: Path, run_script: Callable[..., str], tmp_path: Path
+) -> None:
+    run_script(SCRIPT, trained)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first.keys() == TECHNIQUES.keys()
