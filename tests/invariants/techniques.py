@@ -23,6 +23,7 @@ from lightning_compress.callbacks import (
     StructuredPruning,
 )
 from lightning_compress.modules import DistillationModule, FineTuningModule, QATModule
+from lightning_compress.quantization import QuantizationConfig
 
 CONFIG: dict[str, Any] = {
     "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4,
@@ -76,12 +77,16 @@ TECHNIQUES: dict[str, Technique] = {
         lambda: [StructuredPruning(removed_macs_fraction=0.3, pruning_steps=2, score="random")]
     ),
     "layers": Technique(lambda: [LayerPruning(removed_count=2, pruning_steps=2)]),
-    "substitution": Technique(lambda: [EncoderBlockSubstitution(count=1, size=2, match_steps=3)]),
+    "substitution": Technique(
+        lambda: [EncoderBlockSubstitution(layers_per_group=2, distil_steps=3)]
+    ),
     "quantization-aware": Technique(
-        lambda: [QuantizationAwareTraining(quantization={"scheme": "int8-static"}, start=0.3)]
+        lambda: [
+            QuantizationAwareTraining(quantization=QuantizationConfig("int8-static"), start=0.3)
+        ]
     ),
     "quantization-aware module": Technique(
-        module=QATModule, options={"quantization": {"scheme": "int8-dynamic"}}
+        module=QATModule, options={"quantization": QuantizationConfig("int8-dynamic")}
     ),
     "distillation of a smaller self": Technique(
         lambda: [HeadPruning(removed_fraction=0.5, pruning_steps=2)],
@@ -100,7 +105,7 @@ TECHNIQUES: dict[str, Technique] = {
         lambda: [PostTrainingPruning(removed_macs_fraction=0.4)], during_training=False
     ),
     "post-training quantization": Technique(
-        lambda: [PostTrainingQuantization(quantization={"scheme": "int8-static"})],
+        lambda: [PostTrainingQuantization(quantization=QuantizationConfig("int8-static"))],
         during_training=False,
     ),
 }
