@@ -26,8 +26,7 @@ from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_compress.data import TextClassificationDataModule
-from lightning_compress.data.dataloader import ResumableLoader
-from lightning_compress.data.sampler import LengthBucketedBatches
+from lightning_compress.data.dataloader import LengthBucketedBatches, ResumableLoader
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.progress import progress_bar
 

@@ -14,10 +14,8 @@ from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, distinct, examples_of
-from lightning_compress.evaluation.report.rendering import show_report
-from lightning_compress.evaluation.report.report import Report
-from lightning_compress.evaluation.report.row import Variant
-from lightning_compress.evaluation.report.writing import write_report
+from lightning_compress.evaluation.report.rendering import show_report, write_report
+from lightning_compress.evaluation.report.report import Report, Variant
 from lightning_compress.evaluation.settings import BenchmarkOptions, BenchmarkSettings
 from lightning_compress.models import manifest_of, transformer_in
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES

@@ -7,7 +7,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
@@ -24,6 +23,7 @@ from lightning_compress.substitution.fit import fit_compact_blocks
 from lightning_compress.substitution.group_selection import Selection, check_groups, choose_groups
 from lightning_compress.substitution.initialization import Initialization
 from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
+from lightning_compress.types import Chart
 
 from .calibration_batches import calibration_for
 from .figures import log_block_fit, log_substitution

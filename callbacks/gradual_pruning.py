@@ -6,11 +6,11 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import evaluating
 from lightning_compress.pruning.schedule import Phases, Unit, pruning_steps
+from lightning_compress.types import Chart
 
 from .calibration_batches import calibration_for
 from .model_edit import ModelEdit, follow_reshaping, require_reshapable, reshapable_model

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import layer_count, remove_layers_
 from lightning_compress.pruning.layer_importance import LAYER_SCORES, LayerScore, select_layers
-from lightning_compress.types import KeywordsOf
+from lightning_compress.types import Chart, KeywordsOf
 
 from .gradual_pruning import GradualPruning, ScheduleOptions
 from .run import digest_of, require_agreement

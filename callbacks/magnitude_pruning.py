@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_, set_masks_
 from lightning_compress.models.masks import (
@@ -18,9 +17,16 @@ from lightning_compress.models.masks import (
     pruned_of,
     zero_gradients_,
 )
-from lightning_compress.pruning.magnitude import NM, Scope, magnitude_masks, target_sparsity
-from lightning_compress.pruning.prunable import input_dims, prunable_weights
+from lightning_compress.pruning.magnitude import (
+    NM,
+    Scope,
+    input_dims,
+    magnitude_masks,
+    prunable_weights,
+    target_sparsity,
+)
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
+from lightning_compress.types import Chart
 
 from .model_edit import ModelEdit, edited_module, follow_checkpoints
 from .rewinding import Rewinding

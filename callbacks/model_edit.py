@@ -19,8 +19,7 @@ from lightning_compress.saving import (
 )
 
 from .rewinding import rewind_schedule_, schedule_state
-from .run import require_single
-from .target_progress import TargetProgress
+from .run import TargetProgress, require_single
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_compress.models.forward import evaluating
 
 from .model_edit import ModelEdit, require_reshapable, reshapable_model
-from .run import dense_models, is_dev_run, run_folder
-from .target_progress import model_checkpoints
+from .run import dense_models, is_dev_run, model_checkpoints, run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

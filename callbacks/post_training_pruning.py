@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.unit_latency import seconds_per_unit
+from lightning_compress.evaluation.latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind

@@ -8,10 +8,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_compress.charts import Chart, DeclaresCharts
 from lightning_compress.evaluation.report.columns import hyperparameter_metrics
 from lightning_compress.evaluation.report.rendering import markdown
 from lightning_compress.evaluation.report.report import Report
+from lightning_compress.types import Chart, DeclaresCharts
 
 from .run import callbacks_of
 

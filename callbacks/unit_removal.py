@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 
-from lightning_compress.charts import Chart
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
@@ -20,6 +19,7 @@ from lightning_compress.pruning.reconstruction import (
     least_squares_refit_,
 )
 from lightning_compress.pruning.selection import Budget, LayerMinimum, select_units, total_cost
+from lightning_compress.types import Chart
 
 from .figures import log_remaining, log_scores
 from .run import digest_of, require_agreement

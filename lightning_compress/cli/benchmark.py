@@ -51,9 +51,8 @@ def _measure(
 ) -> None:
     from lightning_compress.evaluation.benchmark import benchmark
     from lightning_compress.evaluation.examples import examples_of
-    from lightning_compress.evaluation.report.rendering import show_report
-    from lightning_compress.evaluation.report.row import Variant
-    from lightning_compress.evaluation.report.writing import write_report
+    from lightning_compress.evaluation.report.rendering import show_report, write_report
+    from lightning_compress.evaluation.report.report import Variant
     from lightning_compress.models import manifest_of
     from lightning_compress.types import Batch
 

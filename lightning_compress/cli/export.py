@@ -64,8 +64,8 @@ def _parser() -> ArgumentParser:
 
 def _export(ready: Any) -> None:
     from lightning_compress.data.info import DataInfo
-    from lightning_compress.evaluation.compatibility import check_examples
     from lightning_compress.evaluation.examples import examples_of, sampled_batches
+    from lightning_compress.evaluation.model_under_test import check_examples
     from lightning_compress.export.export import check_export, export_model
     from lightning_compress.export.format import ExportOptions
     from lightning_compress.export.verify import verdict

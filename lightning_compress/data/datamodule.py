@@ -9,11 +9,10 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from lightning_compress.data.dataloader import ResumableLoader
+from lightning_compress.data.dataloader import LengthBucketedBatches, ResumableLoader
 from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.options import check_columns, check_length, check_options
-from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.sources import Source, find_sources
 from lightning_compress.data.splits import SplitName, carve_validation, splits_of
 from lightning_compress.data.token_cache import Encoding, TokenStore, tokenized

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.dataset import Targets
-from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.types import IGNORE_INDEX, Batch
 
 

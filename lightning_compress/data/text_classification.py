@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
 from lightning_compress.data.labels import LabelScheme, label_scheme
 from lightning_compress.data.options import TextDataOptions, check_columns
-from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
 from lightning_compress.data.token_cache import Encoding

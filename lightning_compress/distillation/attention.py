@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Annealed, check_annealed
-from lightning_compress.distillation.layer_map import LayerMap
+from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed
 from lightning_compress.distillation.outputs import Attention
 from lightning_compress.errors import InputError
 

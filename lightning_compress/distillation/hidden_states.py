@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Annealed, check_annealed
-from lightning_compress.distillation.layer_map import LayerMap
+from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed
 
 
 @dataclass(frozen=True)

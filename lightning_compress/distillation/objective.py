@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.distillation.annealing import Annealed, annealed_at, check_annealed
 from lightning_compress.distillation.attention import (
     AttentionMaps,
     Relations,
@@ -21,7 +20,12 @@ from lightning_compress.distillation.hidden_states import (
     embedding_loss,
     hidden_state_loss,
 )
-from lightning_compress.distillation.layer_map import layer_pairs
+from lightning_compress.distillation.options import (
+    Annealed,
+    annealed_at,
+    check_annealed,
+    layer_pairs,
+)
 from lightning_compress.distillation.outputs import Outputs, RequestedOutputs, depth_of, heads_of
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.annealing import Annealed, check_annealed
+from lightning_compress.distillation.options import Annealed, check_annealed
 from lightning_compress.distillation.outputs import TopK
 from lightning_compress.tasks.task import Distribution
 

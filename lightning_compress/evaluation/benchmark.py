@@ -4,14 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from lightning_compress.evaluation.compatibility import check_examples
 from lightning_compress.evaluation.examples import Example, workload_of
 from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.measurement import Measurement, plan
-from lightning_compress.evaluation.model_under_test import ModelUnderTest, model_under_test
+from lightning_compress.evaluation.model_under_test import (
+    ModelUnderTest,
+    check_examples,
+    model_under_test,
+)
 from lightning_compress.evaluation.report.methodology import methodology
-from lightning_compress.evaluation.report.report import Report, Run, TaskFacts, token_lengths
-from lightning_compress.evaluation.report.row import Variant
+from lightning_compress.evaluation.report.report import (
+    Report,
+    Run,
+    TaskFacts,
+    Variant,
+    token_lengths,
+)
 from lightning_compress.evaluation.runtimes.runtime import RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads

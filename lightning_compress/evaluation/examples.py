@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lightning_compress.data.sampler import padded_length
+from lightning_compress.data.dataloader import padded_length
 from lightning_compress.errors import InputError
 from lightning_compress.types import IGNORE_INDEX, Batch
 

@@ -8,8 +8,8 @@ from typing import TypedDict
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.runtimes.eager import torch_devices
+from lightning_compress.evaluation.runtimes.runtime import precision_caveat
 from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
 from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName
 

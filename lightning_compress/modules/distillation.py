@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_compress.charts import Chart
 from lightning_compress.data.info import DataInfo
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import (
@@ -32,7 +31,7 @@ from lightning_compress.modules.teacher_setup import (
     evaluate_teacher,
     load_teacher,
 )
-from lightning_compress.types import Batch, KeywordsOf
+from lightning_compress.types import Batch, Chart, KeywordsOf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

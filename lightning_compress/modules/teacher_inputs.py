@@ -13,7 +13,7 @@ from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import TokenBatches, fingerprint_of
 from lightning_compress.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from lightning_compress.distillation.annealing import Annealed
+from lightning_compress.distillation.options import Annealed
 from lightning_compress.distillation.outputs import RequestedOutputs
 from lightning_compress.distillation.teacher import (
     LiveTeacher,

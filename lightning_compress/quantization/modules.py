@@ -16,10 +16,12 @@ from lightning_compress.models.modeling_quantized import (
     quantized_module,
 )
 from lightning_compress.models.structure import output_dim
-from lightning_compress.quantization.activation_stats import ActivationStats
-from lightning_compress.quantization.config import QuantizationConfig
-from lightning_compress.quantization.precisions import Precision
-from lightning_compress.quantization.qparams import choose_qparams, smoothing_scale
+from lightning_compress.quantization.activation_stats import (
+    ActivationStats,
+    choose_qparams,
+    smoothing_scale,
+)
+from lightning_compress.quantization.precisions import Precision, QuantizationConfig
 
 Quantized = QuantizedLinear | QuantizedEmbedding
 

@@ -14,9 +14,12 @@ from lightning_compress.models.manifest import (
     set_manifest_,
 )
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.config import QuantizationConfig, config_from
 from lightning_compress.quantization.fake_quantized import fake_quantized
-from lightning_compress.quantization.precisions import PrecisionName
+from lightning_compress.quantization.precisions import (
+    PrecisionName,
+    QuantizationConfig,
+    config_from,
+)
 from lightning_compress.quantization.quantize import check_quantization, quantized_modules
 from lightning_compress.types import Batch
 

@@ -7,7 +7,7 @@ import torch
 
 from lightning_compress.models.calibration import Calibration, divergence_from
 from lightning_compress.models.manifest import require_float
-from lightning_compress.quantization.config import QuantizationConfig
+from lightning_compress.quantization.precisions import QuantizationConfig
 from lightning_compress.quantization.quantize import quantized_modules
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import re
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.tasks.causal_lm import CausalLM
 from lightning_compress.tasks.classification import Classification
-from lightning_compress.tasks.masked_lm import MaskedLM
+from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
 from lightning_compress.tasks.regression import Regression
 from lightning_compress.tasks.task import Task

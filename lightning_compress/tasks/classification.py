@@ -13,8 +13,7 @@ from torchmetrics.classification import (
     MulticlassMatthewsCorrCoef,
 )
 
-from lightning_compress.tasks.loss import labelled_loss
-from lightning_compress.tasks.metrics import MatthewsCorrCoef, require_labels
+from lightning_compress.tasks.metrics import MatthewsCorrCoef, labelled_loss, require_labels
 from lightning_compress.tasks.task import Task
 from lightning_compress.types import IGNORE_INDEX, Batch
 

@@ -1,12 +1,12 @@
-"""What causal and masked language modelling share: a token is predicted at each position."""
+"""Language modelling, causal and masked: a token is predicted at each position."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn import functional
 from torchmetrics import MetricCollection
 
-from lightning_compress.tasks.loss import token_cross_entropy
-from lightning_compress.tasks.metrics import Perplexity
+from lightning_compress.tasks.metrics import Perplexity, token_cross_entropy
 from lightning_compress.tasks.task import Task
 from lightning_compress.types import IGNORE_INDEX, Batch
 
@@ -52,3 +52,29 @@ class LanguageModeling(Task):
     ) -> float:
         """Return nine tenths of the perplexity of a uniform distribution over the vocabulary."""
         return 0.9 * vocabulary
+
+
+class CausalLM(LanguageModeling):
+    """Predict the next token. Labels are the input tokens; the shift happens here."""
+
+    name = "causal-lm"
+    auto_class = "AutoModelForCausalLM"
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return the token after each position; the last position has none."""
+        return next_token_labels(labels)
+
+
+def next_token_labels(labels: Tensor) -> Tensor:
+    """Shift labels [B, S] one place to the left, so that position t holds the token after t.
+
+    The last position gets -100. Labels are shifted and not logits, which would be copied.
+    """
+    return functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+
+
+class MaskedLM(LanguageModeling):
+    """Predict masked tokens. Labels are -100 at every position that is not masked."""
+
+    name = "masked-lm"
+    auto_class = "AutoModelForMaskedLM"

@@ -7,8 +7,7 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 
-from lightning_compress.tasks.loss import labelled_loss
-from lightning_compress.tasks.metrics import require_labels
+from lightning_compress.tasks.metrics import labelled_loss, require_labels
 from lightning_compress.tasks.task import Task
 from lightning_compress.types import Batch
 

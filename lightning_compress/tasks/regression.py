@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
-from lightning_compress.tasks.loss import labelled_loss
+from lightning_compress.tasks.metrics import labelled_loss
 from lightning_compress.tasks.task import Task
 from lightning_compress.types import Batch
 

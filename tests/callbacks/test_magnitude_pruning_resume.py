@@ -2,7 +2,8 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_compress.callbacks import IterativeMagnitudePruning, target_progress
+from lightning_compress.callbacks import IterativeMagnitudePruning
+from lightning_compress.callbacks import run as target_progress
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules import FineTuningModule
 

@@ -10,9 +10,15 @@ from transformers import AutoTokenizer
 
 from lightning_compress.data.builtin import words as words
 from lightning_compress.data.builtin.corpus import (
+    CONTRASTS,
+    COORDINATIONS,
     VOCABULARY,
+    Opinion,
+    Verdict,
     builtin_corpus,
     builtin_tokenizer,
+    draw_opinion,
+    write_pair,
 )
 from lightning_compress.data.builtin.frames import (
     ECHOES,
@@ -23,14 +29,6 @@ from lightning_compress.data.builtin.frames import (
     STRONG,
     WEAK,
     Frame,
-)
-from lightning_compress.data.builtin.grammar import (
-    CONTRASTS,
-    COORDINATIONS,
-    Opinion,
-    Verdict,
-    draw_opinion,
-    write_pair,
 )
 
 # What a reader makes of one sentence of nearly every kind: 1 is praise, 0 is blame.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.dataset import TokenBatches, fingerprint_of
-from lightning_compress.data.sampler import BatchRequest
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.token_cache import cached_tokens
 from lightning_compress.errors import InputError

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.masking import MaskedTokens, NextTokens
-from lightning_compress.data.sampler import BatchRequest
 
 SPECIAL = [0, 1, 2, 3]
 MASK = 3

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from lightning_compress.data.sampler import LengthBucketedBatches, padded_length
+from lightning_compress.data.dataloader import LengthBucketedBatches, padded_length
 
 RANDOM = np.random.default_rng(0)
 

@@ -13,9 +13,9 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_compress.data import TextClassificationDataModule, sources
+from lightning_compress.data.dataloader import LengthBucketedBatches
 from lightning_compress.data.dataset import fingerprint_of
 from lightning_compress.data.local_files import read_rows
-from lightning_compress.data.sampler import LengthBucketedBatches
 from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
 

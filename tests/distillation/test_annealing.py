@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from lightning_compress.distillation.annealing import annealed_at, check_annealed
 from lightning_compress.distillation.attention import AttentionMaps, Relations
 from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
 from lightning_compress.distillation.objective import TaskLoss
+from lightning_compress.distillation.options import annealed_at, check_annealed
 from lightning_compress.distillation.soft_targets import SoftTargets
 from lightning_compress.errors import InputError
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_compress.distillation.layer_map import layer_pairs
+from lightning_compress.distillation.options import layer_pairs
 from lightning_compress.errors import InputError
 
 

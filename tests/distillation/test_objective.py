@@ -30,7 +30,7 @@ from lightning_compress.distillation.soft_targets import SoftTargets, soft_targe
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
 from lightning_compress.models.layers import remove_layers_
-from lightning_compress.tasks.causal_lm import next_token_labels
+from lightning_compress.tasks.language_modeling import next_token_labels
 from lightning_compress.tasks.task import Distribution
 from lightning_compress.types import IGNORE_INDEX
 

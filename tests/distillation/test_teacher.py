@@ -19,7 +19,7 @@ from lightning_compress.distillation.teacher import (
     freeze_,
 )
 from lightning_compress.errors import InputError
-from lightning_compress.tasks.causal_lm import next_token_labels
+from lightning_compress.tasks.language_modeling import next_token_labels
 from lightning_compress.types import IGNORE_INDEX
 
 IDS = np.arange(30, 34)

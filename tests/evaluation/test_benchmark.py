@@ -17,15 +17,14 @@ from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, examples_of
 from lightning_compress.evaluation.report.columns import notes_of
-from lightning_compress.evaluation.report.report import Report
-from lightning_compress.evaluation.report.row import MASKS_ONLY
-from lightning_compress.evaluation.report.writing import as_json, write_report
+from lightning_compress.evaluation.report.rendering import as_json, write_report
+from lightning_compress.evaluation.report.report import MASKS_ONLY, Report
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.models import set_masks_
-from lightning_compress.tasks.causal_lm import next_token_labels
+from lightning_compress.tasks.language_modeling import next_token_labels
 from lightning_compress.types import Batch
 
 QUICK = BenchmarkSettings(

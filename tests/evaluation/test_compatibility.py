@@ -3,8 +3,8 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.compatibility import check_examples
 from lightning_compress.evaluation.examples import Example
+from lightning_compress.evaluation.model_under_test import check_examples
 from lightning_compress.models.forward import most_tokens
 
 

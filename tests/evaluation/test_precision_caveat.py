@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation.precision_caveat import precision_caveat
+from lightning_compress.evaluation.runtimes.runtime import precision_caveat
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.quantization import PRECISIONS
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from lightning_compress.evaluation import unit_latency
-from lightning_compress.evaluation.unit_latency import seconds_per_unit
+from lightning_compress.evaluation import latency as unit_latency
+from lightning_compress.evaluation.latency import seconds_per_unit
 from lightning_compress.models import manifest_of, structure_of, units_of
 from lightning_compress.substitution.edit import substitute_layers_
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.pruning.prunable import input_dims, prunable_weights
+from lightning_compress.pruning.magnitude import input_dims, prunable_weights
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "gpt2"])

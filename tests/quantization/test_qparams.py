@@ -2,8 +2,11 @@ import pytest
 import torch
 
 from lightning_compress.models.modeling_quantized import quantize_affine
-from lightning_compress.quantization.activation_stats import ActivationStats
-from lightning_compress.quantization.qparams import choose_qparams, smoothing_scale
+from lightning_compress.quantization.activation_stats import (
+    ActivationStats,
+    choose_qparams,
+    smoothing_scale,
+)
 
 
 def stats_of(values):

@@ -17,8 +17,7 @@ from lightning_compress.evaluation.examples import examples_of
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.tasks import TASKS, Task, task_named, task_of
-from lightning_compress.tasks.loss import token_cross_entropy
-from lightning_compress.tasks.metrics import require_labels
+from lightning_compress.tasks.metrics import require_labels, token_cross_entropy
 from lightning_compress.types import IGNORE_INDEX, Batch
 
 BERT = {

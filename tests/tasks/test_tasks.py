@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from lightning_compress.errors import InputError
 from lightning_compress.tasks import task_of
-from lightning_compress.tasks.causal_lm import next_token_labels
+from lightning_compress.tasks.language_modeling import next_token_labels
 
 
 def test_the_head_tells_the_task(tiny_model: Callable[..., PreTrainedModel]) -> None:

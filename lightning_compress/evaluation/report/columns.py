@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_compress.evaluation.report.report import Report
-from lightning_compress.evaluation.report.row import Row
+from lightning_compress.evaluation.report.report import Report, Row
 from lightning_compress.evaluation.report.units import (
     byte_count,
     count,

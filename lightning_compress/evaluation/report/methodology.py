@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from lightning_compress.evaluation.examples import Workload
 from lightning_compress.evaluation.latency import MIN_REPEATS, REST
-from lightning_compress.evaluation.precision_caveat import precision_caveat
 from lightning_compress.evaluation.report.columns import columns_for
-from lightning_compress.evaluation.runtimes.runtime import Runtime
+from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.evaluation.settings import BenchmarkSettings
 
 

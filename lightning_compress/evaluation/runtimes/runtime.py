@@ -1,20 +1,54 @@
 """The interface of a runtime: prepare a model to run in a precision on a device.
 
 Each runtime is a subclass of :class:`Runtime` in the file that implements it; the table of all
-runtimes is in :mod:`~lightning_compress.evaluation.runtimes.table`.
+runtimes is :data:`~lightning_compress.evaluation.runtimes.table.RUNTIMES`.
 """
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
+from lightning_compress.quantization.precisions import PRECISIONS, Precision
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
+    """Why a precision is not faster than fp32; None if no reason is known.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        device: such as ``cpu``.
+        fused: whether the runtime fuses consecutive operations.
+    """
+    chosen = PRECISIONS[precision]
+    if chosen.caveat is not None:
+        return chosen.caveat
+    if not fused and chosen.unfused_caveat is not None:
+        return chosen.unfused_caveat
+    return _missing_instructions(chosen, device)
+
+
+def _missing_instructions(precision: Precision, device: str) -> str | None:
+    needed, kind = precision.instructions, torch.device(device).type
+    if needed is None:
+        return None
+    if kind == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        present = torch.cpu.get_capabilities()
+        if not any(present.get(name) for name in needed.x86):
+            return f"this CPU {needed.missing}"
+    # AMD's GPUs have all of these instructions.
+    nvidia = kind == "cuda" and torch.version.hip is None
+    if nvidia and torch.cuda.get_device_capability(device)[0] < (needed.cuda or 0):
+        return f"this GPU {needed.missing}"
+    return None
 
 
 class UnavailableError(RuntimeError):

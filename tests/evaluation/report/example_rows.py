@@ -4,8 +4,7 @@ from typing import Any
 
 from lightning_compress.evaluation.host import Host
 from lightning_compress.evaluation.latency import Latency, Throughput
-from lightning_compress.evaluation.report.report import Report, Run, TaskFacts
-from lightning_compress.evaluation.report.row import Row, Variant
+from lightning_compress.evaluation.report.report import Report, Row, Run, TaskFacts, Variant
 
 
 def make_row(model: Variant, runtime: str = "eager", **changes: Any) -> Row:

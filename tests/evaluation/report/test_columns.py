@@ -9,8 +9,7 @@ from lightning_compress.evaluation.examples import Workload
 from lightning_compress.evaluation.report import columns
 from lightning_compress.evaluation.report.columns import COLUMNS, Column, notes_of
 from lightning_compress.evaluation.report.methodology import methodology
-from lightning_compress.evaluation.report.rendering import markdown, rich_table
-from lightning_compress.evaluation.report.writing import as_json
+from lightning_compress.evaluation.report.rendering import as_json, markdown, rich_table
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from tests.evaluation.report.example_rows import make_report, make_row
 

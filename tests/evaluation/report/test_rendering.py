@@ -4,7 +4,7 @@ from rich.console import Console
 
 from lightning_compress.evaluation.latency import Throughput
 from lightning_compress.evaluation.report.rendering import markdown, rich_table
-from lightning_compress.evaluation.report.row import MASKS_ONLY
+from lightning_compress.evaluation.report.report import MASKS_ONLY
 from tests.evaluation.report.example_rows import make_report, make_row
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_compress.evaluation.report.writing import as_json, write_report
+from lightning_compress.evaluation.report.rendering import as_json, write_report
 from tests.evaluation.report.example_rows import make_report, make_row
 
 
