@@ -54,6 +54,15 @@ class TextDataModule(LightningDataModule, ABC):
         InputError: an option is out of its range.
     """
 
+    # Known after ``setup``.
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    num_labels: int | None = None
+    label_names: list[str] | None = None
+    problem_type: ProblemType | None = None
+    _sources: dict[SplitName, Source] | None = None
+    _order: LengthBucketedBatches | None = None
+    _resumed_order: str | None = None
+
     def __init__(
         self,
         *,
@@ -88,23 +97,13 @@ class TextDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser()
+        counts = {"batch_size": batch_size, "eval_batch_size": self.eval_batch_size}
         check_options(
-            counts={
-                "batch_size": batch_size,
-                "eval_batch_size": self.eval_batch_size,
-                **{f"limits.{split}": limit for split, limit in self.limits.items()},
-            },
+            counts=counts | {f"limits.{split}": limit for split, limit in self.limits.items()},
             numbers={"num_workers": num_workers, "seed": seed},
             validation_fraction=validation_fraction,
             text=self.columns,
         )
-        self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.num_labels: int | None = None
-        self.label_names: list[str] | None = None
-        self.problem_type: ProblemType | None = None
-        self._sources: dict[SplitName, Source] | None = None
-        self._order: LengthBucketedBatches | None = None
-        self._resumed_order: str | None = None
         self._stores: dict[SplitName, TokenStore] = {}
         self._batches: dict[SplitName, TokenBatches] = {}
 

@@ -1,10 +1,11 @@
 """Benchmark models: dense and compressed, in each runtime, precision and device, alike."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from lightning_compress.evaluation.examples import Example, workload_of
+from lightning_compress.evaluation.examples import Example, Workload, workload_of
 from lightning_compress.evaluation.host import host_facts, versions
 from lightning_compress.evaluation.measurement import Measurement, plan
 from lightning_compress.evaluation.model_under_test import (
@@ -20,11 +21,11 @@ from lightning_compress.evaluation.report.report import (
     Variant,
     token_lengths,
 )
-from lightning_compress.evaluation.runtimes.runtime import RuntimeOptions
+from lightning_compress.evaluation.runtimes.runtime import Runtime, RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
 from lightning_compress.models.forward import evaluating
-from lightning_compress.progress import progress_bar
+from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -71,6 +72,28 @@ def benchmark(
     for variant, model in models.items():
         check_examples(variant, model, examples)
     settings = settings or BenchmarkSettings()
+    run = Run(run_name, _timestamp(started), host_facts(), versions())
+    with _prepared(models, examples, settings, calibration_batches, progress) as prepared:
+        measured, work, runtimes, advance = prepared
+        task = _task_facts(measured[0], task_name, split, examples)
+        protocol = methodology(settings, work, runtimes, measured[0].metrics)
+        report = Report(run, task, settings.batch_size, protocol)
+        measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
+        for device in settings.device_names():
+            threads = settings.thread_counts()
+            measurement.on(device, threads if device == "cpu" else threads[:1])
+    return report
+
+
+@contextmanager
+def _prepared(
+    models: "Mapping[Variant, PreTrainedModel]",
+    examples: Sequence[Example],
+    settings: BenchmarkSettings,
+    calibration_batches: Sequence[Batch],
+    progress: bool,
+) -> Iterator[tuple[list[ModelUnderTest], Workload, list[Runtime], Advance]]:
+    """The models in eval mode, batches and runtimes, with fixed threads and a progress bar."""
     pad = next(iter(models.values())).config.pad_token_id
     work = workload_of(
         examples,
@@ -78,7 +101,6 @@ def benchmark(
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
     )
-    threads = settings.thread_counts()
     options = RuntimeOptions(calibration_batches, settings.batch_size, settings.timeout_s)
     runtimes = [RUNTIMES[name](options) for name in settings.runtime_names()]
     rows = [
@@ -88,19 +110,12 @@ def benchmark(
         for row in plan(runtimes, device, settings, model)
     ]
     with (
-        fixed_threads(threads[0]),
+        fixed_threads(settings.thread_counts()[0]),
         evaluating(*models.values()),
         progress_bar(len(rows) * len(work.whole), shown=progress) as advance,
     ):
         measured = [model_under_test(name, model, work.typical) for name, model in models.items()]
-        task = _task_facts(measured[0], task_name, split, examples)
-        run = Run(run_name, _timestamp(started), host_facts(), versions())
-        protocol = methodology(settings, work, runtimes, measured[0].metrics)
-        report = Report(run, task, settings.batch_size, protocol)
-        measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
-        for device in settings.device_names():
-            measurement.on(device, threads if device == "cpu" else threads[:1])
-    return report
+        yield measured, work, runtimes, advance
 
 
 def _timestamp(moment: datetime | None) -> str:

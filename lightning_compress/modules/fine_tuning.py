@@ -26,7 +26,11 @@ from lightning_compress.modules.optimizers import (
     schedule_factor,
     scheduled,
 )
-from lightning_compress.modules.pretrained import build_model, reading_limits
+from lightning_compress.modules.pretrained import (
+    build_model,
+    reading_limits,
+    require_same_tensors,
+)
 from lightning_compress.saving import COMPRESSION, restore_compression_, store_compression
 from lightning_compress.tasks import task_named, task_of
 from lightning_compress.types import Batch, ProblemType
@@ -317,20 +321,4 @@ class FineTuningModule(L.LightningModule):
             )
         self._seed = checkpoint["seed"]
         restore_compression_(self.model, checkpoint[COMPRESSION])
-        self._check_weights(checkpoint["state_dict"])
-
-    def _check_weights(self, state: Mapping[str, Tensor]) -> None:
-        own = {name: value.shape for name, value in self.state_dict().items()}
-        other = {name: value.shape for name, value in state.items()}
-        if own != other:
-            different = sorted(name for name in own | other if own.get(name) != other.get(name))
-            name = different[0]
-            raise InputError(
-                f"the checkpoint is of another model: {len(different)} tensors differ, the first "
-                f"is {name}: {_shape(other.get(name))} in the checkpoint, {_shape(own.get(name))} "
-                "here. Give the model it was saved from, with the options of its config.yaml"
-            )
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else str(tuple(shape))
+        require_same_tensors(self.state_dict(), checkpoint["state_dict"])

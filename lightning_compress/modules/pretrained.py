@@ -1,10 +1,11 @@
 """From a name, a folder or a configuration to a Hugging Face model that fits the data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
@@ -155,3 +156,26 @@ def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str])
         )
     elif missing:
         rank_zero_info(f"The head on {name} is new and untrained.")
+
+
+def require_same_tensors(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Require that a checkpoint has the tensors of a module.
+
+    Args:
+        own: ``state_dict`` of the module.
+        other: that of the checkpoint.
+
+    Raises:
+        InputError: a tensor is missing or has another shape.
+    """
+    ours = {name: tuple(value.shape) for name, value in own.items()}
+    theirs = {name: tuple(value.shape) for name, value in other.items()}
+    if ours != theirs:
+        different = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+        name = different[0]
+        raise InputError(
+            f"the checkpoint is of another model: {len(different)} tensors differ, the first "
+            f"is {name}: {theirs.get(name, 'absent')} in the checkpoint, "
+            f"{ours.get(name, 'absent')} here. Give the model it was saved from, with the options "
+            "of its config.yaml"
+        )

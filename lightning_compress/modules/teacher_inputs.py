@@ -63,13 +63,8 @@ def maybe_cached(
     texts = [cast(TokenBatches, loader.dataset) for loader in loaders]
     read = texts if teacher.inputs is None else cast(RetokenizedInputs, teacher.inputs).splits
     config = None if top_k is None else TopKConfig(top_k, [cast(float, temperature or 1.0)])
-    folder = cache_folder(
-        teacher,
-        cache_dir,
-        requested=requested,
-        top_k_config=config,
-        key={"data": fingerprint_of(read)},
-    )
+    key = {"data": fingerprint_of(read)}
+    folder = cache_folder(teacher, cache_dir, requested=requested, top_k_config=config, key=key)
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
     if use == "auto" and batches < len(loaders[0]) and not folder.is_dir():
         return teacher  # the run sees fewer texts than the cache would hold

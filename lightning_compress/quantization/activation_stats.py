@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import in_one_piece, token_mask
 from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.hooks import Call, before_calls
 from lightning_compress.models.modeling_quantized import (
     INPUT_QMAX,
     INPUT_QMIN,
@@ -70,42 +71,52 @@ def collect_activation_stats(
     Raises:
         InputError: a layer received no input, or an input is not finite.
     """
-    samples: dict[str, list[Tensor]] = {name: [] for name in names}
-    extremes: dict[str, tuple[Tensor, Tensor]] = {}
-    tokens = sum(int(token_mask(batch).sum()) for batch in batches)
+    collectors = {name: _Collector(name) for name in names}
+    hooks = [(model.get_submodule(name), one.collect) for name, one in collectors.items()]
+    stride = max(1, sum(int(token_mask(batch).sum()) for batch in batches) // _SAMPLED_TOKENS)
     device = next(model.parameters()).device
+    with in_one_piece(model), before_calls(hooks):
+        for batch in batches:
+            inputs = model_inputs(model, batch)
+            for collector in collectors.values():
+                collector.mask, collector.stride = token_mask(inputs).to(device), stride
+            model(**{name: value.to(device) for name, value in inputs.items()})
+    return {name: collector.stats() for name, collector in collectors.items()}
+
+
+class _Collector:
+    """Collects the inputs of one linear layer.
+
+    Attributes:
+        mask: [B, S] tokens of the present batch.
+        stride: every how many tokens one is sampled.
+    """
+
     mask: Tensor
+    stride: int
 
-    def collector(name: str):  # type: ignore[no-untyped-def]  # a forward pre-hook
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = _token_rows(inputs[0].detach(), mask).float()
-            high, low = rows.amax(0), rows.amin(0)
-            if not (high - low).isfinite().all():
-                raise InputError(
-                    f"the inputs of {name} are not finite on the calibration examples: the "
-                    "model's weights are damaged; load it again"
-                )
-            if name in extremes:
-                high, low = high.maximum(extremes[name][0]), low.minimum(extremes[name][1])
-            extremes[name] = high, low
-            samples[name].append(rows[:: max(1, tokens // _SAMPLED_TOKENS)])
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._samples: list[Tensor] = []
+        self._extremes: tuple[Tensor, Tensor] | None = None
 
-        return hook
+    def collect(self, call: Call) -> None:
+        rows = _token_rows(call.inputs[0].detach(), self.mask).float()
+        high, low = rows.amax(0), rows.amin(0)
+        if not (high - low).isfinite().all():
+            raise InputError(
+                f"the inputs of {self._name} are not finite on the calibration examples: the "
+                "model's weights are damaged; load it again"
+            )
+        if self._extremes is not None:
+            high, low = high.maximum(self._extremes[0]), low.minimum(self._extremes[1])
+        self._extremes = high, low
+        self._samples.append(rows[:: self.stride])
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(collector(name)) for name in names]
-    try:
-        with in_one_piece(model):
-            for batch in batches:
-                inputs = model_inputs(model, batch)
-                mask = token_mask(inputs).to(device)
-                model(**{name: value.to(device) for name, value in inputs.items()})
-    finally:
-        for handle in hooks:
-            handle.remove()
-    unused = [name for name in names if name not in extremes]
-    if unused:
-        raise InputError(f"{unused[0]} was not used by any calibration example")
-    return {name: ActivationStats(*extremes[name], torch.cat(samples[name])) for name in names}
+    def stats(self) -> ActivationStats:
+        if self._extremes is None:
+            raise InputError(f"{self._name} was not used by any calibration example")
+        return ActivationStats(*self._extremes, torch.cat(self._samples))
 
 
 def _token_rows(inputs: Tensor, mask: Tensor) -> Tensor:

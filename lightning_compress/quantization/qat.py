@@ -64,15 +64,8 @@ def prepare_(
         )
         weights.add(original.weight)
         model.set_submodule(name, layer)
-        if not isinstance(module, QuantizedLinear):
-            continue
-        if module.smoothing_scale is not None:
-            layer.smoothing_scale.copy_(module.smoothing_scale)
-        if module.activations == "static":
-            if layer.weight_scale is not None:
-                layer.weight_scale.copy_(module.scale.view(-1))
-            layer.input_scale.copy_(module.input_scale)
-            layer.input_zero_point.copy_(module.input_zero_point)
+        if isinstance(module, QuantizedLinear):
+            _copy_qparams_(layer, module)
     edit = {
         "edit": PREPARATION_EDIT,
         "scheme": config.scheme,
@@ -80,6 +73,17 @@ def prepare_(
         "skipped": skipped,
     }
     set_manifest_(model, [*manifest_of(model), edit])
+
+
+def _copy_qparams_(layer: Any, module: QuantizedLinear) -> None:
+    """Give a fake-quantized layer the quantization parameters of a quantized module."""
+    if module.smoothing_scale is not None:
+        layer.smoothing_scale.copy_(module.smoothing_scale)
+    if module.activations == "static":
+        if layer.weight_scale is not None:
+            layer.weight_scale.copy_(module.scale.view(-1))
+        layer.input_scale.copy_(module.input_scale)
+        layer.input_zero_point.copy_(module.input_zero_point)
 
 
 def check_preparation(model: "PreTrainedModel", config: QuantizationConfig) -> None:
