@@ -165,8 +165,8 @@ def _write(
 def _described(model: "PreTrainedModel", folder: Path, state: dict[str, Any]) -> Iterator[None]:
     """Put the state into the configuration while it is saved, and the code beside it if needed."""
     config, name = model.config, type(model).__name__
-    if state[EDITS.key]:
-        config.compression = state
+    # The shape of a dense model is that of its configuration.
+    config.compression = state if state[EDITS.key] else {"format": _FORMAT, EDITS.key: []}
     if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
         for code in (modeling_compressed, modeling_quantized):
             shutil.copy(str(code.__file__), folder)
@@ -195,6 +195,14 @@ def _auto_classes(config: "PreTrainedConfig", name: str) -> list[str]:
         for auto, mapping in mappings.items()
         if getattr(mapping.get(type(config), None), "__name__", None) == name
     ]
+
+
+def is_saved_here(folder: str | Path) -> bool:
+    """Whether :func:`save_compressed` wrote a folder, of a compressed or a dense model."""
+    try:
+        return f'"{COMPRESSION}"' in (Path(folder) / "config.json").read_text()
+    except OSError:
+        return False
 
 
 def edits_in(folder: str | Path) -> list[Edit]:
@@ -245,7 +253,7 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
         if state is not None:
             _require_format(state)
-            if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
+            if beyond_config(state[EDITS.key]) or state.get(QUANTIZED.key):
                 architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
             model: PreTrainedModel = architecture.from_pretrained(folder, **config)

@@ -72,15 +72,18 @@ def benchmark(
     for variant, model in models.items():
         check_examples(variant, model, examples)
     settings = settings or BenchmarkSettings()
-    run = Run(run_name, _timestamp(started), host_facts(), versions())
-    with _prepared(models, examples, settings, calibration_batches, progress) as prepared:
+    threads = settings.thread_counts()
+    with (
+        fixed_threads(threads[0]),
+        _prepared(models, examples, settings, calibration_batches, progress) as prepared,
+    ):
         measured, work, runtimes, advance = prepared
+        run = Run(run_name, _timestamp(started), host_facts(), versions())
         task = _task_facts(measured[0], task_name, split, examples)
         protocol = methodology(settings, work, runtimes, measured[0].metrics)
         report = Report(run, task, settings.batch_size, protocol)
         measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
         for device in settings.device_names():
-            threads = settings.thread_counts()
             measurement.on(device, threads if device == "cpu" else threads[:1])
     return report
 
@@ -93,7 +96,7 @@ def _prepared(
     calibration_batches: Sequence[Batch],
     progress: bool,
 ) -> Iterator[tuple[list[ModelUnderTest], Workload, list[Runtime], Advance]]:
-    """The models in eval mode, batches and runtimes, with fixed threads and a progress bar."""
+    """The models in eval mode, batches and runtimes, and a progress bar."""
     pad = next(iter(models.values())).config.pad_token_id
     work = workload_of(
         examples,
@@ -110,7 +113,6 @@ def _prepared(
         for row in plan(runtimes, device, settings, model)
     ]
     with (
-        fixed_threads(settings.thread_counts()[0]),
         evaluating(*models.values()),
         progress_bar(len(rows) * len(work.whole), shown=progress) as advance,
     ):

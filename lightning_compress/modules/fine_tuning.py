@@ -28,7 +28,7 @@ from lightning_compress.modules.optimizers import (
 )
 from lightning_compress.modules.pretrained import (
     build_model,
-    reading_limits,
+    require_readable,
     require_same_tensors,
 )
 from lightning_compress.saving import COMPRESSION, restore_compression_, store_compression
@@ -110,8 +110,7 @@ class FineTuningModule(L.LightningModule):
         warmup: float = 0.1,
     ) -> None:
         super().__init__()
-        # The hyper-parameters are logged at the end, together with the metrics they led to.
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False)  # logged at the end, together with the metrics
         if optimizer is not None:  # a checkpoint holds a description, which it can be loaded from
             self.hparams["optimizer"] = optimizer_spec(self.hparams["optimizer"])
         check_warmup(warmup)
@@ -178,23 +177,12 @@ class FineTuningModule(L.LightningModule):
     def _check_fit(self) -> None:
         """Compare the model with tokenizer and data; a misfit would end in an index error."""
         data = DataInfo.of_trainer(self._trainer)
-        rows, positions = reading_limits(self.model)
-        if rows is not None and self._vocabulary.get("vocab_size", 0) > rows:
+        require_readable(self.model, self._vocabulary.get("vocab_size", 0), data.max_length)
+        found, expected = data.num_labels, self._labels["num_labels"]
+        if not self.task.over_vocabulary and found and expected and found > expected:
             raise InputError(
-                f"the tokenizer knows {self._vocabulary['vocab_size']} tokens and the model "
-                f"{rows}: set data.tokenizer to the one the model was trained with"
-            )
-        wanted = self._labels["num_labels"]
-        found = data.num_labels
-        if not self.task.over_vocabulary and found and wanted and found > wanted:
-            raise InputError(
-                f"the data have {found} labels and model.num_labels is {wanted}: leave it out, or "
-                "use data with fewer labels"
-            )
-        if positions is not None and data.max_length > positions:
-            raise InputError(
-                f"data.max_length is {data.max_length} and the model reads at most {positions} "
-                "tokens: lower it"
+                f"the data have {found} labels and model.num_labels is {expected}: leave it out, "
+                "or use data with fewer labels"
             )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
-from lightning_compress.saving import edits_in, load_compressed, quiet_transformers
+from lightning_compress.saving import is_saved_here, load_compressed, quiet_transformers
 from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def build_model(
             "model.config.model_type asks for a new model and model.pretrained for an existing "
             "one: give one of them"
         )
-    if edits_in(pretrained):
+    if is_saved_here(pretrained):
         return _compressed(pretrained, task, labels, config, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
 
@@ -156,6 +156,30 @@ def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str])
         )
     elif missing:
         rank_zero_info(f"The head on {name} is new and untrained.")
+
+
+def require_readable(model: "PreTrainedModel", vocab_size: int, max_length: int) -> None:
+    """Require that a model has embeddings for the tokens and the positions of the data.
+
+    Args:
+        model: any Hugging Face model.
+        vocab_size: of the tokenizer.
+        max_length: maximum number of tokens of an example.
+
+    Raises:
+        InputError: there are too few, which would be an index error in the forward pass.
+    """
+    rows, positions = reading_limits(model)
+    if rows is not None and vocab_size > rows:
+        raise InputError(
+            f"the tokenizer knows {vocab_size} tokens and the model {rows}: set data.tokenizer to "
+            "the one the model was trained with"
+        )
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"data.max_length is {max_length} and the model reads at most {positions} tokens: "
+            "lower it"
+        )
 
 
 def require_same_tensors(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:

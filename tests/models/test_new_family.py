@@ -18,8 +18,7 @@ from lightning_compress.models.forward import most_tokens
 from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.models.masks import masks_of
 from lightning_compress.models.structure import linear_at
-from lightning_compress.pruning.magnitude import magnitude_masks
-from lightning_compress.pruning.prunable import prunable_weights
+from lightning_compress.pruning.magnitude import magnitude_masks, prunable_weights
 from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.substitution.edit import substitute_layers_
 

@@ -157,7 +157,7 @@ def pruned(school: Path, folder: Path) -> str:
         (lambda s, f: {"teacher": damaged(s, f / "a", "model.safetensors")},
          ["model.teacher", "a file in it is damaged", "name another"]),
         (lambda s, f: {"teacher": damaged(s, f / "a", "config.json")},
-         ["model.teacher", "a file in it is damaged", "name another"]),
+         ["model.teacher", "cannot be loaded", "is not a valid JSON file"]),
         (lambda s, f: {"teacher": str(s / "tokenizer")}, ["model.teacher", "cannot be loaded"]),
         (lambda s, f: {"teacher": student_checkpoint(s, f)},
          ["model.teacher", "checkpoint of a student", "name the folder model/ of its run"]),
