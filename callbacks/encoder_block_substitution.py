@@ -147,12 +147,7 @@ class EncoderBlockSubstitution(ModelEdit):
             heads=options["heads"],
         )
         if groups is None:
-            check_groups(
-                len(structure_of(model).layers),
-                num_groups=options["num_groups"],
-                layers_per_group=options["layers_per_group"],
-                keep_ends=options["keep_ends"],
-            )
+            check_groups(len(structure_of(model).layers), **self._group_options())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the groups and fit the compact blocks."""
@@ -221,6 +216,11 @@ class EncoderBlockSubstitution(ModelEdit):
         self._begun = state_dict["begun"]
         self._seed = state_dict["seed"]
 
+    def _group_options(self) -> dict[str, Any]:
+        return {
+            name: self.hparams[name] for name in ("num_groups", "layers_per_group", "keep_ends")
+        }
+
     def _width(self, model: "PreTrainedModel") -> int:
         width: int | None = self.hparams["width"]
         if width is not None:
@@ -235,12 +235,7 @@ class EncoderBlockSubstitution(ModelEdit):
         with evaluating(model), torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self._seed))
             groups = options["groups"] or choose_groups(
-                model,
-                calibration,
-                num_groups=options["num_groups"],
-                layers_per_group=options["layers_per_group"],
-                selection=options["selection"],
-                keep_ends=options["keep_ends"],
+                model, calibration, selection=options["selection"], **self._group_options()
             )
             require_agreement(trainer, digest_of(groups), "which layers to substitute")
             log_substitution(trainer, model, groups, self._width(model), options["depth"])
