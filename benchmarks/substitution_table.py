@@ -56,8 +56,12 @@ from lightning_compress.models import manifest_of, structure_of
 from lightning_compress.models.layers import replace_layers_
 from lightning_compress.models.switch import ReplacementSwitch
 from lightning_compress.modules import DistillationModule, FineTuningModule
-from lightning_compress.substitution.edit import finalize_substitution_, switches_of
-from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
+from lightning_compress.substitution.edit import (
+    finalize_substitution_,
+    replacement_probability,
+    sample_switches_,
+    switches_of,
+)
 
 LAYERS = {"mini": 4, "deep": 12}
 REPLACED = {"mini": (1, 2, 3), "deep": (3, 6, 7, 9)}  # 25, 50, 60 and 75 %

@@ -13,16 +13,17 @@ from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import evaluating
 from lightning_compress.models.layers import compact_shapes
 from lightning_compress.progress import progress_bar
+from lightning_compress.substitution.block_distillation import fit_compact_blocks
 from lightning_compress.substitution.edit import (
     check_substitution,
     finalize_substitution_,
     insert_switches_,
+    replacement_probability,
+    sample_switches_,
     switches_of,
 )
-from lightning_compress.substitution.fit import fit_compact_blocks
 from lightning_compress.substitution.group_selection import Selection, check_groups, choose_groups
 from lightning_compress.substitution.initialization import Initialization
-from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
 from lightning_compress.types import Chart
 
 from .calibration_batches import calibration_for

@@ -17,7 +17,7 @@ from lightning_compress.models.families import UnitKind
 from lightning_compress.models.history import surviving_units
 from lightning_compress.models.structure import Units, linear_at, structure_of, units_of
 from lightning_compress.quantization import Coverage
-from lightning_compress.substitution.fit import FitResult
+from lightning_compress.substitution.block_distillation import FitResult
 
 from .run import run_folder
 from .tensorboard import tensorboard_loggers

@@ -1,4 +1,4 @@
-"""Block distillation: a compact block is trained alone to reproduce the layers it replaces.
+"""Compact blocks fitted to the layers that they replace: initialized, then distilled, in order.
 
 Source: Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, https://arxiv.org/abs/1412.6550,
 applied block by block. The inputs of a block come from the compact blocks before it, not from the
@@ -6,15 +6,26 @@ dense model, so that it also corrects their errors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_compress.substitution.captured import BlockIO, run_block
+from lightning_compress.models.calibration import Calibration
+from lightning_compress.models.switch import ReplacementSwitch
+from lightning_compress.substitution.captured import (
+    BlockIO,
+    capture_block_io,
+    capture_targets,
+    run_block,
+)
+from lightning_compress.substitution.initialization import Initialization, initialize_
 
 _COSINE_WEIGHT = 0.1  # of the cosine distance, beside the squared error
+
+
 _WARMUP_FRACTION = 0.05  # of the steps
 
 
@@ -82,3 +93,73 @@ def _loss(block: nn.Module, io: BlockIO, variance: Tensor) -> tuple[Tensor, Tens
     error = (output - target).square().mean() / variance
     cosine_distance = 1 - functional.cosine_similarity(output, target, dim=-1).mean()
     return error + _COSINE_WEIGHT * cosine_distance, error
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How well a compact block reproduces the layers that it replaces.
+
+    Errors are squared errors divided by the variance of the targets; see
+    :func:`~lightning_compress.substitution.block_distillation.block_error`.
+
+    Args:
+        initial_error: after initialization.
+        error_curve: of the batch at each step of block distillation.
+        final_error: after block distillation.
+        explained_variance: fraction of the input variance that the down-projection preserves;
+            None where the initialization has no principal components.
+    """
+
+    initial_error: float
+    error_curve: list[float]
+    final_error: float
+    explained_variance: float | None
+
+
+def fit_compact_blocks(
+    switches: Sequence[ReplacementSwitch],
+    calibration: Calibration,
+    family: str,
+    *,
+    initialization: Initialization,
+    distil_steps: int,
+    learning_rate: float,
+    on_step: Callable[[int], None] = lambda index: None,
+) -> Iterator[FitResult]:
+    """Initialize and distil the successors of a model in place, first to last.
+
+    Each is fitted to the dense model's outputs on inputs that have passed the successors before it.
+
+    Args:
+        switches: all switches of the model, which is in eval mode.
+        calibration: the examples.
+        family: of the model.
+        initialization: see :data:`~lightning_compress.substitution.initialization.Initialization`.
+        distil_steps: optimizer steps for each block; 0: none.
+        learning_rate: peak learning rate of these steps.
+        on_step: called with the index of the switch after each step.
+
+    Yields:
+        One result for each switch.
+    """
+    targets = capture_targets(switches, calibration)
+    for index, switch in enumerate(switches):
+        block_io = capture_block_io(switches, index, calibration, targets[index])
+        explained = initialize_(switch, block_io, initialization, family)
+        initial_error = block_error(switch.successor, block_io)
+        curve: list[float] = []
+
+        def record(error: float, index: int = index, curve: list[float] = curve) -> None:
+            curve.append(error)
+            on_step(index)
+
+        if distil_steps:
+            distil_block_(
+                switch.successor,
+                block_io,
+                steps=distil_steps,
+                learning_rate=learning_rate,
+                on_step=record,
+            )
+        final_error = block_error(switch.successor, block_io)
+        yield FitResult(initial_error, curve, final_error, explained)

@@ -1,9 +1,15 @@
-"""The edit that replaces groups of encoder layers by compact blocks.
+"""The edit that replaces groups of encoder layers by compact blocks, at once or progressively.
 
 In two steps, between which a model holds a switch for each group: :func:`insert_switches_`, then
-:func:`finalize_substitution_`. :func:`substitute_layers_` does both.
+:func:`finalize_substitution_`. :func:`substitute_layers_` does both. In between, successors replace
+predecessors at random, with growing probability.
+
+Source of progressive replacement: Xu et al., "BERT-of-Theseus: Compressing BERT by Progressive
+Module Replacing", 2020, https://arxiv.org/abs/2002.02925, with its linear curriculum. The decision
+is made for a batch and a group, not for an example.
 """
 
+import random
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +34,30 @@ from lightning_compress.models.switch import ReplacementSwitch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def replacement_probability(step: int, *, final_step: int, initial: float) -> float:
+    """Probability in [0, 1] that a successor runs at an optimizer step.
+
+    Args:
+        step: optimizer steps so far.
+        final_step: the step from which the probability is 1.
+        initial: the probability at step 0, from which it grows linearly.
+    """
+    return 1.0 if step >= final_step else initial + (1 - initial) * step / final_step
+
+
+def sample_switches_(switches: Sequence[ReplacementSwitch], probability: float, key: str) -> None:
+    """Draw for every switch whether its successor runs on the next training batch.
+
+    Args:
+        switches: of the model, first to last.
+        probability: of the successor, in [0, 1].
+        key: seeds the draw; equal keys give equal draws, on every process.
+    """
+    numbers = random.Random(key)
+    for switch in switches:
+        switch.sample(probability, numbers)
 
 
 def substitute_layers_(
@@ -86,7 +116,6 @@ def insert_switches_(
     entry = FAMILIES[structure.family]
     narrow = {"hidden_size": width, "num_attention_heads": heads, entry.inner: 4 * width}
     layers = [model.get_submodule(name) for name in structure.layers]
-    masks = _renaming(structure.layers, groups)
     group_starts = {group[0]: group for group in groups}
     grouped = {layer for group in groups for layer in group}
     inserted: list[nn.Module] = []
@@ -101,14 +130,10 @@ def insert_switches_(
             inserted.append(switch.train(model.training))
         elif index not in grouped:
             inserted.append(layer)
-    edit = {
-        "edit": SUBSTITUTION_EDIT,
-        "technique": technique,
-        "groups": [list(group) for group in groups],
-        "depth": depth,
-        **narrow,
-    }
-    kept = renamed_masks(masks_of(model), masks, structure.layers)
+    edit = {"edit": SUBSTITUTION_EDIT, "technique": technique, "depth": depth, **narrow}
+    edit["groups"] = [list(group) for group in groups]
+    names = _renaming(structure.layers, groups)
+    kept = renamed_masks(masks_of(model), names, structure.layers)
     replace_layers_(model, inserted)
     if kept:
         set_masks_(model, kept)

@@ -57,20 +57,29 @@ def choose_groups(
     chosen: list[list[int]] = []
     for _ in range(num_groups):
         taken = [layer for group in chosen for layer in group]
-        candidates = [
-            group
-            for group in (
-                list(range(start, start + layers_per_group))
-                for start in range(low, high - layers_per_group + 1)
-            )
-            if not set(group) & set(taken) and _leaves_room(chosen, group, num_groups, low, high)
-        ]
+        candidates = _candidates(chosen, num_groups, layers_per_group, low, high)
         costs = []
         for group in candidates:
             with skipped(model, [*taken, *group]):
                 costs.append(divergence_from(dense, calibration))
         chosen.append(candidates[int(np.argmin(costs))])
     return sorted(chosen)
+
+
+def _candidates(
+    chosen: list[list[int]], num_groups: int, layers_per_group: int, low: int, high: int
+) -> list[list[int]]:
+    """Groups that overlap none of the chosen ones and leave room for all that are still needed."""
+    taken = {layer for group in chosen for layer in group}
+    groups = (
+        list(range(start, start + layers_per_group))
+        for start in range(low, high - layers_per_group + 1)
+    )
+    return [
+        group
+        for group in groups
+        if not set(group) & taken and _leaves_room(chosen, group, num_groups, low, high)
+    ]
 
 
 def check_groups(layers: int, *, num_groups: int, layers_per_group: int, keep_ends: bool) -> None:

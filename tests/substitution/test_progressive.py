@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_compress.substitution.progressive import replacement_probability, sample_switches_
+from lightning_compress.substitution.edit import replacement_probability, sample_switches_
 
 
 @pytest.fixture
