@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_compress.models.families import UnitKind
-from lightning_compress.models.history import surviving_units
+from lightning_compress.models.removal import surviving_units
 from lightning_compress.models.structure import Units, linear_at, structure_of, units_of
 from lightning_compress.quantization import Coverage
 from lightning_compress.substitution.block_distillation import FitResult

@@ -55,8 +55,8 @@ def export_model(
 ) -> Agreement:
     """Export a model, dense or compressed, and compare the export with the model in PyTorch.
 
-    The model is not changed. The folder is written atomically: the exported model, its
-    configuration, the tokenizer, ``export.json`` with the result of the comparison, and a README.
+    The model is not changed. The folder is written atomically: the exported model, configuration,
+    tokenizer, README, and ``export.json`` with the result of the comparison.
 
     Args:
         model: a transformer of a supported family.

@@ -2,6 +2,8 @@
 
 Parameters are sliced together with what has their shape: masks and the state of optimizers. All
 arguments are checked before the first change, so an error leaves the model unchanged.
+
+Which units survive is read off the manifest.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +17,9 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES, UnitKind
 from lightning_compress.models.manifest import (
     HEADS_EDIT,
+    LAYERS_EDIT,
     NEURONS_EDIT,
+    SUBSTITUTION_EDIT,
     Edit,
     StatePart,
     manifest_of,
@@ -257,3 +261,37 @@ def _require_rest(to_remove: Sequence[int], count: int, where: str, what: str) -
 
 def _record_(model: nn.Module, edit: Edit) -> None:
     set_manifest_(model, [*manifest_of(model), edit])
+
+
+_EDITS: dict[UnitKind, str] = {"heads": HEADS_EDIT, "neurons": NEURONS_EDIT}
+
+
+def surviving_units(model: nn.Module, kind: UnitKind) -> list[list[int] | None]:
+    """For every layer of the dense model, the indices of its surviving units.
+
+    None for a layer that was removed. In a model with compact blocks, the dense model is the
+    one right after the last substitution, narrow blocks included.
+
+    Raises:
+        InputError: the model is of no known family.
+    """
+    left: list[list[int] | None] = [list(range(one.count)) for one in units_of(model, kind)]
+    for edit in reversed(manifest_of(model)):
+        if edit["edit"] == SUBSTITUTION_EDIT:
+            break
+        if edit["edit"] == LAYERS_EDIT:
+            # Ascending, so each finds its old place.
+            for block in edit["blocks"] if "blocks" in edit else edit["layers"]:
+                left.insert(block, None)
+        elif edit["edit"] == _EDITS[kind]:
+            for layer, removed in edit["layers"].items():
+                now = left[int(layer)]
+                left[int(layer)] = None if now is None else _before(now, removed)
+    return left
+
+
+def _before(positions: list[int], removed: list[int]) -> list[int]:
+    """Indices of the same units before those at the ascending indices ``removed`` were removed."""
+    for place in removed:
+        positions = [position + (position >= place) for position in positions]
+    return positions

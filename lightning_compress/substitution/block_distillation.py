@@ -136,7 +136,7 @@ def fit_compact_blocks(
         family: of the model.
         initialization: see :data:`~lightning_compress.substitution.initialization.Initialization`.
         distil_steps: optimizer steps for each block; 0: none.
-        learning_rate: peak learning rate of these steps.
+        learning_rate: of these steps, at its peak.
         on_step: called with the index of the switch after each step.
 
     Yields:

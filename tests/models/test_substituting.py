@@ -27,10 +27,10 @@ from lightning_compress.models import (
     structure_of,
     units_of,
 )
-from lightning_compress.models.history import surviving_units
 from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.models.masks import masks_of
 from lightning_compress.models.modeling_compressed import CompactBlock
+from lightning_compress.models.removal import surviving_units
 from lightning_compress.saving import (
     compression_state,
     load_compressed,
