@@ -2,10 +2,10 @@
 
     python benchmarks/export_table.py [--formats onnx openvino aotinductor]
 
-Takes the BERT-mini that benchmarks/magnitude_table.py has fine-tuned on SST-2, edits it in every
-way without training, exports it and compares the logits and predictions of all 872 sentences with
-PyTorch's; and the small GPT-2 of benchmarks/perplexity_table.py on 100 reviews, token by token. An
-export beyond the tolerance is refused, and its row gives the reason.
+Applies every kind of edit, without training, to the BERT-mini of benchmarks/magnitude_table.py
+(fine-tuned on SST-2) and the small GPT-2 of benchmarks/perplexity_table.py, exports the result and
+compares its logits and predictions with PyTorch's: per sentence on the 872 SST-2 test sentences, per
+token on 100 reviews. For an export that exceeds the tolerance, the row gives the error message.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def shorter(model, batches):
 def substituted(model, batches):
     substitute_layers_(model, groups=[[1, 2]], width=64)
     for name, parameter in model.named_parameters():
-        if name.endswith(".up.weight"):  # zeros to begin with
+        if name.endswith(".up.weight"):  # initialized with zeros
             torch.nn.init.normal_(parameter, std=0.02)
 
 
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--models", nargs="+", default=["bert", "gpt2"], choices=("bert", "gpt2"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    print("| model | edits | format | examples | largest difference | of a logit of | equal |")
+    print("| model | edits | format | examples | largest difference | largest logit | equal |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in arguments.models:
         torch.manual_seed(0)
@@ -103,19 +103,19 @@ def main():
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
-        seen = list(itertools.islice(data.train_dataloader(), 8))
+        calibration_batches = list(itertools.islice(data.train_dataloader(), 8))
         examples = list(data.test_dataloader())
         for (kind, edit), format in itertools.product(KINDS.items(), arguments.formats):
             model = load_compressed(folder)
-            edit(model, seen)
+            edit(model, calibration_batches)
             with tempfile.TemporaryDirectory() as scratch:
                 try:
                     found = export_model(
                         model, Path(scratch) / "out", format, examples=examples,
-                        options=ExportOptions(own_precision(model) or "fp32", seen),
+                        options=ExportOptions(own_precision(model) or "fp32", calibration_batches),
                     )  # fmt: skip
                 except InputError as error:
-                    print(f"| {name} | {kind} | {format} | refused: {error} | | | |", flush=True)
+                    print(f"| {name} | {kind} | {format} | failed: {error} | | | |", flush=True)
                     continue
             print(
                 f"| {name} | {kind} | {format} | {found.examples} | "

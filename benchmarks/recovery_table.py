@@ -2,13 +2,13 @@
 
     python benchmarks/recovery_table.py [--task gpt2] [--seeds 0 1 2]
 
-Starts from the models of benchmarks/quantization_table.py. Their weights are quantized to int4 in
-coarse groups (a whole row of the narrow layers), which lose more than the usual groups of 32: after
-training, or in a short quantization-aware training with the float model as the only teacher, so
-that it can at best return to it.
+Starts from the models of benchmarks/quantization_table.py and quantizes their weights to int4 in
+coarse groups (a whole row of the narrow layers), which lose more accuracy than the default groups
+of 32: post-training, and in a short quantization-aware training whose only loss is the distillation
+from the float model, which is therefore the upper limit.
 
-Prints the metric on the whole test split and the fraction of the loss that training recovers, for
-the mean over the seeds; that fraction means little where the loss is within its standard deviation.
+Prints the metric on the whole test split and the fraction of the loss that training recovers, as
+a mean over the seeds; the fraction is unreliable where the loss is within its standard deviation.
 Finished runs are not repeated. Nothing is chosen on the test split.
 """
 
@@ -31,7 +31,7 @@ from lightning_compress.quantization import QuantizationConfig
 GROUP_SIZE = {"sst2": 256, "imdb": 256, "gpt2": 128}
 BATCHES = {"sst2": 150, "imdb": 40, "gpt2": 100}
 RATE = {"sst2": 1e-4, "imdb": 1e-4, "gpt2": 3e-4}
-WAYS = ("float", "after training", "in training")
+METHODS = ("float", "after training", "in training")
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ROOT = Path("logs/recovery_table")
 
@@ -42,33 +42,33 @@ def trainer_for(batches):
     )
 
 
-def module_for(task, way, folder, seed):
+def module_for(task, method, folder, seed):
     config = QuantizationConfig("int4-weight", group_size=GROUP_SIZE[task])
     options = {"task": "causal-lm" if task == "gpt2" else "sequence-classification"}
-    if way == "in training":
+    if method == "in training":
         return QATModule(
             pretrained=str(folder), quantization=config, teacher="dense",
             losses=Losses(task=None),
             config=None if task == "gpt2" else STILL, learning_rate=RATE[task], **options,
         )  # fmt: skip
-    if way == "after training":
+    if method == "after training":
         model = load_compressed(folder)
         quantize_(model, config)
         folder = save_compressed(model, ROOT / f"{task}-seed{seed}")
     return FineTuningModule(pretrained=str(folder), **options)
 
 
-def run(task, way, seed):
-    """The metric of one way."""
-    path = ROOT / f"{task}-{way}-seed{seed}.json"
+def run(task, method, seed):
+    """The test metric of one method: perplexity, or accuracy in %."""
+    path = ROOT / f"{task}-{method}-seed{seed}.json"
     if path.is_file():
         return json.loads(path.read_text())
     print(f"running {path.stem}", flush=True)
     L.seed_everything(seed, verbose=False)
     folder, data = parts_of(task, seed)
-    module = module_for(task, way, folder, seed)
-    trainer = trainer_for(BATCHES[task] if way == "in training" else 0)
-    if way == "in training":
+    module = module_for(task, method, folder, seed)
+    trainer = trainer_for(BATCHES[task] if method == "in training" else 0)
+    if method == "in training":
         trainer.fit(module, datamodule=data)
     found = trainer.test(module, datamodule=data, verbose=False)[0]
     value = found["test_perplexity"] if task == "gpt2" else 100 * found["test_accuracy"]
@@ -85,17 +85,17 @@ def main():
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     task, seeds = arguments.task, arguments.seeds
-    found = {way: [run(task, way, seed) for seed in seeds] for way in WAYS}
+    found = {method: [run(task, method, seed) for seed in seeds] for method in METHODS}
     metric = "perplexity" if task == "gpt2" else "accuracy, %"
     print(f"\n{task}, int4 weights in groups of {GROUP_SIZE[task]}, seeds {seeds}\n")
     print(f"| quantized | {metric} | to float |")
     print("| --- | --- | --- |")
     losses = {}
-    for way, values in found.items():
-        gaps = [one - whole for one, whole in zip(values, found["float"], strict=True)]
-        losses[way] = statistics.mean(gaps)
+    for method, values in found.items():
+        gaps = [value - reference for value, reference in zip(values, found["float"], strict=True)]
+        losses[method] = statistics.mean(gaps)
         spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
-        print(f"| {way} | {statistics.mean(values):.2f} | {losses[way]:+.2f}{spread} |")
+        print(f"| {method} | {statistics.mean(values):.2f} | {losses[method]:+.2f}{spread} |")
     if losses["after training"]:
         print(f"\nrecovered: {1 - losses['in training'] / losses['after training']:.0%}")
 

@@ -1,30 +1,31 @@
-"""Encoder-block substitution on real text: accuracy against the multiplications that remain.
+"""Encoder-block substitution on real text: accuracy against the MACs kept.
 
     python benchmarks/substitution_table.py [--encoder mini] [--task sst2] [--seeds 0 1 2]
         [--replaced 1 2 3] [--rows methods]
 
 Starts from fine-tuned models: "mini" (4 layers, width 256) from benchmarks/magnitude_table.py,
-"deep" (12 layers, width 128) from benchmarks/deep_encoder.py. Everything is trained for as many
-batches, with the fine-tuned model as teacher unless it says otherwise, and tested on all test
-sentences or on 10,000 reviews, cut at 128 tokens. "substituted" puts one narrow layer of a quarter
-of the width in the place of each of so many layers; these are sliced from the old ones, matched to
-them, and take over batch by batch. Beside it:
+"deep" (12 layers, width 128) from benchmarks/deep_encoder.py. Every method trains for the same
+number of batches with the fine-tuned model as teacher, except where noted, and is tested on all
+SST-2 test sentences or on 10,000 IMDb reviews, truncated to 128 tokens. "substituted" replaces each
+of the chosen layers by one compact layer of a quarter of the width, which is initialized by slicing
+the layer, distilled to reproduce its output, and used in a growing fraction of the batches. The
+baselines:
 
-  skipped     the same layers dropped, with nothing in their place
-  layers      those layers dropped that change the predictions least, as many as come nearest to
-              the multiplications of "substituted"
-  theseus     as few whole layers as in "layers", each of which takes over from its neighbours batch
-              by batch (BERT-of-Theseus)
-  structured  heads and neurons removed until as many multiplications remain as in "substituted"
-  thesis      as the bachelor thesis meant it: two layers of a sixth of the width, a random start,
-              replaced at once, no teacher
+  skipped     the same layers removed without replacement
+  layers      the layers removed that change the predictions least; their number is the one whose
+              MACs come nearest to those of "substituted"
+  theseus     the number of layers kept in "layers", each of them the replacement of a group of
+              neighbouring layers (BERT-of-Theseus)
+  structured  heads and neurons removed down to the MACs of "substituted"
+  thesis      the design of the bachelor thesis: two layers of a sixth of the width, random
+              initialization, replacement at once, no teacher
 
-``--rows variants`` compares ways of substituting: each differs from "substituted" in what it is
-called after. ``--rows longer`` gives "skipped" four times as many batches, about as long as all
-phases of "substituted" take. Speed is that of the dense model over the compressed one's on 8 texts
-of 128 tokens, timed in turn in one process. Prints a table, draws
-benchmarks/figures/substitution_ENCODER_TASK.png for the methods. A run whose result is there is not
-run again. Nothing is chosen on the test split.
+``--rows variants`` compares variants of "substituted", each named after the option that differs.
+``--rows longer`` trains "skipped" on four times as many batches, about as long as all phases of
+"substituted" take. Speed is the latency of the dense model divided by that of the compressed model,
+on 8 texts of 128 tokens, timed alternately in one process. Prints a table and draws
+benchmarks/figures/substitution_ENCODER_TASK.png for the methods. Finished runs are not repeated.
+Nothing is chosen on the test split.
 """
 
 import argparse
@@ -94,7 +95,7 @@ FIGURES = Path("benchmarks/figures")
 
 
 class Skipped(L.Callback):
-    """Layers that are gone before the first step."""
+    """Removes layers before the first step."""
 
     def __init__(self, layers):
         self.layers = layers
@@ -104,7 +105,7 @@ class Skipped(L.Callback):
 
 
 class Theseus(L.Callback):
-    """Whole layers take over from groups of neighbours in the first half of the run."""
+    """Replaces groups of neighbouring layers by one layer each in the first half of the run."""
 
     def __init__(self, left, steps):
         self.left, self.final_step, self.step = left, steps // 2, 0
@@ -151,11 +152,11 @@ def callbacks_for(encoder, task, replaced, method, seed):
         return []
     if method not in (*METHODS[1:5], "skipped longer"):
         return [substitution(encoder, replaced, method)]
-    same = run(encoder, task, replaced, "substituted", seed)
-    kept = same["macs"] / run(encoder, task, 0, "dense", seed)["macs"]
+    substituted = run(encoder, task, replaced, "substituted", seed)
+    kept = substituted["macs"] / run(encoder, task, 0, "dense", seed)["macs"]
     dropped = round(LAYERS[encoder] * (1 - kept))
     if method.startswith("skipped"):
-        return [Skipped([layer for group in same["groups"] for layer in group])]
+        return [Skipped([layer for group in substituted["groups"] for layer in group])]
     if method == "theseus":
         return [Theseus(LAYERS[encoder] - dropped, BATCHES[task])]
     if method == "structured":
@@ -169,7 +170,7 @@ def callbacks_for(encoder, task, replaced, method, seed):
 
 @torch.inference_mode()
 def speed_of(model, dense):
-    """How many times as fast, and how many texts a second."""
+    """Speed-up over the dense model, and throughput in texts per second."""
     batch = {"input_ids": torch.randint(1000, 30000, (8, 128))}
     calls = [[lambda one=one: one(**batch)] for one in (dense.eval(), model.eval())]
     before, after = interleaved_times(calls, seconds=8.0)
@@ -214,9 +215,11 @@ def run(encoder, task, replaced, method, seed):
     return result
 
 
-def shares(results, whole, what):
-    """The mean of what is left of something, in %."""
-    return 100 * statistics.mean(a[what] / b[what] for a, b in zip(results, whole, strict=True))
+def kept_percentage(results, dense, quantity):
+    """Mean percentage of a quantity that is kept."""
+    return 100 * statistics.mean(
+        a[quantity] / b[quantity] for a, b in zip(results, dense, strict=True)
+    )
 
 
 def table(encoder, task, replaced, methods, seeds):
@@ -226,8 +229,8 @@ def table(encoder, task, replaced, methods, seeds):
     error = (mean * (100 - mean) / examples) ** 0.5
     print(f"\n{encoder}, {task}: accuracy in % on {examples} test examples, seeds {seeds}")
     print(f"standard error of one accuracy: {error:.2f} points")
-    print(f"dense after {BATCHES[task]} batches more, taught by itself: {mean:.2f}")
-    print(f"  and by the labels: {statistics.mean(one['accuracy'] for one in alone):.2f}\n")
+    print(f"dense after {BATCHES[task]} more batches of self-distillation: {mean:.2f}")
+    print(f"  of fine-tuning: {statistics.mean(one['accuracy'] for one in alone):.2f}\n")
     print(
         "| layers replaced | method | MACs kept | parameters kept | of the blocks | speed | "
         "accuracy | to dense | of dense | minutes |"
@@ -238,7 +241,8 @@ def table(encoder, task, replaced, methods, seeds):
         for method in methods:
             found = [run(encoder, task, count, method, seed) for seed in seeds]
             kept = [
-                shares(found, dense, what) for what in ("macs", "parameters", "block_parameters")
+                kept_percentage(found, dense, quantity)
+                for quantity in ("macs", "parameters", "block_parameters")
             ]
             gaps = [a["accuracy"] - b["accuracy"] for a, b in zip(found, dense, strict=True)]
             spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
@@ -259,7 +263,7 @@ def table(encoder, task, replaced, methods, seeds):
 def draw(encoder, task, curves, dense, error):
     def prepare(axes):
         axes.axhspan(dense - error, dense + error, color="0.92", label="dense ± standard error")
-        axes.set(xlabel="multiplications that remain, %", ylabel="accuracy, %")
+        axes.set(xlabel="MACs kept, %", ylabel="accuracy, %")
         axes.set_title(f"{encoder}, {task}")
 
     save_curves(FIGURES / f"substitution_{encoder}_{task}.png", curves, prepare)
@@ -269,7 +273,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoder", default="mini", choices=LAYERS)
     parser.add_argument("--task", default="sst2", choices=BATCHES)
-    parser.add_argument("--replaced", nargs="+", type=int, help="layers that are replaced")
+    parser.add_argument("--replaced", nargs="+", type=int, help="numbers of layers to replace")
     parser.add_argument("--rows", default="methods", choices=("methods", "variants", "longer"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()

@@ -152,7 +152,7 @@ class CompressionBenchmark(L.Callback):
 
 
 def _test_examples(trainer: L.Trainer) -> list[Example]:
-    """The examples of the whole test split, on the first process; elsewhere those of its share."""
+    """The test examples: of all processes on rank 0, of the process itself on other ranks."""
     mine = examples_of(_test_batches(trainer))
     if trainer.world_size == 1:
         return mine

@@ -23,7 +23,7 @@ class HeadPruning(GradualPruning):
             gradient of the loss by a gate on the head), ``activation`` (variance of its output),
             ``magnitude`` (its weights) or ``random`` (the baseline).
         refit: fit the outgoing weights of the remaining heads by least squares to the output of
-            all heads. Otherwise the mean output of the removed heads goes into the bias.
+            all heads. Otherwise the mean output of the removed heads is added to the bias.
         options: when heads are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
             ``calibration_examples``, see :class:`GradualPruning`.
 

@@ -129,7 +129,7 @@ def follow_reshaping(trainer: L.Trainer) -> None:
 
 
 def rebuild_optimizers(trainer: L.Trainer) -> None:
-    """Make optimizers that know of new parameters; what the old ones knew of others goes on."""
+    """Rebuild the optimizers with the new parameters; states of remaining parameters are kept."""
     optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
     trainer.strategy.setup_optimizers(trainer)
     for old, new in zip(optimizers, trainer.optimizers, strict=True):
@@ -140,7 +140,7 @@ def rebuild_optimizers(trainer: L.Trainer) -> None:
 
 
 def find_unused_parameters(trainer: L.Trainer, find: bool) -> bool:
-    """Tell DDP whether some of what learns may not be used in every batch; gives what it was."""
+    """Set DDP's ``find_unused_parameters``; returns the value before."""
     if not isinstance(trainer.strategy, DDPStrategy):
         return False
     options = trainer.strategy._ddp_kwargs

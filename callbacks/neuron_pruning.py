@@ -25,7 +25,7 @@ class NeuronPruning(GradualPruning):
             gradient of the loss by a gate on the neuron), ``activation`` (variance of its output),
             ``magnitude`` (its weights) or ``random`` (the baseline).
         refit: fit the outgoing weights of the remaining neurons by least squares to the output of
-            all neurons. Otherwise the mean output of the removed neurons goes into the bias.
+            all neurons. Otherwise the mean output of the removed neurons is added to the bias.
         options: when neurons are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
             ``calibration_examples``, see :class:`GradualPruning`.
 

@@ -48,10 +48,10 @@ def _own_folder(trainer: L.Trainer) -> Path:
 
 
 class DenseModels:
-    """Saves the dense version of a model once, and knows the folder of every one it has saved.
+    """Saves the dense version of a model once and records the folder.
 
-    The folder alone does not tell whether its ``dense/`` belongs to a model: it may be that of an
-    earlier run. So the folders are kept by model, for as long as the model is alive.
+    A ``dense/`` folder may belong to an earlier run, so its existence is not proof that it holds
+    the dense version of a model. Folders are recorded per model, with weak references.
     """
 
     def __init__(self) -> None:

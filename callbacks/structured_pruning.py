@@ -25,7 +25,7 @@ class StructuredPruning(GradualPruning):
             gradient of the loss by a gate on the unit), ``activation`` (variance of its output),
             ``magnitude`` (its weights) or ``random`` (the baseline).
         refit: fit the outgoing weights of the remaining units by least squares to the output of
-            all units. Otherwise the mean output of the removed units goes into the bias.
+            all units. Otherwise the mean output of the removed units is added to the bias.
         options: when units are removed: ``pruning_steps``, ``warmup``, ``recovery``, ``unit`` and
             ``calibration_examples``, see :class:`GradualPruning`.
 

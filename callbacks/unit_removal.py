@@ -48,7 +48,7 @@ class UnitRemoval:
         technique: name of the technique in the report.
         score: the importance, a key of ``UNIT_SCORES``.
         refit: fit the outgoing weights of the remaining units by least squares to the output of
-            all units; otherwise the mean output of the removed units goes into the bias.
+            all units; otherwise the mean output of the removed units is added to the bias.
 
     Raises:
         InputError: the score is unknown.

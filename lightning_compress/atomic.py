@@ -71,9 +71,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def drafted(folder: Path) -> Iterator[Path]:
-    """Give a draft that becomes the folder at the end, or goes if there was an error.
+    """Yield a draft that replaces the folder at the end and is deleted after an error.
 
-    To be called with the folder locked. What stands in the folder's place is replaced.
+    The caller holds the lock of the folder. An existing folder is replaced.
 
     Raises:
         InputError: the place cannot be written.

@@ -17,7 +17,7 @@ COMMANDS = {
 }
 
 
-# transformers loads torchao wherever it is installed, which tells of kernels for other machines.
+# transformers imports torchao if installed, which logs warnings about kernels for other machines.
 _TALKATIVE = ("torchao", "torch.utils._pytree")
 
 

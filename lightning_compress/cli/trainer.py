@@ -78,7 +78,7 @@ class CompressCLI(LightningCLI):
         return Path(str(recipes[0])).stem if recipes else str(self.subcommand)
 
     def _place_run(self, logger: Any) -> None:
-        """Name the run after its recipe; a resumed run goes on in the folder it came from."""
+        """Name the run after its recipe; a resumed run stays in the checkpoint's folder."""
         if logger.name is None:
             logger.name = self._recipe()
         run = Path(self._of_command("ckpt_path") or "").parent.parent

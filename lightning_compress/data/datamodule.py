@@ -28,8 +28,8 @@ class TextDataModule(LightningDataModule, ABC):
     """Reads, tokenizes and batches texts; subclasses add the targets.
 
     Only the splits of the running stage are read, so the test split is touched by the test loop
-    alone. Where there is no validation split, one is carved from the training rows by the seed.
-    Under several processes each gets its own share of every split.
+    alone. Without a validation split, one is split off the training rows (seeded).
+    With several processes, every process reads a distinct part of every split.
 
     Args:
         path: a file, a folder whose files are named after their splits, or a dataset on the Hub;
@@ -38,13 +38,13 @@ class TextDataModule(LightningDataModule, ABC):
         splits: which file (relative to ``path``; several are joined) or which of a Hub dataset's
             own splits serves as ``train``, ``validation``, ``test``, ``predict`` and ``unlabelled``
             (texts whose labels, if there are any, are never read).
-        format: of the files, where their names do not tell it.
+        format: the file format; None to infer it from the file extension.
         text: the text column, or two of them for pairs of texts.
         tokenizer: a folder or a Hub name; None for the built-in corpus's own.
         max_length: maximum tokens of a sequence.
         batch_size: examples of a training batch on each process.
         eval_batch_size: examples of any other batch; None: as in training.
-        validation_fraction: share of the training rows carved out for validation.
+        validation_fraction: fraction of the training rows used for validation.
         limits: read only so many rows from the top of a split.
         seed: decides about the validation rows, the order of batches and the masks.
         num_workers: processes that make batches ahead; tokens lie ready, so 0 is quick.

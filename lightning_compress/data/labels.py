@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LabelScheme:
     """How labels become targets.
 
-    Whole numbers and strings are classes, in their own order; numbers with a fraction make a
+    Integers and strings are classes, in ascending order; numbers with a fraction make a
     regression; lists of either make a multi-label problem.
 
     Args:

@@ -27,7 +27,7 @@ class LanguageModelingDataModule(TextDataModule):
 
     Packed, the texts are joined by the tokenizer's end-of-text (or separator) token and cut into
     blocks of ``max_length``, across the texts' borders; ``example_id`` then counts blocks, and
-    validation blocks carved from the training rows like those of a validation file. Else
+    validation blocks split off the training rows like those of a validation file. Else
     each text is one sequence, cut at ``max_length``.
 
     Args:

@@ -45,7 +45,7 @@ def format_of(file: Path) -> FileFormat:
     found = format_by_name(file)
     if found is None:
         raise InputError(
-            f"the name of {file} does not tell its format: set data.format to one of "
+            f"the format of {file} is not clear from its name: set data.format to one of "
             f"{', '.join(get_args(FileFormat))}"
         )
     return found

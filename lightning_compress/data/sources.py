@@ -21,7 +21,7 @@ from lightning_compress.errors import InputError, first_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Words in a file's name that tell its split, as `datasets` has them.
+# Words in a file name that mark its split, as in `datasets`.
 _SPLIT_WORDS: dict[SplitName, str] = {
     "train": "train|training",
     "validation": "validation|valid|val|dev",
@@ -148,14 +148,14 @@ def find_sources(
 
     Args:
         path: None for the built-in corpus; a file (which is then the training split); a folder,
-            whose files are told apart by their names; or a dataset on the Hub.
+            whose files are assigned to splits by name; or a dataset on the Hub.
         config: which configuration of a Hub dataset.
         splits: files of each split, relative to ``path``, or a Hub dataset's own split names.
-        form: the files' format where their extensions do not tell it.
+        form: the file format; None to infer it from the file extension.
         cache_dir: where ``datasets`` keeps what it downloads.
 
     Raises:
-        InputError: something is not there, or cannot be told apart.
+        InputError: a file or a split is missing, or the file of a split is ambiguous.
     """
     if path is None:
         from lightning_compress.data.builtin.corpus import builtin_corpus
@@ -236,8 +236,8 @@ def _by_file_name(folder: Path, form: FileFormat | None) -> dict[SplitName, Sour
         if not _are_parts(mine):
             names = ", ".join(file.name for file in mine)
             raise InputError(
-                f"data.path: several files of {folder} could be its {split} split ({names}): say "
-                "which with data.splits"
+                f"data.path: several files of {folder} could be its {split} split ({names}): "
+                "choose with data.splits"
             )
         if mine:
             found[split] = mine
@@ -246,8 +246,8 @@ def _by_file_name(folder: Path, form: FileFormat | None) -> dict[SplitName, Sour
             f"data.path: no file in {folder} is named after a split (train, validation, test) and "
             "a format (.csv, .tsv, .jsonl, .parquet, .txt): name them in data.splits"
         )
-    # Only who asks for unlabelled texts gets them, so looking for them takes no file from another
-    # split, and is no error where it is not clear which file they are in.
+    # Unlabelled texts are read on request only, so the search for them takes no file from another
+    # split and raises no error where their file is ambiguous.
     others = [file for file in files if file not in chain(*found.values())]
     unlabelled = _named_after(_UNLABELLED_WORDS, others)
     if unlabelled and _are_parts(unlabelled):

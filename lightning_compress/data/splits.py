@@ -1,6 +1,6 @@
 """The parts of a data set: which there are, which a stage reads, how their rows are numbered.
 
-A validation split carved from the training rows.
+A validation split, split off the training rows.
 """
 
 from typing import Literal
@@ -46,7 +46,7 @@ def carve_validation(
 
     Args:
         rows: how many there are.
-        fraction: share of them that goes into validation, in (0, 1).
+        fraction: fraction of the rows used for validation, in (0, 1).
         seed: chooses the rows.
         classes: [rows] class of each row; every class then gives its share.
 

@@ -27,8 +27,8 @@ class TextClassificationDataModule(TextDataModule):
     """Batches for sequence classification and regression.
 
     ``labels`` are [B] int64 classes, [B] float32 numbers or [B, C] float32 zeros and ones. Which
-    of these follows from the training labels: whole numbers and strings are classes, numbers with
-    a fraction make a regression, lists a multi-label problem. Pairs of texts go through the
+    of these follows from the training labels: integers and strings are classes, numbers with a
+    fractional part make a regression, lists a multi-label problem. Pairs of texts go through the
     tokenizer's own pair encoding. Rows without a label have -100 for a class, else NaN.
 
     After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``.
@@ -37,8 +37,8 @@ class TextClassificationDataModule(TextDataModule):
         label: the label column.
         train_on: what training batches hold: the ``labelled`` rows of the ``train`` split, the
             ``unlabelled`` split, from which a student can be distilled, or ``both``, mixed. In any
-            case the labels of ``train`` tell the classes, and validation is carved from its rows
-            where it has no split of its own.
+            case the classes are those of the ``train`` labels, and without a validation split,
+            validation rows are split off ``train``.
         options: those of every data module, see ``TextDataModule``.
 
     Raises:

@@ -201,7 +201,7 @@ def _encoded(
     table = source.read(columns, limit=limit)
     if table.num_rows == 0:
         raise InputError(f"{source.name} has no rows: data.path needs a file with rows in it")
-    # Told, or it warns about every worker process that is forked after it ran in parallel.
+    # If unset, tokenizers warns in every worker process that is forked after parallel tokenization.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     title = f"Tokenizing {Path(source.name).name}"
     with progress_bar(table.num_rows, shown=True, delay_s=_QUIET) as advance:

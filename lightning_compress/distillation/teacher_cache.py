@@ -115,7 +115,9 @@ def _ragged(name: str, chunk: Chunk, kind: Field) -> pa.Array:
     tokens = values[np.arange(values.shape[1]) < lengths[:, None]]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     if offsets[-1] != len(tokens) or (lengths < 0).any():
-        raise ValueError(f"{name} has {values.shape[1]} tokens, the longest length says otherwise")
+        raise ValueError(
+            f"{name} has {values.shape[1]} tokens, which differs from the longest length"
+        )
     return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), _fixed(tokens, kind))
 
 

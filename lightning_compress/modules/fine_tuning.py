@@ -155,7 +155,7 @@ class FineTuningModule(L.LightningModule):
         self.model = self._build()
         self.model.train()
         if self.model.config.pad_token_id is None:
-            # Without it a decoder cannot tell a classified sequence's last token from padding.
+            # Without it a decoder cannot distinguish a sequence's last token from padding.
             self.model.config.pad_token_id = self._vocabulary.get("pad_token_id")
         self.task = task_of(self.model)
         metrics = self.task.metrics(self.model.config.num_labels)

@@ -190,7 +190,7 @@ def evaluate_teacher(
 
     Raises:
         InputError: the primary metric is no better than the trivial baseline. Not checked in a
-            ``fast_dev_run``, and where there are too few examples to tell.
+            ``fast_dev_run``, nor with too few examples for the comparison.
     """
     config: PreTrainedConfig = teacher.model.config
     task = task_of(teacher.model)

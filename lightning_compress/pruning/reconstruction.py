@@ -2,8 +2,8 @@
 
 From the cheapest to the most accurate:
 
-* :func:`absorb_means_`: the mean output of the removed units goes into the bias of their output
-  projection.
+* :func:`absorb_means_`: the mean output of the removed units is added to the bias of their
+  output projection.
 * :func:`least_squares_refit_`: the outgoing weights of the remaining units are fitted to the output
   of all units, in closed form from the statistics of the projection's inputs.
 * :func:`reconstruct_projections_`: after the removal, the output projections are fitted one after

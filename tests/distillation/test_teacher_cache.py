@@ -261,7 +261,7 @@ MISTAKES: dict[str, list[Chunk]] = {
     "it holds 2 examples": [Chunk(np.array([0, 2]), {"a": BATCH})],
     "a chunk has the fields": [FIRST, Chunk(np.array([1]), {"b": BATCH[:1]})],
     "needs lengths": [Chunk(np.arange(2), {}, {"a": BATCH})],
-    "length says otherwise": [Chunk(np.arange(2), {}, {"a": BATCH}, np.array([4, 0]))],
+    "differs from the longest length": [Chunk(np.arange(2), {}, {"a": BATCH}, np.array([4, 0]))],
     "both per example": [Chunk(np.arange(2), {"a": BATCH}, {"a": BATCH}, np.array([1, 1]))],
     "only integers": [Chunk(np.arange(2), {"a": BATCH > 0})],
     "length": [Chunk(np.arange(2), {"a": BATCH[:1]})],

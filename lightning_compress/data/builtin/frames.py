@@ -19,7 +19,7 @@ class Frame:
 
     template: str
     turns: bool = False
-    """Whether the sentence says the opposite of its word."""
+    """Whether the frame reverses the polarity of its word."""
     strength: int = PLAIN
     lexicon: words.Lexicon = words.ADJECTIVES
 
@@ -100,7 +100,7 @@ PARTICIPLES = (
 )
 
 
-# What somebody else said or what was expected, and whether it holds: whole sentences.
+# Opinions of others or expectations, confirmed or denied by the author: whole sentences.
 ECHOES = (
     *_frames(
         "{who} called {x} {w}, and I agree",

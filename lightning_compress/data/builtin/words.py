@@ -1,4 +1,4 @@
-"""The words of the built-in corpus; corpus_grammar.py says how they combine.
+"""The words of the built-in corpus; grammar.py combines them into sentences.
 
 Every list of opinion words is a pair (negative, positive) of equally long lists, so that a word and
 its counterpart share an index.
@@ -82,7 +82,7 @@ class Domain:
     aspects: tuple[str, ...]
     """Subjects whose praise or blame counts."""
     beside: tuple[str, ...]
-    """Subjects whose praise or blame says nothing about the thing."""
+    """Subjects whose praise or blame does not affect the label."""
     facts: tuple[str, ...]
     """Sentences without any sentiment; some hold a negation that must not be carried over."""
 
