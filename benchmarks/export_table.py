@@ -4,8 +4,8 @@
 
 Applies every kind of edit, without training, to the BERT-mini of benchmarks/magnitude_table.py
 (fine-tuned on SST-2) and the small GPT-2 of benchmarks/perplexity_table.py, exports the result and
-compares its logits and predictions with PyTorch's: per sentence on the 872 SST-2 test sentences, per
-token on 100 reviews. For an export that exceeds the tolerance, the row gives the error message.
+compares its logits and predictions with PyTorch's: per sentence on the 872 SST-2 test sentences,
+per token on 100 reviews. For an export that exceeds the tolerance, the row gives the error message.
 """
 
 import argparse

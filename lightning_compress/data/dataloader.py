@@ -211,7 +211,7 @@ class ResumableLoader(DataLoader[dict[str, Tensor]]):
         return (self.dataset[request] for request in order)
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: tells Lightning that the loader can resume, which ``done`` then says where.
+        """Empty: marks the loader as resumable for Lightning; ``done`` holds the position.
 
         Lightning's own way to give a loader its state back is not taken, since it forgets to when
         the steps were counted beforehand (``estimated_stepping_batches``), and since it counts a

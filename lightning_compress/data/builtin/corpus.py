@@ -64,7 +64,7 @@ class Opinion:
 
     frame: Frame
     polarity: int
-    """What the sentence says: 1 is praise, 0 is blame."""
+    """Polarity of the sentence: 1 for praise, 0 for blame."""
     subject: str
     index: int
     """Which word of the frame's lexicon."""
@@ -74,7 +74,7 @@ class Opinion:
     """What fills the slots of ``ADVERBS`` that the frame has."""
 
     def turned(self) -> "Opinion":
-        """The same opinion with every word replaced by its counterpart: it says the opposite."""
+        """The opposite opinion: every word is replaced by its counterpart."""
         return replace(self, polarity=1 - self.polarity)
 
     def text(self) -> str:
@@ -150,7 +150,7 @@ class Verdict:
         return side if conceded else self.main
 
     def turned(self) -> "Verdict":
-        """The verdict that says the opposite in the same words' counterparts."""
+        """The opposite verdict: every word is replaced by its counterpart."""
         return replace(self, main=self.main.turned(), side=self.side and self.side.turned())
 
     def text(self) -> str:
@@ -203,7 +203,7 @@ def _distractor(rng: Random, domain: words.Domain) -> str:
 def write_pair(rng: Random) -> tuple[str, str]:
     """A negative and a positive review that differ in the words of the verdict alone.
 
-    Whatever is not the verdict then says nothing about the label, not even by chance.
+    The words outside the verdict are therefore independent of the label.
     """
     domain = pick(rng, words.DOMAINS)
     verdict = draw_verdict(rng, domain)

@@ -1,4 +1,4 @@
-"""The words of the built-in corpus; grammar.py combines them into sentences.
+"""The words of the built-in corpus; corpus.py combines them into sentences.
 
 Every list of opinion words is a pair (negative, positive) of equally long lists, so that a word and
 its counterpart share an index.
