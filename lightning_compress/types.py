@@ -1,8 +1,23 @@
-"""Types that all packages share: batches, kinds of labels, options passed on, declared charts."""
+"""Types and conventions that all packages share: batches, labels, padding, options, charts."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+__all__ = [
+    "IGNORE_INDEX",
+    "PAD_MULTIPLE",
+    "Batch",
+    "Chart",
+    "DeclaresCharts",
+    "KeywordsOf",
+    "ProblemType",
+    "padded_length",
+]
 
 if TYPE_CHECKING:
     from typing import Unpack as KeywordsOf
@@ -19,13 +34,6 @@ else:
             return Any
 
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-__all__ = ["IGNORE_INDEX", "Batch", "KeywordsOf", "ProblemType"]
-
-
 Batch = dict[str, Tensor]
 """A batch of the dataloaders: ``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels``, ..."""
 
@@ -36,6 +44,27 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 
 IGNORE_INDEX = -100
 """Label of a token or an example that loss and metrics leave out."""
+
+
+PAD_MULTIPLE = 8
+"""Lengths of padded batches are rounded up to a multiple of this."""
+
+
+@overload
+def padded_length(length: int, max_length: int) -> int: ...
+
+
+@overload
+def padded_length(length: NDArray[np.int64], max_length: int) -> NDArray[np.int64]: ...
+
+
+def padded_length(length: Any, max_length: int) -> Any:
+    """Round a length, or lengths [N], up to a multiple of 8, but never beyond ``max_length``.
+
+    Kernels are faster on such shapes, and there are fewer shapes to compile for.
+    """
+    rounded = -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+    return min(rounded, max_length) if isinstance(length, int) else np.minimum(rounded, max_length)
 
 
 @dataclass(frozen=True)

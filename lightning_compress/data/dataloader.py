@@ -3,16 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
-
-PAD_MULTIPLE = 8  # lengths of padded batches are rounded up to a multiple of this
-
 
 _POOL = 50  # batches whose examples are sorted together
 
@@ -27,23 +24,6 @@ class BatchRequest(NamedTuple):
 
     indices: NDArray[np.int64]
     epoch: int | None
-
-
-@overload
-def padded_length(length: int, max_length: int) -> int: ...
-
-
-@overload
-def padded_length(length: NDArray[np.int64], max_length: int) -> NDArray[np.int64]: ...
-
-
-def padded_length(length: Any, max_length: int) -> Any:
-    """Round a length, or lengths [N], up to a multiple of 8, but never beyond ``max_length``.
-
-    Kernels are faster on such shapes, and there are fewer shapes to compile for.
-    """
-    rounded = -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
-    return min(rounded, max_length) if isinstance(length, int) else np.minimum(rounded, max_length)
 
 
 class LengthBucketedBatches(DistributedSampler[BatchRequest]):

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from lightning_compress.data.dataloader import BatchRequest, padded_length
+from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.errors import InputError
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, padded_length
 
 
 class Targets(ABC):

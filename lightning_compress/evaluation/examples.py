@@ -8,9 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lightning_compress.data.dataloader import padded_length
 from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORE_INDEX, Batch
+from lightning_compress.types import IGNORE_INDEX, Batch, padded_length
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from lightning_compress.data.dataloader import LengthBucketedBatches, padded_length
+from lightning_compress.data.dataloader import LengthBucketedBatches
+from lightning_compress.types import padded_length
 
 RANDOM = np.random.default_rng(0)
 
