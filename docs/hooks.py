@@ -21,15 +21,17 @@ INSTALLED = ROOT / ".cache" / "docs" / "lightning_compress"
 ROLE = re.compile(r":(?:class|func|meth|data|attr|mod):`~?[\w.]*?(\w+)`")
 
 
-def on_config(config: Any) -> Any:
-    """Copy the sources to ``.cache/docs/lightning_compress``, which mkdocs.yml names."""
+def on_startup(**_: Any) -> None:
+    """Copy the sources to ``.cache/docs/lightning_compress``, which mkdocs.yml names.
+
+    Before anything else: mkdocstrings looks for the sources when it is configured.
+    """
     shutil.rmtree(INSTALLED, ignore_errors=True)
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "lightning_compress", INSTALLED, ignore=skipped)
     shutil.copytree(ROOT / "callbacks", INSTALLED / "callbacks", ignore=skipped)
     for path in INSTALLED.rglob("*.py"):
         path.write_text(ROLE.sub(r"``\1``", path.read_text("utf-8")), "utf-8")
-    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
