@@ -87,23 +87,6 @@ def test_the_macs_budget_is_met_closely(toy_data, quiet_trainer):
     assert 0.42 < left / whole <= 0.5
 
 
-@pytest.mark.parametrize("kind", CALLBACKS)
-def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(
-    kind, toy_data, quiet_trainer, tmp_path
-):
-    def fit(ckpt=None, seed=0):
-        save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
-        module = fine_tuning(seed)
-        trainer = quiet_trainer(max_epochs=4, callbacks=[CALLBACKS[kind](), save])
-        trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
-        return state(trainer, module)
-
-    whole = fit()
-    assert whole["manifest"]
-    for step in (8, 16, 24):  # between the pruning steps, which are 3 to 22, and after the last
-        assert_same(fit(tmp_path / f"step={step}.ckpt", seed=7), whole)
-
-
 def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
     def fit(ckpt=None, seed=0):
         data = TextClassificationDataModule(

@@ -1,11 +1,9 @@
-import lightning as L
 import pytest
 import torch
 
 from lightning_compress.callbacks import IterativeMagnitudePruning
 from lightning_compress.callbacks import run as target_progress
 from lightning_compress.models.masks import masks_of
-from lightning_compress.modules import FineTuningModule
 
 from ..conftest import SaveEveryStep, assert_same
 
@@ -129,20 +127,3 @@ def test_without_rewinding_weights_and_rate_continue(fit, tmp_path):
     assert found[END] == pytest.approx(0.05 * (1 - END / 100))
     before = torch.load(tmp_path / f"step={WARMUP}.ckpt", weights_only=True)
     assert before["callbacks"]["IterativeMagnitudePruning"]["before_pruning"] == {}
-
-
-def test_fine_tuning_resumes_exactly_too(toy_data, quiet_trainer, tmp_path):
-    config = {
-        "model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 16,
-    }  # fmt: skip
-    found = []
-    for ckpt, save in ((None, SaveEveryStep(tmp_path)), (tmp_path / "step=8.ckpt", L.Callback())):
-        torch.manual_seed(0)
-        module = FineTuningModule(config=config)
-        callback = IterativeMagnitudePruning(sparsity=0.8, rewind="learning_rate")
-        trainer = quiet_trainer(max_epochs=2, callbacks=[callback, save])
-        trainer.fit(module, toy_data, ckpt_path=ckpt, weights_only=True)
-        found.append(everything(trainer, module, callback))
-        found[-1]["masks"] = masks_of(module.model)
-    assert_same(found[1], found[0])

@@ -5,15 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_compress.models import remove_heads_, remove_neurons_, units_of
+from lightning_compress.models import units_of
 from lightning_compress.models.structure import output_dim
 from lightning_compress.pruning.gate_gradients import gate_gradients, gated
 
 from ..families import ALL, randomize_
 from .conftest import LENGTHS, all_units, calibration_of
-
-REMOVE = {"heads": remove_heads_, "neurons": remove_neurons_}
-REMOVED = {"heads": {0: [1, 3], 1: [0]}, "neurons": {0: [0, 5, 63], 1: list(range(1, 64, 2))}}
 
 
 def three_examples():
@@ -34,26 +31,6 @@ def close(one, other):
 
 def hooks_of(model):
     return sum(len(module._forward_pre_hooks) for module in model.modules())
-
-
-@pytest.mark.parametrize("alike", ["shared", "by example"])
-@pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("family", ALL)
-def test_a_gate_of_zero_removes_the_unit(tiny_model, family, kind, alike):
-    model, smaller = tiny_model(family).double(), tiny_model(family).double()
-    gates = {}
-    for units in units_of(model, kind):
-        gate = torch.ones(units.count, dtype=torch.float64)
-        gate[REMOVED[kind][units.layer]] = 0
-        gates[units.output] = gate if alike == "shared" else gate.repeat(3, 1)
-    REMOVE[kind](
-        smaller, {units.layer: REMOVED[kind][units.layer] for units in units_of(model, kind)}
-    )
-    dense = logits(model)
-    with gated(model, gates):
-        assert close(logits(model), logits(smaller))
-    assert not close(dense, logits(smaller))
-    assert torch.equal(logits(model), dense)
 
 
 @pytest.mark.parametrize("family", ALL)
