@@ -30,18 +30,6 @@ from lightning_compress.saving import load_compressed
 from ..conftest import SaveEveryStep, assert_same
 from .conftest import CONFIG, Foreign, fit_and_report, state
 
-CALLBACKS = {
-    "heads": lambda: HeadPruning(removed_fraction=0.5, pruning_steps=3, calibration_examples=16),
-    "neurons": lambda: NeuronPruning(
-        removed_count=96, pruning_steps=2, score="activation", refit=True
-    ),
-    "both": lambda: StructuredPruning(
-        removed_macs_fraction=0.5, pruning_steps=3, score="taylor", warmup=0.2
-    ),
-    "random": lambda: StructuredPruning(removed_macs_fraction=0.3, pruning_steps=2, score="random"),
-    "layers": lambda: LayerPruning(removed_count=2, pruning_steps=2),
-}
-
 
 def fine_tuning(seed=0, **changes):
     torch.manual_seed(seed)
@@ -95,7 +83,13 @@ def test_resume_in_the_middle_of_an_epoch(text_files, quiet_trainer, tmp_path):
         )  # fmt: skip
         save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
         module = fine_tuning(seed)
-        callbacks = [CALLBACKS["both"](), LayerPruning(removed_count=1), save]
+        callbacks = [
+            StructuredPruning(
+                removed_macs_fraction=0.5, pruning_steps=3, score="taylor", warmup=0.2
+            ),
+            LayerPruning(removed_count=1),
+            save,
+        ]
         trainer = quiet_trainer(max_epochs=2, callbacks=callbacks)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
         return trainer, state(trainer, module)
