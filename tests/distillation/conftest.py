@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 LENGTHS = [4, 9, 6, 7]
 
 
-def stir_(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+def randomize_weights_(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Weights as large as after training, biases that are not zero; in float64 and eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -22,7 +22,7 @@ def stir_(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 @pytest.fixture
-def lively(tiny_model) -> Callable[..., PreTrainedModel]:
+def with_random_weights(tiny_model) -> Callable[..., PreTrainedModel]:
     """A classifier of a family, or with ``tokens`` a language model; other weights by seed."""
 
     def build(family: str, seed: int = 2, *, tokens: bool = False, **changes) -> PreTrainedModel:
@@ -32,7 +32,7 @@ def lively(tiny_model) -> Callable[..., PreTrainedModel]:
                 AutoConfig.for_model(**{**model.config.to_dict(), "num_labels": 2})
             )
             model.apply(model._init_weights)
-        return stir_(model, seed)
+        return randomize_weights_(model, seed)
 
     return build
 

@@ -69,27 +69,27 @@ def assert_it_is_the_real_attention(model, batch):
     tokens = batch["attention_mask"].bool()
     for layer, expected in enumerate(real):
         causal = model.config.model_type == "gpt2"
-        said = from_projections(found.attention[layer], tokens, causal)
-        said, expected = (one.transpose(1, 2)[tokens] for one in (said, expected))
-        assert said.shape == expected.shape
-        assert torch.allclose(said, expected, rtol=0, atol=1e-12)
+        computed = from_projections(found.attention[layer], tokens, causal)
+        computed, expected = (one.transpose(1, 2)[tokens] for one in (computed, expected))
+        assert computed.shape == expected.shape
+        assert torch.allclose(computed, expected, rtol=0, atol=1e-12)
         before = real[layer - 1].transpose(1, 2)[tokens]
-        if said.shape == before.shape and layers > 1:
-            assert not torch.allclose(said, before, rtol=0, atol=1e-3)
+        if computed.shape == before.shape and layers > 1:
+            assert not torch.allclose(computed, before, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_maps_are_those_of_the_model_itself(lively, texts, family, pruned):
-    model = lively(family)
+def test_the_maps_are_those_of_the_model_itself(with_random_weights, texts, family, pruned):
+    model = with_random_weights(family)
     if pruned:
         remove_heads_(model, {0: GONE[0]} if family == "albert" else GONE)
     assert_it_is_the_real_attention(model, texts())
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_layers_are_counted_anew_once_one_is_gone(lively, texts, family):
-    model = lively(family, num_hidden_layers=3)
+def test_layers_are_renumbered_after_a_removal(with_random_weights, texts, family):
+    model = with_random_weights(family, num_hidden_layers=3)
     whole = real_attention(model, texts())
     remove_layers_(model, [0])
     assert_it_is_the_real_attention(model, texts())
@@ -97,8 +97,8 @@ def test_layers_are_counted_anew_once_one_is_gone(lively, texts, family):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_the_layers_of_an_albert_with_several_blocks_are_told_apart(lively, texts, groups):
-    model = lively("albert", num_hidden_layers=4, num_hidden_groups=groups)
+def test_layers_of_an_albert_with_several_blocks_are_distinct(with_random_weights, texts, groups):
+    model = with_random_weights("albert", num_hidden_layers=4, num_hidden_groups=groups)
     assert_it_is_the_real_attention(model, texts())
 
 

@@ -40,8 +40,10 @@ def test_the_term_and_its_gradient_vanish_where_both_agree():
 
 
 @pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "llama"])
-def test_an_embedding_is_the_mean_over_the_tokens_of_each_text_alone(lively, texts, family):
-    model = lively(family)
+def test_an_embedding_is_the_mean_over_the_tokens_of_each_text_alone(
+    with_random_weights, texts, family
+):
+    model = with_random_weights(family)
     with torch.no_grad():
         found = run_with_outputs(model, texts(), RequestedOutputs(embedding=True)).embedding
         assert found is not None

@@ -49,7 +49,7 @@ def test_explicit_pairs_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "message"),
     [
         ({4: 0}, r"layer 4 of the student, which has layers 0 to 3"),
         ({0: 12}, r"layer 12 of the teacher, which has layers 0 to 11"),
@@ -59,6 +59,6 @@ def test_explicit_pairs_are_taken_as_they_are():
         ({}, r"layers maps no layer"),
     ],
 )
-def test_layers_that_are_not_there_are_named(layers, said):
-    with pytest.raises(InputError, match=rf"losses: .*{said}"):
+def test_layers_that_are_not_there_are_named(layers, message):
+    with pytest.raises(InputError, match=rf"losses: .*{message}"):
         layer_pairs(layers, 4, 12)

@@ -64,10 +64,10 @@ def terms_of(objective, student, teacher, batch, progress=0.0):
     depth = depth_of(student)
     own, its = objective.requested(depth)
     with torch.no_grad():
-        said = run_with_outputs(teacher, batch, its)
+        teacher_outputs = run_with_outputs(teacher, batch, its)
     return objective(
         run_with_outputs(student, batch, own),
-        said,
+        teacher_outputs,
         depth=depth,
         progress=progress,
         target_mask=asked_in(batch) if objective.causal else None,
@@ -83,10 +83,10 @@ def largest_gradient(term, model):
 
 @pytest.mark.parametrize(("family", "tokens"), MODELS)
 def test_every_term_and_its_gradient_vanish_where_the_student_is_the_teacher(
-    lively, texts, family, tokens
+    with_random_weights, texts, family, tokens
 ):
-    teacher = lively(family, tokens=tokens)
-    student, other = copy.deepcopy(teacher), lively(family, seed=3, tokens=tokens)
+    teacher = with_random_weights(family, tokens=tokens)
+    student, other = copy.deepcopy(teacher), with_random_weights(family, seed=3, tokens=tokens)
     objective = made(everything(family), student, teacher, tokens)
     terms = terms_of(objective, student, teacher, texts())
     assert len(terms) == (4 if family == "llama" else 5)
@@ -100,8 +100,10 @@ def test_every_term_and_its_gradient_vanish_where_the_student_is_the_teacher(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_same_holds_for_the_largest_logits_of_a_language_model(lively, texts, temperature):
-    teacher = lively("gpt2", tokens=True)
+def test_the_same_holds_for_the_largest_logits_of_a_language_model(
+    with_random_weights, texts, temperature
+):
+    teacher = with_random_weights("gpt2", tokens=True)
     student = copy.deepcopy(teacher)
     losses = Losses(soft_targets=SoftTargets(temperature=temperature))
     objective = made(losses, student, teacher, tokens=True)
@@ -118,8 +120,10 @@ def test_the_same_holds_for_the_largest_logits_of_a_language_model(lively, texts
 
 
 @pytest.mark.parametrize(("family", "tokens"), [*MODELS, ("roberta", False), ("distilbert", False)])
-def test_padding_and_the_order_of_a_batch_change_nothing(lively, texts, family, tokens):
-    student, teacher = (lively(family, seed=seed, tokens=tokens) for seed in (2, 3))
+def test_padding_and_the_order_of_a_batch_change_nothing(
+    with_random_weights, texts, family, tokens
+):
+    student, teacher = (with_random_weights(family, seed=seed, tokens=tokens) for seed in (2, 3))
     objective = made(everything(family), student, teacher, tokens)
     found = terms_of(objective, student, teacher, texts())
     longer = texts(length=14)
@@ -134,10 +138,12 @@ def test_padding_and_the_order_of_a_batch_change_nothing(lively, texts, family, 
 
 @pytest.mark.parametrize("layers", ["uniform", "last", {0: 2, 1: 0}])
 @pytest.mark.parametrize(("family", "tokens"), [("bert", False), ("gpt2", True)])
-def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens, layers):
-    student = lively(family, tokens=tokens)
+def test_terms_are_means_over_the_pairs_of_layers(
+    with_random_weights, texts, family, tokens, layers
+):
+    student = with_random_weights(family, tokens=tokens)
     deep = {"num_hidden_layers": 4}
-    teacher = lively(family, seed=3, tokens=tokens, **deep)
+    teacher = with_random_weights(family, seed=3, tokens=tokens, **deep)
     pairs = {"uniform": [(0, 1), (1, 3)], "last": [(1, 3)]}.get(str(layers), [(0, 2), (1, 0)])
     objective = made(everything(family, layers), student, teacher, tokens)
     own: Any = run_with_outputs(
@@ -171,8 +177,8 @@ def test_terms_are_means_over_the_pairs_of_layers(lively, texts, family, tokens,
         assert terms[name].item() == pytest.approx(sum(one.item() for one in each) / len(each))
 
 
-def test_a_language_model_is_taught_where_it_predicts_alone(lively, texts):
-    student, teacher = (lively("gpt2", seed=seed, tokens=True) for seed in (2, 3))
+def test_a_language_model_is_taught_where_it_predicts_alone(with_random_weights, texts):
+    student, teacher = (with_random_weights("gpt2", seed=seed, tokens=True) for seed in (2, 3))
     objective = made(Losses(task=None), student, teacher, tokens=True)
     found = terms_of(objective, student, teacher, texts())["soft_targets"].item()
     total, count = 0.0, 0
@@ -187,8 +193,8 @@ def test_a_language_model_is_taught_where_it_predicts_alone(lively, texts):
     assert found == pytest.approx(total / count, rel=1e-9)
 
 
-def test_the_temperature_follows_the_run_and_hard_targets_do_not(lively, texts):
-    student, teacher = lively("bert"), lively("bert", seed=3)
+def test_the_temperature_follows_the_run_and_hard_targets_do_not(with_random_weights, texts):
+    student, teacher = with_random_weights("bert"), with_random_weights("bert", seed=3)
     inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         own, its = student(**inputs).logits, teacher(**inputs).logits
@@ -201,8 +207,8 @@ def test_the_temperature_follows_the_run_and_hard_targets_do_not(lively, texts):
             assert found.item() == pytest.approx(float(expected))
 
 
-def test_weights_follow_the_run(lively):
-    model = lively("bert")
+def test_weights_follow_the_run(with_random_weights):
+    model = with_random_weights("bert")
     losses = Losses(
         task=TaskLoss(weight=(0.0, 1.0)),
         soft_targets=SoftTargets(weight=(1.0, 0.5)),
@@ -216,8 +222,8 @@ def test_weights_follow_the_run(lively):
     assert made(Losses(task=None), model, model).weights(0.3) == {"soft_targets": 0.9}
 
 
-def test_projections_are_there_only_where_widths_differ(lively, texts):
-    small, large = lively("bert", hidden_size=16), lively("bert", seed=3)
+def test_projections_exist_only_for_different_widths(with_random_weights, texts):
+    small, large = with_random_weights("bert", hidden_size=16), with_random_weights("bert", seed=3)
     both = Losses(hidden_states=HiddenStates(), embeddings=Embeddings())
     objective = made(both, small, large)
     assert {name: tuple(w.shape) for name, w in objective.named_parameters()} == {
@@ -232,9 +238,9 @@ def test_projections_are_there_only_where_widths_differ(lively, texts):
     assert not alike.state_dict()
 
 
-def test_projections_keep_sizes_at_first_and_learn(lively, texts):
+def test_projections_keep_sizes_at_first_and_learn(with_random_weights, texts):
     torch.manual_seed(0)
-    small, large = lively("bert", hidden_size=16), lively("bert", seed=3)
+    small, large = with_random_weights("bert", hidden_size=16), with_random_weights("bert", seed=3)
     losses = Losses(soft_targets=None, hidden_states=HiddenStates(), embeddings=Embeddings())
     objective = made(losses, small, large)
     states = torch.randn(1000, 16, dtype=torch.float64)
@@ -255,17 +261,17 @@ def test_projections_keep_sizes_at_first_and_learn(lively, texts):
         assert history[-1][name] < 0.5 * history[0][name]
 
 
-def test_the_student_learns_through_a_projection(lively, texts):
-    small, large = lively("bert", hidden_size=16), lively("bert", seed=3)
+def test_the_student_learns_through_a_projection(with_random_weights, texts):
+    small, large = with_random_weights("bert", hidden_size=16), with_random_weights("bert", seed=3)
     losses = Losses(soft_targets=None, hidden_states=HiddenStates(), embeddings=Embeddings())
     for term in terms_of(made(losses, small, large), small, large, texts()).values():
         assert largest_gradient(term, small) > 1e-4
 
 
 @pytest.mark.parametrize(("family", "tokens"), [("bert", False), ("gpt2", True)])
-def test_maps_follow_a_student_that_loses_layers(lively, texts, family, tokens):
+def test_maps_follow_a_student_that_loses_layers(with_random_weights, texts, family, tokens):
     deep = {"num_hidden_layers": 4}
-    teacher = lively(family, tokens=tokens, **deep)
+    teacher = with_random_weights(family, tokens=tokens, **deep)
     student = copy.deepcopy(teacher)
     objective = made(everything(family), student, teacher, tokens)
     every = frozenset(range(4))
@@ -298,8 +304,8 @@ def test_maps_follow_a_student_that_loses_layers(lively, texts, family, tokens):
         assert abs(again[name].item()) < 1e-12
 
 
-def test_an_explicit_map_says_when_its_layer_has_left(lively):
-    teacher = lively("bert")
+def test_an_explicit_layer_map_with_a_removed_layer_raises(with_random_weights):
+    teacher = with_random_weights("bert")
     student = copy.deepcopy(teacher)
     objective = made(everything("bert", {1: 1}), student, teacher)
     remove_layers_(student, [0])
@@ -308,8 +314,8 @@ def test_an_explicit_map_says_when_its_layer_has_left(lively):
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert"])
-def test_relations_bear_with_heads_that_leave(lively, texts, family):
-    teacher = lively(family)
+def test_relations_work_after_head_removal(with_random_weights, texts, family):
+    teacher = with_random_weights(family)
     student = copy.deepcopy(teacher)
     objective = made(
         Losses(soft_targets=None, relations=Relations(layers="uniform")), student, teacher
@@ -320,8 +326,8 @@ def test_relations_bear_with_heads_that_leave(lively, texts, family):
     assert largest_gradient(term, student) > 1e-6
 
 
-def test_only_what_the_terms_look_at_is_wanted(lively):
-    model = lively("bert")
+def test_only_outputs_that_the_terms_use_are_requested(with_random_weights):
+    model = with_random_weights("bert")
     nothing = RequestedOutputs()
     assert made(Losses(), model, model).requested(2) == (nothing, nothing)
     last = RequestedOutputs(frozenset([1]))
@@ -335,7 +341,7 @@ def test_only_what_the_terms_look_at_is_wanted(lively):
 
 
 @pytest.mark.parametrize(
-    ("losses", "student", "teacher", "said"),
+    ("losses", "student", "teacher", "message"),
     [
         (
             Losses(attention_maps=AttentionMaps()),
@@ -380,8 +386,8 @@ def test_only_what_the_terms_look_at_is_wanted(lively):
             r"losses\.relations\.heads: 32 heads do not divide a width of 16",
         ),
         *(
-            (losses, ("bert", {}), ("bert", {"num_hidden_layers": 4}), said)
-            for layers, said in (
+            (losses, ("bert", {}), ("bert", {"num_hidden_layers": 4}), message)
+            for layers, message in (
                 ({2: 0}, "layer 2 of the student, which has layers 0 to 1"),
                 ({0: 4}, "layer 4 of the teacher, which has layers 0 to 3"),
                 ({}, "layers maps no layer"),
@@ -394,15 +400,19 @@ def test_only_what_the_terms_look_at_is_wanted(lively):
         ),
     ],
 )
-def test_what_would_fail_in_the_first_step_fails_at_once(lively, losses, student, teacher, said):
-    one, other = (lively(family, **changes) for family, changes in (student, teacher))
-    with pytest.raises(InputError, match=said):
+def test_what_would_fail_in_the_first_step_fails_at_once(
+    with_random_weights, losses, student, teacher, message
+):
+    one, other = (with_random_weights(family, **changes) for family, changes in (student, teacher))
+    with pytest.raises(InputError, match=message):
         made(losses, one, other)
 
 
 @pytest.mark.parametrize(("family", "heads"), [("llama", 16), ("gpt2", 32), ("albert", 2)])
-def test_relations_are_split_into_the_heads_that_are_named(lively, texts, family, heads):
-    student, teacher = lively(family), lively(family, seed=3)
+def test_relations_are_split_into_the_heads_that_are_named(
+    with_random_weights, texts, family, heads
+):
+    student, teacher = with_random_weights(family), with_random_weights(family, seed=3)
     losses = Losses(soft_targets=None, relations=Relations(heads=heads))
     (term,) = terms_of(made(losses, student, teacher), student, teacher, texts()).values()
     wanted = RequestedOutputs(attention=frozenset([1]))
@@ -416,8 +426,8 @@ def test_relations_are_split_into_the_heads_that_are_named(lively, texts, family
     assert float(expected) != pytest.approx(float(relation_loss(own, its, mask, causal=False)))
 
 
-def test_numbers_have_no_hard_targets(lively):
-    model = lively("bert", num_labels=1)
+def test_numbers_have_no_hard_targets(with_random_weights):
+    model = with_random_weights("bert", num_labels=1)
     hard = Losses(soft_targets=SoftTargets(hard=True))
     with pytest.raises(InputError, match=r"losses\.soft_targets\.hard"):
         made(hard, model, model, kind="continuous")
@@ -426,8 +436,8 @@ def test_numbers_have_no_hard_targets(lively):
 
 
 @pytest.mark.parametrize("term", ["attention_maps", "relations"])
-def test_heads_of_an_unknown_family_are_not_found(lively, term):
-    model = lively("bert")
+def test_heads_of_an_unknown_family_are_not_found(with_random_weights, term):
+    model = with_random_weights("bert")
     model.config.model_type = "strange"
     terms: Any = {"attention_maps": AttentionMaps, "relations": Relations}
     losses = Losses(**{term: terms[term]()})
@@ -436,8 +446,8 @@ def test_heads_of_an_unknown_family_are_not_found(lively, term):
     made(Losses(hidden_states=HiddenStates(), embeddings=Embeddings()), model, model)
 
 
-def test_numbers_are_taught_by_numbers(lively, texts):
-    student, teacher = (lively("bert", seed=seed, num_labels=1) for seed in (2, 3))
+def test_a_regression_student_is_distilled_by_mse(with_random_weights, texts):
+    student, teacher = (with_random_weights("bert", seed=seed, num_labels=1) for seed in (2, 3))
     objective = made(Losses(), student, teacher, kind="continuous")
     found = terms_of(objective, student, teacher, texts())["soft_targets"]
     with torch.no_grad():

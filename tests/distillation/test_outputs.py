@@ -20,17 +20,17 @@ def hooks_of(model):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
-    model = lively(family)
+def test_capturing_outputs_changes_no_logits_and_leaves_no_hook(with_random_weights, texts, family):
+    model = with_random_weights(family)
     inputs = {name: texts()[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         plain = model(**inputs).logits
         model(**inputs, output_hidden_states=True)  # transformers puts hooks of its own, for good
         before = hooks_of(model)
         for wanted in (EVERYTHING, RequestedOutputs()):
-            said = run_with_outputs(model, texts(), wanted).logits
-            assert isinstance(said, torch.Tensor)
-            assert torch.equal(said, plain)
+            captured = run_with_outputs(model, texts(), wanted).logits
+            assert isinstance(captured, torch.Tensor)
+            assert torch.equal(captured, plain)
     assert hooks_of(model) == before
     with pytest.raises(RuntimeError):  # the ids are no numbers of tokens
         run_with_outputs(model, {**texts(), "input_ids": texts()["input_ids"].double()}, EVERYTHING)
@@ -38,12 +38,12 @@ def test_looking_changes_nothing_and_leaves_no_hook(lively, texts, family):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
-    model = lively(family)
-    said: list[torch.Tensor] = []
+def test_hidden_states_are_those_behind_the_blocks(with_random_weights, texts, family):
+    model = with_random_weights(family)
+    captured: list[torch.Tensor] = []
     hooks = [
         model.get_submodule(name).register_forward_hook(
-            lambda _, inputs, output: said.append(output if output[0].dim() == 2 else output[0])
+            lambda _, inputs, output: captured.append(output if output[0].dim() == 2 else output[0])
         )
         for name in structure_of(model).blocks
     ]
@@ -51,18 +51,18 @@ def test_hidden_states_are_those_behind_the_blocks(lively, texts, family):
         found = run_with_outputs(model, texts(), RequestedOutputs(hidden=frozenset([0, 1])))
     for hook in hooks:
         hook.remove()
-    assert len(said) == 2
-    assert torch.equal(found.hidden[0], said[0])
+    assert len(captured) == 2
+    assert torch.equal(found.hidden[0], captured[0])
     # The decoders' last state is given behind their last norm.
     norm = {"gpt2": "transformer.ln_f", "llama": "model.norm"}.get(family)
     with torch.no_grad():
-        last = said[1] if norm is None else model.get_submodule(norm)(said[1])
+        last = captured[1] if norm is None else model.get_submodule(norm)(captured[1])
     assert torch.equal(found.hidden[1], last)
     assert torch.equal(found.mask, texts()["attention_mask"].bool())
 
 
-def test_only_what_is_wanted_is_there(lively, texts):
-    model = lively("bert")
+def test_only_requested_outputs_are_captured(with_random_weights, texts):
+    model = with_random_weights("bert")
     found = run_with_outputs(model, texts(), RequestedOutputs(frozenset([1]), frozenset([0])))
     assert found.hidden.keys() == {1}
     assert found.attention.keys() == {0}
@@ -73,21 +73,23 @@ def test_only_what_is_wanted_is_there(lively, texts):
     assert nothing.embedding is None
 
 
-def test_without_a_mask_all_are_tokens(lively):
+def test_without_a_mask_all_are_tokens(with_random_weights):
     found = run_with_outputs(
-        lively("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, RequestedOutputs()
+        with_random_weights("bert"), {"input_ids": torch.tensor([[5, 6, 0]])}, RequestedOutputs()
     )
     assert found.mask.tolist() == [[True, True, True]]
     assert found.mask.dtype == torch.bool
 
 
-@pytest.mark.parametrize("gone", [[], [1, 3]])
+@pytest.mark.parametrize("removed", [[], [1, 3]])
 @pytest.mark.parametrize("family", ALL)
-def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, family, gone):
-    model = lively(family)
-    remove_heads_(model, {0: gone})
+def test_projections_have_the_widths_of_the_remaining_heads(
+    with_random_weights, texts, family, removed
+):
+    model = with_random_weights(family)
+    remove_heads_(model, {0: removed})
     found = run_with_outputs(model, texts(), EVERYTHING).attention[0]
-    left = 4 - len(gone)
+    left = 4 - len(removed)
     # Eight query heads of 4 share four key-value heads in this Llama; four heads of 8 elsewhere.
     size, queries = (4, 2 * left) if family == "llama" else (8, left)
     assert units_of(model, "heads")[0].count == left
@@ -96,9 +98,9 @@ def test_projections_have_the_widths_of_the_heads_there_are(lively, texts, famil
     assert found.key.shape == found.value.shape == (4, 9, left * size)
 
 
-def test_depth_is_that_of_now(lively):
-    assert depth_of(lively("albert", num_hidden_layers=5)) == 5
-    model = lively("gpt2", num_hidden_layers=3)
+def test_depth_is_that_after_layer_removal(with_random_weights):
+    assert depth_of(with_random_weights("albert", num_hidden_layers=5)) == 5
+    model = with_random_weights("gpt2", num_hidden_layers=3)
     assert depth_of(model) == 3
     remove_layers_(model, [1])
     assert depth_of(model) == 2

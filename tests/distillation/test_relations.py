@@ -49,7 +49,7 @@ def slow_loss(slow_pairs, student, teacher, mask, causal, splits):
         ((3, [6, 6, 6]), (3, [6, 6, 6]), 2, [2, 2, 2]),
         ((3, [6, 6, 6]), (3, [6, 6, 6]), 6, [6, 6, 6]),
         ((2, [8, 8, 8]), (4, [16, 16, 16]), None, [4, 4, 4]),  # other heads and widths
-        ((3, [12, 12, 12]), (4, [16, 16, 16]), None, [4, 4, 4]),  # one of four heads is gone
+        ((3, [12, 12, 12]), (4, [16, 16, 16]), None, [4, 4, 4]),  # one of four heads is removed
         ((5, [5, 5, 5]), (4, [16, 16, 16]), None, [1, 1, 1]),
         ((6, [12, 6, 6]), (8, [16, 8, 8]), None, [4, 2, 2]),  # grouped queries
     ],
@@ -76,14 +76,14 @@ def test_relation_heads_are_the_most_that_divide_both_widths():
 
 
 @pytest.mark.parametrize(
-    ("family", "gone", "splits"),
+    ("family", "removed", "splits"),
     [("bert", [1], [4, 4, 4]), ("gpt2", [0, 2], [4, 4, 4]), ("llama", [3], [8, 4, 4])],
 )
 def test_a_student_without_some_of_its_heads_is_taught_by_one_with_all(
-    lively, texts, slow_pairs, family, gone, splits
+    with_random_weights, texts, slow_pairs, family, removed, splits
 ):
-    student, teacher = lively(family), lively(family, seed=3)
-    remove_heads_(student, {1: gone})
+    student, teacher = with_random_weights(family), with_random_weights(family, seed=3)
+    remove_heads_(student, {1: removed})
     wanted, mask = RequestedOutputs(attention=frozenset([1])), texts()["attention_mask"].bool()
     own, its = (run_with_outputs(one, texts(), wanted).attention[1] for one in (student, teacher))
     assert own.value.shape[-1] < its.value.shape[-1]

@@ -169,11 +169,11 @@ def test_nothing_is_learned_from_nothing(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_term_and_its_gradient_vanish_where_both_agree(kind):
     teacher = logits(7, 5)
-    for said in (teacher, *(top_k(teacher, k, 2.0) for k in (1, 3, 5))):
-        if isinstance(said, TopK) and kind != "categorical":
+    for target in (teacher, *(top_k(teacher, k, 2.0) for k in (1, 3, 5))):
+        if isinstance(target, TopK) and kind != "categorical":
             continue
         student = teacher.clone().requires_grad_()
-        loss = soft_target_loss(student, said, kind, temperature=2.0)
+        loss = soft_target_loss(student, target, kind, temperature=2.0)
         loss.backward()
         assert abs(loss.item()) < 1e-12
         assert student.grad is not None

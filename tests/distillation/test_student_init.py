@@ -30,9 +30,9 @@ KEPT = [
 
 
 @pytest.fixture
-def deep(lively):
+def deep(with_random_weights):
     def build(family, layers, **changes):
-        return lively(family, num_hidden_layers=layers, **changes)
+        return with_random_weights(family, num_hidden_layers=layers, **changes)
 
     return build
 
@@ -107,8 +107,8 @@ def test_what_was_done_to_the_teacher_stays_in_the_manifest(deep):
 def test_numbers_that_make_no_student_are_refused(deep, n):
     model = deep("bert", 4)
     before = copy.deepcopy(weights(model))
-    said = rf"model\.every_nth_layer is {n}: the teacher has 4 layers, .* between 2 and 4"
-    with pytest.raises(InputError, match=said):
+    message = rf"model\.every_nth_layer is {n}: the teacher has 4 layers, .* between 2 and 4"
+    with pytest.raises(InputError, match=message):
         keep_every_nth_layer_(model, n)
     assert alike(weights(model), before)
     assert model.config.num_hidden_layers == 4

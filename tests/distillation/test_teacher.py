@@ -43,26 +43,28 @@ def close(one, other, **options):
 
 
 @pytest.mark.parametrize(("family", "tokens"), MODELS)
-def test_what_is_remembered_is_what_would_be_said(lively, texts, tmp_path, family, tokens):
-    live = LiveTeacher(lively(family, tokens=tokens))
+def test_cached_outputs_equal_those_of_the_teacher(
+    with_random_weights, texts, tmp_path, family, tokens
+):
+    live = LiveTeacher(with_random_weights(family, tokens=tokens))
     cached = remembered(live, texts, tmp_path / "x", top_k_config=TOKENWISE if tokens else None)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
-        said, kept = live(batch, WANTED), cached(batch, WANTED)
-        assert torch.equal(kept.mask, said.mask)
+        live_outputs, kept = live(batch, WANTED), cached(batch, WANTED)
+        assert torch.equal(kept.mask, live_outputs.mask)
         if tokens:
-            assert_largest(kept.logits, said.logits, said.mask)
+            assert_largest(kept.logits, live_outputs.logits, live_outputs.mask)
         else:
             assert kept.logits.dtype == torch.float32
-            assert close(kept.logits, said.logits)
-        assert close(kept.embedding, said.embedding)
-        assert kept.hidden.keys() == said.hidden.keys() == {0, 1}
-        for layer, states in said.hidden.items():
+            assert close(kept.logits, live_outputs.logits)
+        assert close(kept.embedding, live_outputs.embedding)
+        assert kept.hidden.keys() == live_outputs.hidden.keys() == {0, 1}
+        for layer, states in live_outputs.hidden.items():
             assert kept.hidden[layer].dtype == torch.float16
             assert kept.hidden[layer].shape == states.shape
-            pair = kept.hidden[layer][said.mask], states[said.mask]
+            pair = kept.hidden[layer][live_outputs.mask], states[live_outputs.mask]
             assert close(*pair, rtol=2**-11, atol=2**-24)
-            assert (kept.hidden[layer][~said.mask] == 0).all()
+            assert (kept.hidden[layer][~live_outputs.mask] == 0).all()
 
 
 def assert_largest(kept, whole, mask):
@@ -77,20 +79,22 @@ def assert_largest(kept, whole, mask):
         assert close(found[mask], (whole / temperature).logsumexp(-1)[mask])
 
 
-def test_more_logits_than_there_are_is_all_of_them(lively, texts, tmp_path):
-    live = LiveTeacher(lively("gpt2", tokens=True))
+def test_topk_larger_than_the_vocabulary_keeps_all_logits(with_random_weights, texts, tmp_path):
+    live = LiveTeacher(with_random_weights("gpt2", tokens=True))
     cached = remembered(live, texts, tmp_path / "x", RequestedOutputs(), TopKConfig(1000, [1]))
     kept: Any = cached(texts(), RequestedOutputs())
-    said: Any = live(texts(), RequestedOutputs())
+    live_outputs: Any = live(texts(), RequestedOutputs())
     assert kept.logits.values.shape == (4, 9, 100)
     assert kept.logits.logsumexp.keys() == {1.0}
     back = torch.zeros(4, 9, 100).scatter(-1, kept.logits.indices.long(), kept.logits.values)
-    assert close(back[said.mask], said.logits[said.mask])
+    assert close(back[live_outputs.mask], live_outputs.logits[live_outputs.mask])
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
-    student, teacher = (lively("gpt2", seed=seed, tokens=tokens) for seed in (2, 3))
+def test_cached_and_live_teachers_give_equal_gradients(
+    with_random_weights, texts, tmp_path, tokens
+):
+    student, teacher = (with_random_weights("gpt2", seed=seed, tokens=tokens) for seed in (2, 3))
     live = LiveTeacher(teacher)
     losses = Losses(
         soft_targets=SoftTargets(temperature=2.0),
@@ -120,8 +124,8 @@ def test_a_student_learns_the_same_from_both(lively, texts, tmp_path, tokens):
             assert terms[1][name].item() == pytest.approx(term.item(), rel=relative), name
 
 
-def test_the_teacher_is_asked_once(lively, texts, tmp_path, caplog):
-    live = LiveTeacher(lively("bert"))
+def test_the_teacher_runs_once_per_example(with_random_weights, texts, tmp_path, caplog):
+    live = LiveTeacher(with_random_weights("bert"))
     first: Any = remembered(live, texts, tmp_path / "x")(texts(), WANTED).logits
 
     def never():
@@ -140,45 +144,54 @@ def test_the_teacher_is_asked_once(lively, texts, tmp_path, caplog):
     assert torch.equal(anew.logits, first)
 
 
-def test_a_layer_that_has_not_been_kept_is_missed_by_name(lively, texts, tmp_path):
+def test_a_layer_missing_in_the_cache_raises_with_its_name(with_random_weights, texts, tmp_path):
     cached = remembered(
-        LiveTeacher(lively("bert")), texts, tmp_path / "x", RequestedOutputs(hidden=frozenset([1]))
+        LiveTeacher(with_random_weights("bert")),
+        texts,
+        tmp_path / "x",
+        RequestedOutputs(hidden=frozenset([1])),
     )
     cached(texts(), RequestedOutputs(hidden=frozenset([1])))
     with pytest.raises(InputError, match=r"layer 0, which is not cached.*model\.teacher_cache to"):
         cached(texts(), RequestedOutputs(hidden=frozenset([0, 1])))
 
 
-def test_an_example_that_was_not_asked_about_is_missed(lively, texts, tmp_path):
-    cached = remembered(LiveTeacher(lively("bert")), texts, tmp_path / "x")
+def test_an_example_missing_in_the_cache_raises(with_random_weights, texts, tmp_path):
+    cached = remembered(LiveTeacher(with_random_weights("bert")), texts, tmp_path / "x")
     batch = {**texts(), "example_id": torch.tensor([30, 31, 32, 77])}
     with pytest.raises(InputError, match="does not hold 1 of 4 examples, 77"):
         cached(batch, WANTED)
 
 
-def test_without_a_mask_all_are_tokens(lively, texts, tmp_path):
-    cached = remembered(LiveTeacher(lively("bert")), texts, tmp_path / "x")
+def test_without_a_mask_all_are_tokens(with_random_weights, texts, tmp_path):
+    cached = remembered(LiveTeacher(with_random_weights("bert")), texts, tmp_path / "x")
     batch = {name: value for name, value in texts([1]).items() if name != "attention_mask"}
     assert cached(batch, WANTED).mask.tolist() == [[True] * 9]
 
 
-def test_a_teacher_is_without_gradients_and_in_eval_mode(lively, texts, tmp_path):
-    model = lively("bert").train()
+def test_a_teacher_is_without_gradients_and_in_eval_mode(with_random_weights, texts, tmp_path):
+    model = with_random_weights("bert").train()
     freeze_(model)
     assert not any(module.training for module in model.modules())
     assert not any(weight.requires_grad for weight in model.parameters())
     model.requires_grad_(True)  # even then
     live = LiveTeacher(model)
     whole = RequestedOutputs(frozenset([0, 1]), frozenset([0, 1]), embedding=True)
-    said = live(texts(), whole)
-    tensors: list[Any] = [said.logits, said.embedding, *said.hidden.values()]
-    tensors += [part for one in said.attention.values() for part in (one.query, one.key, one.value)]
+    live_outputs = live(texts(), whole)
+    tensors: list[Any] = [
+        live_outputs.logits,
+        live_outputs.embedding,
+        *live_outputs.hidden.values(),
+    ]
+    tensors += [
+        part for one in live_outputs.attention.values() for part in (one.query, one.key, one.value)
+    ]
     assert len(tensors) == 10
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
-def test_a_teacher_may_read_the_batch_in_its_own_tokens(lively, texts, tmp_path):
-    model = lively("bert")
+def test_a_teacher_may_read_the_batch_in_its_own_tokens(with_random_weights, texts, tmp_path):
+    model = with_random_weights("bert")
     others = {"input_ids": torch.tensor([[7, 8, 9, 0]] * 4), "attention_mask": torch.ones(4, 4)}
 
     def inputs(batch):
@@ -189,16 +202,16 @@ def test_a_teacher_may_read_the_batch_in_its_own_tokens(lively, texts, tmp_path)
         }
 
     live, requested = LiveTeacher(model, inputs), RequestedOutputs(embedding=True)
-    said: Any = live(texts(), requested)
+    live_outputs: Any = live(texts(), requested)
     plain: Any = run_with_outputs(model, inputs(texts()), requested)
-    assert torch.equal(said.logits, plain.logits)
-    assert not close(said.logits, LiveTeacher(model)(texts(), requested).logits)
+    assert torch.equal(live_outputs.logits, plain.logits)
+    assert not close(live_outputs.logits, LiveTeacher(model)(texts(), requested).logits)
     cached = remembered(live, texts, tmp_path / "x", requested)
     for rows, length in BATCHES:
         batch = texts(rows, length=length)
-        said, kept = live(batch, requested), cached(batch, requested)
-        assert close(kept.logits, said.logits)
-        assert close(kept.embedding, said.embedding)
+        live_outputs, kept = live(batch, requested), cached(batch, requested)
+        assert close(kept.logits, live_outputs.logits)
+        assert close(kept.embedding, live_outputs.embedding)
 
 
 def changed(model, change):
@@ -228,13 +241,13 @@ def nudge(name, place):
     ],
     ids=["a weight", "another", "activation", "epsilon", "labels", "precision"],
 )
-def test_another_teacher_has_another_fingerprint(lively, change):
-    model = lively("bert")
+def test_another_teacher_has_another_fingerprint(with_random_weights, change):
+    model = with_random_weights("bert")
     assert fingerprint(changed(model, change)) != fingerprint(model)
 
 
-def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(lively, tmp_path):
-    model = lively("bert").float()
+def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(with_random_weights, tmp_path):
+    model = with_random_weights("bert").float()
     assert fingerprint(copy.deepcopy(model)) == fingerprint(model)
     found = set()
     for name in ("one", "other"):
@@ -248,8 +261,8 @@ def test_the_same_teacher_has_the_same_fingerprint_wherever_it_lies(lively, tmp_
     assert {fingerprint(again)} == found
 
 
-def test_the_folder_is_named_after_all_that_the_answers_depend_on(lively, tmp_path):
-    live = LiveTeacher(lively("bert"))
+def test_the_folder_is_named_after_all_that_the_answers_depend_on(with_random_weights, tmp_path):
+    live = LiveTeacher(with_random_weights("bert"))
     usual: dict[str, Any] = {
         "requested": RequestedOutputs(hidden=frozenset([0, 1])),
         "top_k_config": TopKConfig(5, [1.0, 2.0]),
@@ -275,6 +288,6 @@ def test_the_folder_is_named_after_all_that_the_answers_depend_on(lively, tmp_pa
         {"key": {"data": ["a", "b"]}},
     ]
     found = {cache_folder(live, tmp_path, **{**usual, **change}) for change in others}
-    found.add(cache_folder(LiveTeacher(lively("bert", seed=3)), tmp_path, **usual))
+    found.add(cache_folder(LiveTeacher(with_random_weights("bert", seed=3)), tmp_path, **usual))
     assert len(found | {first}) == len(others) + 2
     assert cache_folder(live, tmp_path / "y", **usual) == tmp_path / "y" / "teacher" / first.name

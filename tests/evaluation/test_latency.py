@@ -51,8 +51,10 @@ def rounds_of(log: list[tuple[str, int]], names: str, calls: int) -> list[list[t
 def test_candidates_take_turns_and_begin_in_turn(clock: Clock) -> None:
     calls = [[clock.worker(name, n, 0.01) for n in range(2)] for name in "ab"]
     times = interleaved_times(calls, seconds=0.1)
-    looking = sum(number == 1 for _, number in clock.log) - sum(n == 0 for _, n in clock.log)
-    rounds = rounds_of(clock.log[looking:], "ab", 2)
+    calibration_calls = sum(number == 1 for _, number in clock.log) - sum(
+        n == 0 for _, n in clock.log
+    )
+    rounds = rounds_of(clock.log[calibration_calls:], "ab", 2)
     first, second = [("a", 0), ("a", 1)], [("b", 0), ("b", 1)]
     assert rounds[0] == first + second  # the warm-up
     assert rounds[1:5] == [first + second, second + first] * 2

@@ -103,8 +103,8 @@ def test_a_compiled_smaller_model_says_the_same(tiny_model, family):
     model = tiny_model(family)
     remove_heads_(model, GONE["heads"])
     remove_neurons_(model, GONE["neurons"])
-    said = logits(model)
-    assert torch.allclose(logits(torch.compile(model)), said, atol=1e-5)
+    expected = logits(model)
+    assert torch.allclose(logits(torch.compile(model)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", STACKED)

@@ -74,12 +74,12 @@ def trained(folder: Path, name: str, data: L.LightningDataModule, epochs: int, *
 
 
 @pytest.fixture(scope="session")
-def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``texts``, their ``tokenizer``, and a ``teacher`` (.ckpt beside it) of them.
 
     150 rows are for training, of which 38 are carved out for validation; 60 have no label.
     """
-    folder = tmp_path_factory.mktemp("school")
+    folder = tmp_path_factory.mktemp("trained_teacher")
     write_tokenizer(folder / "tokenizer", WORDS)
     (folder / "texts").mkdir()
     draw = random.Random(0)
@@ -97,19 +97,19 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def texts(school: Path) -> Callable[..., TextClassificationDataModule]:
+def texts(trained_teacher: Path) -> Callable[..., TextClassificationDataModule]:
     """Builds a data module of the labelled texts."""
-    return lambda **options: text_data(school, **options)
+    return lambda **options: text_data(trained_teacher, **options)
 
 
 @pytest.fixture
-def student(school: Path, tmp_path: Path) -> Callable[..., DistillationModule]:
+def student(trained_teacher: Path, tmp_path: Path) -> Callable[..., DistillationModule]:
     """Builds a small student of the teacher, with dropout, the same every time."""
 
     def build(seed: int = 0, **options: Any) -> DistillationModule:
         torch.manual_seed(seed)
         defaults: dict[str, Any] = {
-            "config": STUDENT, "teacher": str(school / "teacher"), "learning_rate": 3e-3,
+            "config": STUDENT, "teacher": str(trained_teacher / "teacher"), "learning_rate": 3e-3,
             "cache_dir": str(tmp_path / "cache"),
         }  # fmt: skip
         if "pretrained" in options or "every_nth_layer" in options:

@@ -121,9 +121,11 @@ def test_it_learns_from_texts_that_nobody_has_labelled(
     assert (trainer.callback_metrics["train_task"] == 0) == (train_on == "unlabelled")
 
 
-def test_without_a_teacher_unlabelled_texts_are_refused(texts, student, quiet_trainer, school):
+def test_without_a_teacher_unlabelled_texts_are_refused(
+    texts, student, quiet_trainer, trained_teacher
+):
     for module in (
-        FineTuningModule(pretrained=str(school / "teacher")),
+        FineTuningModule(pretrained=str(trained_teacher / "teacher")),
         student(losses=Losses(soft_targets=None)),
     ):
         with pytest.raises(InputError, match=r"data\.train_on is unlabelled.*DistillationModule"):
@@ -131,7 +133,7 @@ def test_without_a_teacher_unlabelled_texts_are_refused(texts, student, quiet_tr
 
 
 def test_the_teacher_teaches_and_is_nothing_else(
-    texts, student, quiet_trainer, school, tmp_path, asked
+    texts, student, quiet_trainer, trained_teacher, tmp_path, asked
 ):
     found: list[Any] = []
 
@@ -152,13 +154,13 @@ def test_the_teacher_teaches_and_is_nothing_else(
     trainer = quiet_trainer(max_epochs=1, callbacks=[Look()])
     trainer.fit(module, datamodule=texts())
     (teacher,) = set(found)
-    before = load_compressed(school / "teacher")
+    before = load_compressed(trained_teacher / "teacher")
     assert before.config.hidden_dropout_prob > 0
     assert_same(teacher.state_dict(), before.state_dict())
     assert all(
         not part.requires_grad
-        for said in asked.outputs
-        for part in (said.logits, said.embedding, *said.hidden.values())
+        for outputs in asked.outputs
+        for part in (outputs.logits, outputs.embedding, *outputs.hidden.values())
         if part is not None
     )
     projections = sum(weight.numel() for weight in module.objective.parameters())
@@ -185,7 +187,7 @@ def test_the_cache_teaches_what_the_live_teacher_does_step_for_step(
 
     live = fit("never")
     assert len(asked.outputs) == 5 + 26 + 2 * 5  # it is measured, it teaches, it is compared with
-    assert {len(said.logits) for said in asked.outputs} == {9, 2, 4}
+    assert {len(outputs.logits) for outputs in asked.outputs} == {9, 2, 4}
     asked.outputs.clear()
     for times in (5 + 18, 5):  # it is measured, and asked about every text once
         cached = fit("always")
@@ -233,13 +235,13 @@ def test_resumed_in_the_middle_of_an_epoch_it_equals_the_uninterrupted_run(
 
 
 def test_whatever_the_answers_depend_on_makes_another_cache(
-    texts, student, quiet_trainer, school, tmp_path
+    texts, student, quiet_trainer, trained_teacher, tmp_path
 ):
-    other = load_compressed(school / "teacher")
+    other = load_compressed(trained_teacher / "teacher")
     with torch.no_grad():
         other.get_parameter("classifier.bias").add_(0.01)
     save_compressed(other, tmp_path / "other")
-    same = load_compressed(school / "teacher")
+    same = load_compressed(trained_teacher / "teacher")
     save_compressed(same, tmp_path / "same")
     # The last of the words that the teacher was trained with is unknown to this one.
     tokenizer = write_tokenizer(tmp_path / "tokenizer", [f"w{i}" for i in range(94)] + ["x"])
@@ -284,8 +286,8 @@ def test_a_damaged_cache_is_made_anew_and_says_so(texts, student, quiet_trainer,
         content[len(content) // 2] ^= 1
         rows.write_bytes(content)
     assert_same(last[0], last[1])
-    (said,) = [one for one in caplog.messages if "teacher's cache" in one]
-    assert "is written again: rows.arrow is damaged" in said
+    (message,) = [one for one in caplog.messages if "teacher's cache" in one]
+    assert "is written again: rows.arrow is damaged" in message
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,9 @@ def test_a_short_run_reads_what_a_longer_one_has_kept(texts, student, quiet_trai
     assert len(asked.outputs) == 3  # it is measured
 
 
-def test_validation_may_come_late_or_never(texts, student, quiet_trainer, school, tmp_path):
+def test_validation_may_come_late_or_never(
+    texts, student, quiet_trainer, trained_teacher, tmp_path
+):
     options: dict[str, Any]
     for options in (
         {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0},

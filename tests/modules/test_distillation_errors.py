@@ -1,4 +1,4 @@
-"""What cannot be distilled is said before the first step, and a teacher's own tokenizer."""
+"""Errors raised before the first step of distillation, and teachers with another tokenizer."""
 
 import errno
 import os
@@ -97,10 +97,10 @@ def test_a_student_made_of_such_a_teacher_is_refused_too(
 
 
 def test_names_that_are_but_numbers_or_letter_cases_say_nothing(
-    texts, student, quiet_trainer, school, tmp_path
+    texts, student, quiet_trainer, trained_teacher, tmp_path
 ):
     for names in ({0: "LABEL_0", 1: "LABEL_1"}, {0: "BAD", 1: "Good"}):
-        model = load_compressed(school / "teacher")
+        model = load_compressed(trained_teacher / "teacher")
         model.config.id2label = names
         save_compressed(model, tmp_path / "renamed")
         module = student(teacher=str(tmp_path / "renamed"), every_nth_layer=2)
@@ -108,32 +108,34 @@ def test_names_that_are_but_numbers_or_letter_cases_say_nothing(
         assert module.model.config.id2label == NAMES["id2label"]
 
 
-def test_a_teacher_of_other_tokens_cannot_teach_them(school, student, quiet_trainer, tmp_path):
+def test_a_teacher_of_other_tokens_cannot_teach_them(
+    trained_teacher, student, quiet_trainer, tmp_path
+):
     teacher = random_model(tmp_path / "teacher", **{**GPT2, "vocab_size": 120})
     module = student(task="causal-lm", teacher=teacher, config=GPT2)
     parts = ["model.teacher has 120 tokens", "student 100", "one vocabulary"]
-    refuse(module, quiet_trainer(max_epochs=1), lines(school), *parts)
+    refuse(module, quiet_trainer(max_epochs=1), lines(trained_teacher), *parts)
     teacher = random_model(tmp_path / "untaught", **GPT2)
     module = student(task="causal-lm", teacher=teacher, config=GPT2)
     parts = ["no better than chance", "perplexity"]
-    refuse(module, quiet_trainer(max_epochs=1), lines(school), *parts)
+    refuse(module, quiet_trainer(max_epochs=1), lines(trained_teacher), *parts)
 
 
-def damaged(school: Path, folder: Path, file: str) -> str:
-    shutil.copytree(school / "teacher", folder)
+def damaged(trained_teacher: Path, folder: Path, file: str) -> str:
+    shutil.copytree(trained_teacher / "teacher", folder)
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     return str(folder)
 
 
-def student_checkpoint(school: Path, folder: Path) -> str:
+def student_checkpoint(trained_teacher: Path, folder: Path) -> str:
     import lightning as L
 
     from .conftest import QUIET
 
     torch.manual_seed(0)
-    module = DistillationModule(config=STUDENT, teacher=str(school / "teacher"))
+    module = DistillationModule(config=STUDENT, teacher=str(trained_teacher / "teacher"))
     trainer = L.Trainer(**QUIET, max_steps=1, default_root_dir=folder)
-    trainer.fit(module, datamodule=text_data(school))
+    trainer.fit(module, datamodule=text_data(trained_teacher))
     trainer.save_checkpoint(folder / "student.ckpt")
     return str(folder / "student.ckpt")
 
@@ -143,8 +145,8 @@ def written(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def pruned(school: Path, folder: Path) -> str:
-    model = load_compressed(school / "teacher")
+def pruned(trained_teacher: Path, folder: Path) -> str:
+    model = load_compressed(trained_teacher / "teacher")
     remove_heads_(model, {0: [1]})
     return str(save_compressed(model, folder))
 
@@ -188,9 +190,9 @@ def pruned(school: Path, folder: Path) -> str:
     ],
 )  # fmt: skip
 def test_bad_input_is_named_before_the_first_step(
-    texts, student, quiet_trainer, school, tmp_path, build, parts
+    texts, student, quiet_trainer, trained_teacher, tmp_path, build, parts
 ):
-    module = student(**build(school, tmp_path))
+    module = student(**build(trained_teacher, tmp_path))
     refuse(module, quiet_trainer(max_epochs=1), texts(), *parts)
 
 
@@ -229,21 +231,26 @@ def test_a_full_disk_is_named(texts, student, quiet_trainer, tmp_path, monkeypat
 
 
 def test_what_cannot_be_kept_is_refused_with_the_reason(
-    school, student, quiet_trainer, tmp_path, toy_data
+    trained_teacher, student, quiet_trainer, tmp_path, toy_data
 ):
     always: dict[str, Any] = {"teacher_cache": "always", "losses": Losses()}
     ramp = Losses(soft_targets=SoftTargets(temperature=(4.0, 1.0)))
     mlm = {**TEACHER, "num_hidden_layers": 1}
-    trained(school, "one_epoch_mlm", lines(school, objective="masked"), 8, task="masked-lm",
-            config=mlm)  # fmt: skip
-    trained(school, "one_epoch_gpt2", lines(school), 4, task="causal-lm", config=GPT2)
+    data = lines(trained_teacher, objective="masked")
+    trained(trained_teacher, "one_epoch_mlm", data, 8, task="masked-lm", config=mlm)
+    trained(
+        trained_teacher, "one_epoch_gpt2", lines(trained_teacher), 4, task="causal-lm", config=GPT2
+    )
     for task, name, config, losses, data, reason in (
-        ("masked-lm", "one_epoch_mlm", mlm, Losses(), lines(school, objective="masked"),
+        ("masked-lm", "one_epoch_mlm", mlm, Losses(), lines(trained_teacher, objective="masked"),
          "masked tokens differ in every epoch"),
-        ("causal-lm", "one_epoch_gpt2", GPT2, ramp, lines(school), "temperature changes"),
+        ("causal-lm", "one_epoch_gpt2", GPT2, ramp, lines(trained_teacher), "temperature changes"),
     ):  # fmt: skip
         module = student(
-            **{**always, "losses": losses}, task=task, config=config, teacher=str(school / name)
+            **{**always, "losses": losses},
+            task=task,
+            config=config,
+            teacher=str(trained_teacher / name),
         )
         parts = ["model.teacher_cache", reason, "set it to never"]
         refuse(module, quiet_trainer(max_epochs=1), data, *parts)
@@ -265,17 +272,17 @@ def test_data_of_others_are_learned_from_live(student, quiet_trainer, toy_data, 
 
 
 @pytest.fixture(scope="session")
-def foreign(school):
+def foreign(trained_teacher):
     """A teacher of the same texts with words in another order, some of them in pieces."""
     words = random.Random(2).sample(WORDS[:60], 60) + [f"##{digit}" for digit in range(10)]
-    tokenizer = write_tokenizer(school / "foreign_tokenizer", words)
-    data = text_data(school, tokenizer=str(tokenizer))
-    trained(school, "foreign", data, 6, config={**TEACHER, "num_hidden_layers": 2})
-    return school / "foreign"
+    tokenizer = write_tokenizer(trained_teacher / "foreign_tokenizer", words)
+    data = text_data(trained_teacher, tokenizer=str(tokenizer))
+    trained(trained_teacher, "foreign", data, 6, config={**TEACHER, "num_hidden_layers": 2})
+    return trained_teacher / "foreign"
 
 
 def test_a_teacher_with_another_tokenizer_reads_the_texts_in_its_own_tokens(
-    texts, student, quiet_trainer, school, foreign, monkeypatch
+    texts, student, quiet_trainer, trained_teacher, foreign, monkeypatch
 ):
     seen: list[dict[str, Any]] = []
 
@@ -331,11 +338,11 @@ def test_its_tokens_are_not_the_students(texts, student, quiet_trainer, foreign,
 
 
 def test_a_language_model_with_another_tokenizer_is_refused(
-    school, student, quiet_trainer, foreign, tmp_path
+    trained_teacher, student, quiet_trainer, foreign, tmp_path
 ):
     teacher = random_model(tmp_path / "teacher", **GPT2)
     shutil.copy(foreign / "tokenizer.json", teacher)
     shutil.copy(foreign / "tokenizer_config.json", teacher)
     module = student(task="causal-lm", teacher=teacher, config=GPT2)
     parts = ["model.teacher", "another tokenizer", "teacher with the student's tokenizer"]
-    refuse(module, quiet_trainer(max_epochs=1), lines(school), *parts)
+    refuse(module, quiet_trainer(max_epochs=1), lines(trained_teacher), *parts)

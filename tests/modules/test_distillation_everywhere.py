@@ -43,10 +43,12 @@ def bert_layers(model: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize("use", ["always", "never"])
 def test_a_pruned_model_is_taught_by_what_it_was(
-    texts, student, quiet_trainer, school, tmp_path, use
+    texts, student, quiet_trainer, trained_teacher, tmp_path, use
 ):
     def build(seed=0):
-        return student(seed, pretrained=str(school / "teacher"), teacher="dense", teacher_cache=use)
+        return student(
+            seed, pretrained=str(trained_teacher / "teacher"), teacher="dense", teacher_cache=use
+        )
 
     def fit(module, *callbacks, ckpt=None, **options):
         pruning = StructuredPruning(
@@ -109,10 +111,12 @@ def test_a_pruned_model_is_taught_by_what_it_was(
     ids=["magnitude", "layers", "heads"],
 )  # fmt: skip
 def test_every_kind_of_pruning_goes_with_it(
-    texts, student, quiet_trainer, school, tmp_path, callback, losses
+    texts, student, quiet_trainer, trained_teacher, tmp_path, callback, losses
 ):
     def fit(ckpt=None, seed=0):
-        module = student(seed, pretrained=str(school / "teacher"), teacher="dense", losses=losses)
+        module = student(
+            seed, pretrained=str(trained_teacher / "teacher"), teacher="dense", losses=losses
+        )
         save = L.Callback() if ckpt else SaveEveryStep(tmp_path)
         trainer = quiet_trainer(max_epochs=2, callbacks=[callback(), save])
         trainer.fit(module, datamodule=texts(), ckpt_path=ckpt, weights_only=True)
@@ -127,22 +131,29 @@ def test_every_kind_of_pruning_goes_with_it(
 
 
 @pytest.fixture(scope="session")
-def causal(school):
+def causal(trained_teacher):
     """A GPT-2 that has read the texts."""
-    trained(school, "gpt2", lines(school), 6, task="causal-lm", config=GPT2)
-    return school / "gpt2"
+    trained(trained_teacher, "gpt2", lines(trained_teacher), 6, task="causal-lm", config=GPT2)
+    return trained_teacher / "gpt2"
 
 
 @pytest.fixture(scope="session")
-def masked(school):
+def masked(trained_teacher):
     """A BERT that has filled the gaps in them."""
     config = {**TEACHER, "num_hidden_layers": 2}
-    trained(school, "mlm", lines(school, objective="masked"), 8, task="masked-lm", config=config)
-    return school / "mlm"
+    trained(
+        trained_teacher,
+        "mlm",
+        lines(trained_teacher, objective="masked"),
+        8,
+        task="masked-lm",
+        config=config,
+    )
+    return trained_teacher / "mlm"
 
 
 def test_half_of_a_gpt2_learns_token_by_token_from_the_cache(
-    school, student, quiet_trainer, causal, tmp_path
+    trained_teacher, student, quiet_trainer, causal, tmp_path
 ):
     found: dict[str, Any] = {}
     for use, top_k in (("never", 64), ("always", 100), ("auto", 8)):
@@ -151,7 +162,7 @@ def test_half_of_a_gpt2_learns_token_by_token_from_the_cache(
             top_k=top_k, losses=Losses(soft_targets=SoftTargets(temperature=1.5)),
         )  # fmt: skip
         trainer = quiet_trainer(max_epochs=2, log_every_n_steps=1)
-        trainer.fit(module, datamodule=lines(school))
+        trainer.fit(module, datamodule=lines(trained_teacher))
         found[use] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         assert module.model.config.n_layer == 2
         assert manifest_of(module.model) == []
@@ -163,22 +174,22 @@ def test_half_of_a_gpt2_learns_token_by_token_from_the_cache(
     assert len(list((tmp_path / "cache" / "teacher").glob("[!.]*"))) == 2
 
 
-def test_gaps_are_filled_live(school, student, quiet_trainer, masked, tmp_path):
+def test_gaps_are_filled_live(trained_teacher, student, quiet_trainer, masked, tmp_path):
     losses = Losses(hidden_states=HiddenStates(), attention_maps=AttentionMaps())
     config = {**TEACHER, "hidden_size": 16, "num_hidden_layers": 1}
     module = student(task="masked-lm", teacher=str(masked), config=config, losses=losses)
     trainer = quiet_trainer(max_epochs=2)
-    trainer.fit(module, datamodule=lines(school, objective="masked"))
+    trainer.fit(module, datamodule=lines(trained_teacher, objective="masked"))
     assert not (tmp_path / "cache").exists()
     assert trainer.callback_metrics["val_agreement"].isfinite()
     assert trainer.callback_metrics["val_teacher_perplexity"] < 100
 
 
 @pytest.mark.parametrize("kind", ["numbers", "several"])
-def test_numbers_and_several_labels(kind, school, student, quiet_trainer, tmp_path):
+def test_numbers_and_several_labels(kind, trained_teacher, student, quiet_trainer, tmp_path):
     folder = tmp_path / "other"
     (folder / "texts").mkdir(parents=True)
-    (folder / "tokenizer").symlink_to(school / "tokenizer")
+    (folder / "tokenizer").symlink_to(trained_teacher / "tokenizer")
     draw, rows = random.Random(1), []
     for _ in range(160):
         first = [draw.random() < 0.5 for _ in range(3)]
@@ -205,10 +216,10 @@ def test_numbers_and_several_labels(kind, school, student, quiet_trainer, tmp_pa
 
 
 def test_every_second_layer_is_a_student_and_a_checkpoint_a_teacher(
-    texts, student, quiet_trainer, school, tmp_path
+    texts, student, quiet_trainer, trained_teacher, tmp_path
 ):
     config = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    teacher = load_compressed(school / "teacher")
+    teacher = load_compressed(trained_teacher / "teacher")
     module = student(every_nth_layer=2, config=config, learning_rate=1e-9, losses=UNIFORM)
     trainer = quiet_trainer(max_steps=1)
     trainer.fit(module, datamodule=texts())
@@ -223,11 +234,11 @@ def test_every_second_layer_is_a_student_and_a_checkpoint_a_teacher(
     loaded = DistillationModule.load_from_checkpoint(tmp_path / "half.ckpt", weights_only=True)
     assert_same(loaded.model.state_dict(), module.model.state_dict())
     for name in ("teacher", "teacher.ckpt"):
-        again = student(teacher=str(school / name), teacher_cache="never")
+        again = student(teacher=str(trained_teacher / name), teacher_cache="never")
         trainer = quiet_trainer(max_epochs=1)
         trainer.fit(again, datamodule=texts())
         assert trainer.callback_metrics["val_teacher_accuracy"] == 1.0
-    module = student(every_nth_layer=2, teacher=str(school / "teacher.ckpt"))
+    module = student(every_nth_layer=2, teacher=str(trained_teacher / "teacher.ckpt"))
     quiet_trainer(max_steps=1).fit(module, datamodule=texts())
     assert len(bert_layers(module.model)) == 2
 
@@ -248,19 +259,19 @@ if __name__ == "__main__":
         asked.append(len(batch["input_ids"]))
         return outputs.run_with_outputs(model, batch, wanted)
     teacher.run_with_outputs = count
-    place, school, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
+    place, trained_teacher, left = Path(sys.argv[1]), Path(sys.argv[2]), {}
     for use in ("always", "never"):
         asked.clear()
         torch.manual_seed(0)
         module = DistillationModule(
-            config=STUDENT, teacher=str(school / "teacher"), learning_rate=3e-3,
+            config=STUDENT, teacher=str(trained_teacher / "teacher"), learning_rate=3e-3,
             cache_dir=str(place / "cache"), losses=Losses(embeddings=Embeddings()),
             teacher_cache=use,
         )
         trainer = L.Trainer(
             **{**QUIET, "devices": 2}, strategy="ddp", max_epochs=2, default_root_dir=place
         )
-        trainer.fit(module, datamodule=text_data(school, batch_size=9))
+        trainer.fit(module, datamodule=text_data(trained_teacher, batch_size=9))
         mine = torch.cat([p.detach().flatten() for p in module.parameters()])
         both = trainer.strategy.all_gather(mine)
         assert torch.equal(both[0], both[1])
@@ -271,9 +282,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_ask_once_and_learn_the_same(school, run_script, tmp_path):
-    said = run_script(DDP, school, options=["-W", "error::UserWarning:lightning_compress"])
-    assert "sync_dist" not in said
+def test_two_processes_ask_once_and_learn_the_same(trained_teacher, run_script, tmp_path):
+    log = run_script(DDP, trained_teacher, options=["-W", "error::UserWarning:lightning_compress"])
+    assert "sync_dist" not in log
     assert len(list((tmp_path / "cache" / "teacher").glob("[!.]*"))) == 1
     one, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     # Each measures the teacher on its half of 38 validation texts; one asks it about all 150.

@@ -40,12 +40,14 @@ def substitution(**options: Any) -> EncoderBlockSubstitution:
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_what_it_was_teaches_what_becomes_of_it(texts, student, quiet_trainer, school, tmp_path):
+def test_what_it_was_teaches_what_becomes_of_it(
+    texts, student, quiet_trainer, trained_teacher, tmp_path
+):
     losses = Losses(soft_targets=SoftTargets(), hidden_states=HiddenStates(layers="uniform"))
 
     def build(seed: int = 0):
         return student(
-            seed, pretrained=str(school / "teacher"), teacher="dense", losses=losses,
+            seed, pretrained=str(trained_teacher / "teacher"), teacher="dense", losses=losses,
             teacher_cache="never",
         )  # fmt: skip
 
@@ -62,7 +64,7 @@ def test_what_it_was_teaches_what_becomes_of_it(texts, student, quiet_trainer, s
     module, look = build(), Teacher()
     best = ModelCheckpoint(tmp_path / "best", monitor="val_accuracy", mode="max")
     trainer = fit(module, look, best, SaveEveryStep(tmp_path))
-    dense = load_compressed(school / "teacher")
+    dense = load_compressed(trained_teacher / "teacher")
     assert look.prints == {fingerprint(dense)}
     assert trainer.callback_metrics["val_accuracy"] > 0.9
     assert all(
@@ -90,13 +92,15 @@ def test_what_it_was_teaches_what_becomes_of_it(texts, student, quiet_trainer, s
     assert loaded.model.state_dict().keys() == module.model.state_dict().keys()
 
 
-def test_every_term_looks_at_layers_not_at_what_is_in_them(texts, student, quiet_trainer, school):
+def test_every_term_looks_at_layers_not_at_what_is_in_them(
+    texts, student, quiet_trainer, trained_teacher
+):
     losses = Losses(
         hidden_states=HiddenStates(layers={0: 0, 1: 2, 2: 3}),
         relations=Relations(layers="uniform", heads=2),
         embeddings=Embeddings(),
     )
-    module = student(pretrained=str(school / "teacher"), teacher="dense", losses=losses)
+    module = student(pretrained=str(trained_teacher / "teacher"), teacher="dense", losses=losses)
     look = Teacher()
     own = substitution(groups=[[1, 2]], depth=3, heads=2)
     trainer = quiet_trainer(max_epochs=1, log_every_n_steps=1, callbacks=[own, look])
@@ -108,9 +112,11 @@ def test_every_term_looks_at_layers_not_at_what_is_in_them(texts, student, quiet
             assert terms[f"train_{term}"] >= 0
 
 
-def test_a_substituted_model_teaches_and_is_taught(texts, student, quiet_trainer, school, tmp_path):
+def test_a_substituted_model_teaches_and_is_taught(
+    texts, student, quiet_trainer, trained_teacher, tmp_path
+):
     # In a later run: a student with compact blocks from the start, and one as a teacher.
-    first = student(pretrained=str(school / "teacher"), teacher="dense")
+    first = student(pretrained=str(trained_teacher / "teacher"), teacher="dense")
     run = {"max_epochs": 1, "default_root_dir": tmp_path}
     trainer = quiet_trainer(**run, callbacks=[substitution(groups=[[1, 2]], depth=2)])
     trainer.fit(first, datamodule=texts())

@@ -94,7 +94,7 @@ def test_with_all_labels_the_loss_is_that_of_torch_bit_for_bit(kind: ProblemType
     labels, logits = KINDS[kind][0], logits_for(kind)
     plain = {
         "single_label_classification": functional.cross_entropy,
-        "regression": lambda said, wanted: functional.mse_loss(said[:, 0], wanted),
+        "regression": lambda logits, wanted: functional.mse_loss(logits[:, 0], wanted),
         "multi_label_classification": functional.binary_cross_entropy_with_logits,
     }[kind](logits, labels)
     loss = task_named("sequence-classification", kind).loss(logits, labels)

@@ -24,7 +24,7 @@ MULTI: ProblemType = "multi_label_classification"
         (SINGLE, 100, {0: 90, 1: 10}, 0.9 + 2 * 0.03),
         (SINGLE, 64, {0: 16, 1: 16, 2: 16, 3: 16}, 0.25 + 2 * 0.4330127 / 8),
         (SINGLE, 5, {0: 5, 1: 0}, 1.0),
-        (MULTI, 100, {0: 50, 1: 50}, 2 / 3),  # all said, half of them right, none missed
+        (MULTI, 100, {0: 50, 1: 50}, 2 / 3),  # all predicted, half of them right, none missed
         (MULTI, 100, {0: 90, 1: 10, 2: 10}, 2 * 90 / (100 + 110)),  # only the first
         (MULTI, 100, {0: 80, 1: 60, 2: 10}, 2 * 140 / (200 + 150)),  # the first two
         (MULTI, 100, {0: 0, 1: 0}, 0.0),
@@ -49,9 +49,9 @@ def test_no_constant_answer_is_better_than_chance(label_counts):
     found = task.trivial_baseline(examples=EXAMPLES, label_counts=label_counts, vocabulary=0)
     best = 0.0
     for code in range(1, 8):
-        said = torch.tensor([bool(code >> label & 1) for label in range(3)]).expand_as(labels)
-        right = int((said & labels).sum())
-        best = max(best, 2 * right / (int(said.sum()) + int(labels.sum())))
+        predicted = torch.tensor([bool(code >> label & 1) for label in range(3)]).expand_as(labels)
+        right = int((predicted & labels).sum())
+        best = max(best, 2 * right / (int(predicted.sum()) + int(labels.sum())))
     assert found == pytest.approx(best)
 
 
@@ -85,9 +85,9 @@ def test_a_random_teacher_is_stopped(kind, seed, tiny_model, quiet_trainer):
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(std=0.02, generator=generator)
-    said = list(batches(labels.get(kind)))
+    labelled_batches = list(batches(labels.get(kind)))
     with pytest.raises(InputError, match=r"model\.teacher is no better than chance"):
-        evaluate_teacher(LiveTeacher(model.eval()), said, quiet_trainer())
+        evaluate_teacher(LiveTeacher(model.eval()), labelled_batches, quiet_trainer())
 
 
 def test_what_cannot_be_judged_is_not_refused(tiny_bert, quiet_trainer):

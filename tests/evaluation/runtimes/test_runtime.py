@@ -9,7 +9,7 @@ from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.quantization import PRECISIONS
 
 
-def test_what_is_against_a_precision_is_said(monkeypatch):
+def test_the_caveat_of_a_precision_is_named(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     for has in (True, False):
         monkeypatch.setattr(
