@@ -37,6 +37,20 @@ for folder in sys.argv[2:]:
 """
 
 
+def padded_batch(rows=3, tokens=9):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, 100, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, tokens // 2 :] = 0
+    ids[mask == 0] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def logits(model, **inputs):
+    with torch.inference_mode():
+        return model(**(inputs or padded_batch())).logits
+
+
 @pytest.fixture
 def assert_same_elsewhere(tmp_path: Path) -> Callable[[dict[str, PreTrainedModel]], None]:
     """Saves models by name (``-lm``: language models) and looks at what they say elsewhere.
