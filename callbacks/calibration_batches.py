@@ -1,6 +1,6 @@
 """Calibration sets from the training data of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,13 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
             "calibration_examples: no training example has a label; with unlabelled texts set "
             "data.train_on to both"
         )
+
+    return as_calibration(model, batches)
+
+
+def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibration:
+    """A calibration set of batches that are on the model's device."""
+    task = task_of(model)
 
     def logits(batch: Batch) -> Tensor:
         found: Tensor = model(**model_inputs(model, batch)).logits

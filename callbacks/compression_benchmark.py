@@ -1,8 +1,7 @@
 """When to measure: once, after the test loop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
-from lightning_compress.evaluation.examples import Example, distinct, examples_of
+from lightning_compress.evaluation.examples import Example
 from lightning_compress.evaluation.report.rendering import show_report, write_report
 from lightning_compress.evaluation.report.report import Report, Variant
 from lightning_compress.evaluation.settings import BenchmarkOptions, BenchmarkSettings
@@ -26,6 +25,7 @@ from lightning_compress.types import Batch
 from .calibration_batches import calibration_for
 from .figures import run_figures
 from .run import dense_models, is_dev_run, run_folder
+from .split_examples import examples_of_all, split_batches
 from .tensorboard import log_charts, log_final
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class CompressionBenchmark(L.Callback):
                 "Hugging Face model"
             )
             return
-        examples, folder = _test_examples(trainer), run_folder(trainer)
+        batches = split_batches(trainer.test_dataloaders, trainer.num_test_batches)
+        examples, folder = examples_of_all(trainer, batches, "test"), run_folder(trainer)
         if trainer.is_global_zero:
             tokenizer = DataInfo.of_trainer(trainer).tokenizer
             save_compressed(model, folder / "model", tokenizer)
@@ -149,24 +150,3 @@ class CompressionBenchmark(L.Callback):
             return False
         rank_zero_info(f"Comparing with {dense}, from an earlier run; another one: baseline.")
         return True
-
-
-def _test_examples(trainer: L.Trainer) -> list[Example]:
-    """The test examples: of all processes on rank 0, of the process itself on other ranks."""
-    mine = examples_of(_test_batches(trainer))
-    if trainer.world_size == 1:
-        return mine
-    shares: list[list[Example]] | None = (
-        [[]] * trainer.world_size if trainer.is_global_zero else None
-    )
-    torch.distributed.gather_object(mine, shares)
-    return distinct(example for share in shares for example in share) if shares else mine
-
-
-def _test_batches(trainer: L.Trainer) -> Iterator[object]:
-    """The batches of the test loop once more."""
-    loaders = trainer.test_dataloaders
-    for loader, limit in zip(
-        loaders if isinstance(loaders, list) else [loaders], trainer.num_test_batches, strict=True
-    ):
-        yield from islice(loader, None if limit == float("inf") else int(limit))

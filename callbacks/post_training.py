@@ -26,19 +26,22 @@ class PostTraining(ModelEdit):
     """
 
     @abstractmethod
-    def _check(self, model: "PreTrainedModel") -> None:
+    def _check(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         """Refuse a model that cannot be compressed, before anything is trained."""
 
     @abstractmethod
-    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
-        """Compress the model, in eval mode, the same on all processes; return a message."""
+    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str | None:
+        """Compress the model, in eval mode, the same on all processes; return a message.
+
+        None: the model was left as it is, and so are the checkpoints.
+        """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that the model can be compressed."""
         require_reshapable(trainer)
         model = reshapable_model(pl_module)
         if not self.target_reached:
-            self._check(model)
+            self._check(trainer, model)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compress, and make the result the best checkpoint."""
@@ -49,6 +52,8 @@ class PostTraining(ModelEdit):
         dense_models.save(trainer, pl_module)
         with evaluating(model):
             message = self._compress(trainer, model)
+        if message is None:
+            return
         self.target_reached = True
         rank_zero_info(message)
         save_as_best(trainer)

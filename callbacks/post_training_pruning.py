@@ -93,7 +93,7 @@ class PostTrainingPruning(PostTraining):
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
         self._calibration_examples = calibration_examples
 
-    def _check(self, model: "PreTrainedModel") -> None:
+    def _check(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         units = [one for kind in self._minimums for one in units_of(model, kind)]
         costs = unit_macs(model, units, tokens=1)
         max_cost = self._budget.remaining(total_cost(units, costs), 1.0)

@@ -1,10 +1,12 @@
 """Post-training quantization, once, at the end of ``fit``, on the best checkpoint's weights."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_compress.errors import InputError
@@ -13,11 +15,13 @@ from lightning_compress.progress import progress_bar
 from lightning_compress.quantization import (
     QuantizationConfig,
     check_quantization,
+    coverage_of,
     quantize_,
     sensitivities,
 )
 from lightning_compress.types import Batch
 
+from .accuracy_guard import AccuracyGuard, validation_examples
 from .calibration_batches import calibration_for
 from .figures import describe_coverage, log_quantization
 from .post_training import PostTraining
@@ -43,12 +47,19 @@ class PostTrainingQuantization(PostTraining):
         skip_most_sensitive: measure each module's sensitivity, the KL divergence of the
             predictions when it alone is quantized, and skip so many of the most sensitive linear
             layers; default: not measured. Sensitivities are drawn in the report.
+        max_loss: largest loss of the primary metric on the validation split, in points (of a metric
+            such as accuracy a hundredth, of a perplexity 1); default: not measured. If quantization
+            costs more, the modules that cost most when they alone are quantized are given back to
+            floating point, as few as needed (those of ``skip_most_sensitive`` before); if that is
+            not enough, the model stays in floating point, with a warning. A 16-bit scheme is
+            accepted or refused as a whole.
         calibration_examples: number of training examples to calibrate on, where the options need
             some.
 
     Raises:
-        InputError: an option is out of range, or the model cannot be quantized or is quantized
-            already; before the training starts.
+        InputError: an option is out of range, the model cannot be quantized or is quantized
+            already, or there are no labelled validation examples for ``max_loss``; before the
+            training starts.
     """
 
     def __init__(
@@ -56,19 +67,32 @@ class PostTrainingQuantization(PostTraining):
         *,
         quantization: QuantizationConfig = QuantizationConfig(),  # noqa: B008  # it is immutable
         skip_most_sensitive: int | None = None,
+        max_loss: float | None = None,
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         if skip_most_sensitive is not None and skip_most_sensitive < 0:
             raise InputError(f"skip_most_sensitive must be at least 0, not {skip_most_sensitive}")
+        if skip_most_sensitive is not None and quantization.precision.dtype is not None:
+            raise InputError(
+                f"skip_most_sensitive: {quantization.scheme} casts the whole model; choose a "
+                "scheme with 8 or 4 bits, or leave it out"
+            )
+        if max_loss is not None and not 0 <= max_loss < math.inf:
+            raise InputError(
+                f"max_loss must be a number of points from 0 up, not {max_loss}; leave it out for "
+                "no limit"
+            )
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
 
-    def _check(self, model: "PreTrainedModel") -> None:
+    def _check(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         check_quantization(model, self.hparams["quantization"])
+        if self.hparams["max_loss"] is not None:
+            validation_examples(trainer, model)
 
-    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str:
+    def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str | None:
         config: QuantizationConfig = self.hparams["quantization"]
         batches: Sequence[Batch] = ()
         if config.needs_calibration:
@@ -84,12 +108,26 @@ class PostTrainingQuantization(PostTraining):
             ]
             skipped = [*config.skip_modules, *linear[: self.hparams["skip_most_sensitive"]]]
             config = dataclasses.replace(config, skip_modules=skipped)
-        coverage = quantize_(
+        guard = None
+        if self.hparams["max_loss"] is not None:
+            guard = AccuracyGuard(trainer, model, self.hparams["max_loss"])
+            given_back = guard.choose(config, batches)
+            if given_back is None:
+                rank_zero_warn(guard.refusal(config))
+                return None
+            skipped = [*config.skip_modules, *given_back]
+            config = dataclasses.replace(config, skip_modules=skipped)
+        quantize_(
             model, config, calibration_batches=batches, technique="post_training_quantization"
         )
+        notes = []
+        if guard is not None:
+            notes = [guard.record_()]
+            divergences = divergences or guard.divergences
+        coverage = coverage_of(model)
         log_quantization(trainer, coverage, divergences)
         require_agreement(trainer, digest_of(manifest_of(model)), "what to quantize")
-        return describe_coverage(config.scheme, coverage)
+        return "\n".join([describe_coverage(config.scheme, coverage), *notes])
 
     def _sensitivities(self, trainer: L.Trainer, model: "PreTrainedModel") -> dict[str, float]:
         examples = min(self.hparams["calibration_examples"], _SENSITIVITY_EXAMPLES)

@@ -32,27 +32,28 @@ class Example:
         return len(self.tokens["input_ids"])
 
 
-def examples_of(batches: Iterable[object]) -> list[Example]:
+def examples_of(batches: Iterable[object], *, split: str = "test") -> list[Example]:
     """Split batches into examples without padding.
 
     Args:
         batches: dictionaries with ``input_ids`` [B, S] and, where there is padding,
             ``attention_mask`` [B, S]; other entries shaped like these are kept, ``labels`` and
             ``example_id`` too.
+        split: the split's name in error messages.
 
     Raises:
         InputError: a batch has another form, or there is no batch.
     """
-    examples = [example for batch in batches for example in _apart(batch)]
+    examples = [example for batch in batches for example in _apart(batch, split)]
     if not examples:
-        raise InputError("the test dataloader gives no example: check the test split")
+        raise InputError(f"the {split} dataloader gives no example: check the {split} split")
     return examples
 
 
-def _apart(batch: object) -> Iterator[Example]:
+def _apart(batch: object, split: str) -> Iterator[Example]:
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
         raise InputError(
-            "the test dataloader must give dictionaries with input_ids, as Hugging Face models "
+            f"the {split} dataloader must give dictionaries with input_ids, as Hugging Face models "
             f"take them, not {type(batch).__name__}"
         )
     ids: Tensor = batch["input_ids"]

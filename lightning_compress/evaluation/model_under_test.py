@@ -7,6 +7,7 @@ from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.models.manifest import MASK_EDIT, manifest_of
+from lightning_compress.quantization.accuracy_guard import ACCURACY_GUARD, describe_guard
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -82,20 +83,26 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
         ),
         # The technique that made an edit, where it is recorded.
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
-        notes=[MASKS_ONLY] if masks_only else [],
+        notes=[
+            *([MASKS_ONLY] if masks_only else []),
+            *(describe_guard(edit[ACCURACY_GUARD]) for edit in edits if ACCURACY_GUARD in edit),
+        ],
         parameters=parameters,
         nonzero_parameters=nonzero,
         macs=count_macs(model, example),
     )
 
 
-def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Example]) -> None:
+def check_examples(
+    name: str, model: "PreTrainedModel", examples: Sequence[Example], *, split: str = "test"
+) -> None:
     """Check the examples that a model is to be measured on.
 
     Args:
         name: the model's name in error messages.
         model: any Hugging Face model.
         examples: the whole split.
+        split: its name in error messages.
 
     Raises:
         InputError: a token id, a length or a label exceeds the model's.
@@ -106,15 +113,15 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
     token = max(int(example.tokens["input_ids"].max()) for example in examples)
     if isinstance(embeddings, nn.Embedding) and token >= embeddings.num_embeddings:
         raise InputError(
-            f"the test split holds token {token} and the {name} model has "
+            f"the {split} split holds token {token} and the {name} model has "
             f"{embeddings.num_embeddings}: set data.tokenizer to the one that the model was "
             "trained with"
         )
     longest, limit = max(len(example) for example in examples), most_tokens(model.config)
     if limit is not None and longest > limit:
         raise InputError(
-            f"the test split holds {longest} tokens in one example and the {name} model reads at "
-            f"most {limit}: lower data.max_length"
+            f"the {split} split holds {longest} tokens in one example and the {name} model reads "
+            f"at most {limit}: lower data.max_length"
         )
     labels = [example.labels for example in examples if example.labels is not None]
     task = task_of(model)
@@ -122,6 +129,6 @@ def check_examples(name: str, model: "PreTrainedModel", examples: Sequence[Examp
         largest, known = max(int(label.max()) for label in labels), model.config.num_labels
         if known is not None and largest >= known:
             raise InputError(
-                f"the test split holds label {largest}, counted from 0, and the {name} model knows "
-                f"{known} labels: take data with the model's labels, or another model"
+                f"the {split} split holds label {largest}, counted from 0, and the {name} model "
+                f"knows {known} labels: take data with the model's labels, or another model"
             )

@@ -1,6 +1,7 @@
 """Quantized modules made from floating-point ones, and how a model gets them back when restored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ def place_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -
         if present.get(name) != spec:
             device = next(model.get_submodule(name).parameters()).device
             model.set_submodule(name, quantized_module(dict(spec)).to(device))
+
+
+@contextmanager
+def in_place_of_float(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Give a model quantized modules, by name, and its own back afterwards."""
+    originals = {name: model.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, original in originals.items():
+            model.set_submodule(name, original)
 
 
 QUANTIZED = StatePart("quantized", quantized_specs, place_quantized_)

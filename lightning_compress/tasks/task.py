@@ -84,6 +84,14 @@ class Task(ABC):
             vocabulary: number of tokens that a language model chooses from.
         """
 
+    def points_lost(self, before: float, after: float) -> float:
+        """Return by how much the primary metric is worse, in points; negative if it is better.
+
+        Where higher is better the metric is a fraction and a point is a hundredth; where lower is
+        better, as of a perplexity, a point is 1.
+        """
+        return 100 * (before - after) if self.higher_is_better else after - before
+
     def label_counts(self, labels: Tensor, num_labels: int) -> Tensor:
         """Return how many examples of a batch have each label, [num_labels]; zeros if not used."""
         return labels.new_zeros(num_labels)

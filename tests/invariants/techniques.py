@@ -108,4 +108,10 @@ TECHNIQUES: dict[str, Technique] = {
         lambda: [PostTrainingQuantization(quantization=QuantizationConfig("int8-static"))],
         during_training=False,
     ),
+    "post-training quantization, guarded": Technique(
+        lambda: [
+            PostTrainingQuantization(quantization=QuantizationConfig("int4-weight"), max_loss=100.0)
+        ],
+        during_training=False,
+    ),
 }
