@@ -142,9 +142,11 @@ def describe_guard(record: Mapping[str, Any]) -> str:
     )
     if error is not None and abs(lost) < error:
         text += f" (below the standard error of {error:.2f}: no difference)"
+    # Saved folders sort by name.
+    alone = {n: math.inf if loss is None else loss for n, loss in record["given_back"].items()}
     given_back = [
-        f"{name} ({'not finite' if loss is None else f'{loss:.2f}'} alone)"
-        for name, loss in record["given_back"].items()
+        f"{name} ({f'{alone[name]:.2f}' if math.isfinite(alone[name]) else 'not finite'} alone)"
+        for name in sorted(alone, key=lambda name: -alone[name])
     ]
     if given_back:
         text += f"; given back to floating point: {', '.join(given_back[:3])}"

@@ -134,12 +134,12 @@ def test_of_many_modules_the_worst_are_named_and_real_losses_are_not_called_nois
         "points_lost": 1.5,
         "examples": 1234,
         "standard_error": None,
-        "given_back": {name: 9.0 - number for number, name in enumerate("abcde")},
+        "given_back": dict(sorted({name: 9.0 - n for n, name in enumerate("cabed")}.items())),
     }
     assert describe_guard(record) == (
         "accuracy guard (max_loss 2): quantization costs 1.50 points of perplexity on 1,234 "
-        "validation examples; given back to floating point: a (9.00 alone), b (8.00 alone), "
-        "c (7.00 alone) and 2 more"
+        "validation examples; given back to floating point: c (9.00 alone), a (8.00 alone), "
+        "b (7.00 alone) and 2 more"
     )
     for lost, error in itertools.product((-3.0, 3.0), (2.0, 4.0)):
         text = describe_guard(record | {"points_lost": lost, "standard_error": error})
