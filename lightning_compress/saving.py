@@ -4,8 +4,8 @@ A saved model is a Hugging Face folder: ``config.json``, ``model.safetensors`` a
 masks, ``masks.safetensors`` with eight weights a byte; no pickle. The field ``compression`` of
 ``config.json`` holds the compression state that a checkpoint has under the same key, all but the
 masks. Where transformers cannot build the model from its configuration,
-``modeling_compressed.py`` and ``modeling_quantized.py`` lie beside it, so that the folder loads
-without this package.
+``modeling_compressed.py``, ``modeling_quantized.py`` and ``modeling_kernels.py`` lie beside it, so
+that the folder loads without this package.
 """
 
 import copy
@@ -21,7 +21,11 @@ from torch import nn
 
 from lightning_compress.atomic import whole_folder
 from lightning_compress.errors import InputError
-from lightning_compress.models import modeling_compressed, modeling_quantized
+from lightning_compress.models import (
+    modeling_compressed,
+    modeling_kernels,
+    modeling_quantized,
+)
 from lightning_compress.models.layers import LAYERS
 from lightning_compress.models.manifest import (
     EDITS,
@@ -168,7 +172,7 @@ def _described(model: "PreTrainedModel", folder: Path, state: dict[str, Any]) ->
     # The shape of a dense model is that of its configuration.
     config.compression = state if state[EDITS.key] else {"format": _FORMAT, EDITS.key: []}
     if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
-        for code in (modeling_compressed, modeling_quantized):
+        for code in (modeling_compressed, modeling_quantized, modeling_kernels):
             shutil.copy(str(code.__file__), folder)
         classes = _auto_classes(config, name)
         config.auto_map = dict.fromkeys(classes, f"modeling_compressed.{name}")

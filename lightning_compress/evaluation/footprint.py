@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
+from lightning_compress.models.modeling_kernels import prepared_bytes
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.saving import save_compressed
 
@@ -62,7 +63,12 @@ def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = inputs_for(model, batch)
-    integer = {torch.ops.aten._int_mm: _matmul_flops}  # not supported by the counter
+    # Not supported by the counter.
+    integer = {
+        torch.ops.aten._int_mm: _matmul_flops,
+        torch.ops.lightning_compress.int8_product: _linear_flops,
+        torch.ops.lightning_compress.dequantized_linear: _linear_flops,
+    }
     with (
         evaluating(model),
         sdpa_kernel(SDPBackend.MATH),
@@ -77,6 +83,11 @@ def _matmul_flops(left: torch.Size, right: torch.Size, **_: object) -> int:
     return 2 * left[0] * left[1] * right[1]
 
 
+def _linear_flops(rows: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    """The same of rows [M, K] and a weight of N rows, whose columns may be packed."""
+    return 2 * rows[0] * rows[1] * weight[0]
+
+
 def saved_size(model: "PreTrainedModel") -> int:
     """Bytes on disk of a model saved by ``save_compressed``.
 
@@ -88,8 +99,14 @@ def saved_size(model: "PreTrainedModel") -> int:
 
 
 def module_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers in memory; tied ones count once."""
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    """Bytes of the parameters and buffers in memory, and of copies kept to multiply with.
+
+    Tied ones count once.
+    """
+    parameters = list(model.parameters())
+    return sum(tensor.nbytes for tensor in (*parameters, *model.buffers())) + sum(
+        prepared_bytes(parameter) for parameter in parameters
+    )
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int | None:

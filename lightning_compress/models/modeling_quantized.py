@@ -18,15 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-QMAX = {8: 127, 4: 7}
-"""Largest integer of a symmetrically quantized value, by bits; the smallest is its negative."""
+from .modeling_kernels import (
+    INPUT_QMAX,
+    INPUT_QMIN,
+    dequantize,
+    dequantized_linear,
+    int8_product,
+    unpack_int4,
+)
 
-INPUT_QMIN, INPUT_QMAX = -128, 127
-"""Range of statically quantized inputs, which have a zero point and so use all of int8."""
+QMAX = {8: 127, 7: 63, 4: 7}
+"""Largest integer of a symmetrically quantized value, by bits; the smallest is its negative.
+
+Seven bits are stored in int8. They are the range in which int8 products are exact on all CPUs.
+"""
 
 MIN_SCALE = 1e-12
-# torch._int_mm on CUDA takes more than 16 rows, and columns in multiples of eight.
-_CUDA_ROWS, _CUDA_COLUMNS = 17, 8
 
 
 def quantize_per_row(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
@@ -34,14 +41,18 @@ def quantize_per_row(values: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
     Args:
         values: [..., N] float.
-        bits: 8 or 4.
+        bits: 8, 7 or 4.
 
     Returns:
         Integers [..., N] int8 in [-QMAX[bits], QMAX[bits]], and scales [..., 1] float32.
     """
-    values, qmax = values.float(), QMAX[bits]
-    scale = (values.abs().amax(-1, keepdim=True) / qmax).clamp(min=MIN_SCALE)
-    return (values / scale).round().clamp(-qmax, qmax).to(torch.int8), scale
+    scale, qmax = scale_per_row(values, bits), QMAX[bits]
+    return (values.float() / scale).round().clamp(-qmax, qmax).to(torch.int8), scale
+
+
+def scale_per_row(values: Tensor, bits: int = 8) -> Tensor:
+    """The smallest scale of each row that clips no value: [..., N] float to [..., 1] float32."""
+    return (values.float().abs().amax(-1, keepdim=True) / QMAX[bits]).clamp(min=MIN_SCALE)
 
 
 def quantize_affine(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -55,19 +66,13 @@ def quantize_affine(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor
     Returns:
         [...] int8 in [INPUT_QMIN, INPUT_QMAX].
     """
-    integers = (values.float() / scale).round() + zero_point
-    return integers.clamp(INPUT_QMIN, INPUT_QMAX).to(torch.int8)
+    return (quantize_centred(values, scale, zero_point) + zero_point).to(torch.int8)
 
 
-def int8_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product with exact accumulation: [M, K] int8 by [N, K] int8 gives [M, N] int32."""
-    if left.is_cuda:
-        rows, columns = left.shape[0], right.shape[0]  # len() would be a constant when traced
-        padding = -left.shape[1] % _CUDA_COLUMNS
-        left = functional.pad(left, (0, padding, 0, max(0, _CUDA_ROWS - rows)))
-        right = functional.pad(right, (0, padding, 0, -columns % _CUDA_COLUMNS))
-        return torch._int_mm(left, right.t())[:rows, :columns]
-    return torch._int_mm(left, right.t())
+def quantize_centred(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The integers of :func:`quantize_affine` minus the zero point: [...] float32."""
+    smallest, largest = INPUT_QMIN - zero_point, INPUT_QMAX - zero_point
+    return (values.float() / scale).round_().clamp_(smallest, largest)
 
 
 def pack_int4(values: Tensor) -> Tensor:
@@ -76,20 +81,13 @@ def pack_int4(values: Tensor) -> Tensor:
     return (low | (high << 4)).view(torch.uint8)
 
 
-def unpack_int4(packed: Tensor) -> Tensor:
-    """Invert :func:`pack_int4`: [..., N / 2] uint8 to [..., N] int8."""
-    both = packed.view(torch.int8)
-    # Shifting left and back extends the sign.
-    return torch.stack([(both << 4) >> 4, both >> 4], dim=-1).flatten(-2)
-
-
 class QuantizedLinear(nn.Module):
     """Linear layer with a quantized weight.
 
     Args:
         in_features: number of inputs.
         out_features: number of outputs.
-        bits: of a weight: 8, or 4, packed two to a byte.
+        bits: of a weight: 8, 7 (stored in int8), or 4 (packed two to a byte).
         group_size: number of neighbouring weights of a row that share a scale; 0: the whole row.
         activations: how inputs are quantized: ``float`` (not at all), ``dynamic`` or ``static``.
         smoothing: whether each input is multiplied by a smoothing scale first (SmoothQuant).
@@ -125,7 +123,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group_size, self.activations = bits, group_size, activations
-        columns, dtype = (in_features, torch.int8) if bits == 8 else (in_features // 2, torch.uint8)
+        columns, dtype = (in_features // 2, torch.uint8) if bits == 4 else (in_features, torch.int8)
         self.weight = _frozen(torch.zeros(out_features, columns, dtype=dtype))
         self.bias = _frozen(torch.zeros(out_features)) if bias else None
         groups = in_features // group_size if group_size else 1
@@ -155,23 +153,23 @@ class QuantizedLinear(nn.Module):
         if self.smoothing_scale is not None:
             rows = rows * self.smoothing_scale
         if self.activations == "float":
-            outputs = self._weight_only(rows)
-        elif self.activations == "dynamic":
-            integers, token_scale = quantize_per_row(rows)
-            product = int8_matmul(integers, self.weight)
-            outputs = product * (token_scale * self.scale.view(-1))
+            outputs = dequantized_linear(rows, self.weight, self.scale, self.bits, self.bias)
         else:
-            integers = quantize_affine(rows, self.input_scale, self.input_zero_point)
-            product = int8_matmul(integers, self.weight) - self.zero_point_correction
-            outputs = product * (self.input_scale * self.scale.view(-1))
-        if self.bias is not None:
-            outputs = outputs + self.bias
+            outputs = self._of_integers(rows.float())
+            if self.bias is not None:
+                outputs = outputs + self.bias
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
-    def _weight_only(self, rows: Tensor) -> Tensor:
-        if self.bits == 8 and not self.group_size:
-            return functional.linear(rows, self.weight.to(rows.dtype)) * self.scale.view(-1)
-        return functional.linear(rows, self.dequantized().to(rows.dtype))
+    def _of_integers(self, rows: Tensor) -> Tensor:
+        if self.activations == "dynamic":
+            token_scale = scale_per_row(rows)
+            integers = (rows / token_scale).round_()
+            product = int8_product(integers, self.weight, None, None)
+            return product * (token_scale * self.scale.view(-1))
+        zero_point = self.input_zero_point
+        centred = quantize_centred(rows, self.input_scale, zero_point)
+        product = int8_product(centred, self.weight, zero_point, self.zero_point_correction)
+        return product * (self.input_scale * self.scale.view(-1))
 
     def weight_count(self) -> int:
         """Number of weights, however they are packed."""
@@ -183,8 +181,7 @@ class QuantizedLinear(nn.Module):
 
     def dequantized(self) -> Tensor:
         """The weight in floating point: [out_features, in_features]."""
-        groups = self.integer_weight().view(self.out_features, self.scale.shape[1], -1)
-        return (groups * self.scale.unsqueeze(-1)).view(self.out_features, self.in_features)
+        return dequantize(self.weight, self.scale, self.bits)
 
     def extra_repr(self) -> str:
         """Arguments of the module, for ``print``."""
@@ -198,6 +195,7 @@ class QuantizedEmbedding(nn.Module):
         num_embeddings: number of rows.
         embedding_dim: size of each.
         padding_idx: index of the padding row, or None.
+        bits: of a weight: 8, or 7, where a linear layer shares it.
 
     Attributes:
         weight: [num_embeddings, embedding_dim] int8.
@@ -206,10 +204,12 @@ class QuantizedEmbedding(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None) -> None:
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, padding_idx: int | None, bits: int = 8
+    ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = padding_idx
+        self.padding_idx, self.bits = padding_idx, bits
         self.weight = _frozen(torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(num_embeddings, 1))
 
@@ -219,6 +219,7 @@ class QuantizedEmbedding(nn.Module):
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
             "padding_idx": self.padding_idx,
+            "bits": self.bits,
         }
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -19,9 +19,8 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.calibration import in_one_piece, token_mask
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.hooks import Call, before_calls
+from lightning_compress.models.modeling_kernels import INPUT_QMAX, INPUT_QMIN
 from lightning_compress.models.modeling_quantized import (
-    INPUT_QMAX,
-    INPUT_QMIN,
     MIN_SCALE,
     quantize_affine,
 )

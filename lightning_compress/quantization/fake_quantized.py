@@ -138,19 +138,20 @@ class FakeQuantConv1D(_FakeQuantizedLayer, Conv1D):
 class FakeQuantEmbedding(nn.Embedding):
     """Fake-quantized ``nn.Embedding`` with the same parameter under the same name."""
 
-    def __init__(self, module: nn.Embedding):
+    def __init__(self, module: nn.Embedding, spec: Mapping[str, Any]):
         with torch.device("meta"):
             super().__init__(module.num_embeddings, module.embedding_dim, module.padding_idx)
-        self.weight = module.weight
+        self.weight, self.spec = module.weight, dict(spec)
         self.train(module.training)
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., embedding_dim]."""
-        return fake_quantize_per_row(functional.embedding(ids, self.weight, self.padding_idx))
+        rows = functional.embedding(ids, self.weight, self.padding_idx)
+        return fake_quantize_per_row(rows, self.spec["bits"])
 
     def quantized(self) -> QuantizedEmbedding:
         """The quantized module with the same outputs."""
-        return embedding_from_float(self)
+        return embedding_from_float(self, self.spec["bits"])
 
 
 FakeQuantized = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding
@@ -163,11 +164,11 @@ def fake_quantized(
 
     Args:
         module: an ``nn.Linear``, ``Conv1D`` or ``nn.Embedding``, whose parameters it takes over.
-        spec: of the quantized module that it becomes; not used for embeddings.
+        spec: of the quantized module that it becomes.
         learn_weight_scale: see :class:`FakeQuantLinear`.
     """
     if isinstance(module, nn.Embedding):
-        return FakeQuantEmbedding(module)
+        return FakeQuantEmbedding(module, spec)
     if isinstance(module, Conv1D):
         return FakeQuantConv1D(module, spec, learn_weight_scale=learn_weight_scale)
     assert isinstance(module, nn.Linear)
@@ -177,11 +178,9 @@ def fake_quantized(
 def fake_quantized_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The arguments of :func:`fake_quantized` for each such layer, by name, as plain data."""
     return {
-        name: {"spec": {}, "learn_weight_scale": False}
-        if isinstance(module, FakeQuantEmbedding)
-        else {
+        name: {
             "spec": dict(module.spec),
-            "learn_weight_scale": module.weight_log_scale is not None,
+            "learn_weight_scale": getattr(module, "weight_log_scale", None) is not None,
         }
         for name, module in model.named_modules()
         if isinstance(module, FakeQuantized)

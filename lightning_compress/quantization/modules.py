@@ -22,7 +22,7 @@ from lightning_compress.quantization.activation_stats import (
     choose_qparams,
     smoothing_scale,
 )
-from lightning_compress.quantization.precisions import Precision, QuantizationConfig
+from lightning_compress.quantization.precisions import QuantizationConfig
 
 Quantized = QuantizedLinear | QuantizedEmbedding
 
@@ -75,12 +75,12 @@ DTYPE = StatePart("dtype", _recorded_dtype, _cast_)
 
 
 @torch.no_grad()
-def embedding_from_float(module: nn.Embedding) -> QuantizedEmbedding:
-    """Quantize an ``nn.Embedding``, one scale per row."""
+def embedding_from_float(module: nn.Embedding, bits: int) -> QuantizedEmbedding:
+    """Quantize an ``nn.Embedding`` to 8 or 7 bits, one scale per row."""
     made = QuantizedEmbedding(
-        module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx
+        module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx, bits=bits
     ).to(module.weight.device)
-    integers, scale = quantize_per_row(module.weight)
+    integers, scale = quantize_per_row(module.weight, bits)
     made.weight.copy_(integers)
     made.scale.copy_(scale)
     return made.train(module.training)
@@ -102,7 +102,7 @@ def linear_weight(module: Any) -> Tensor:
 def linear_from_float(
     module: Any,
     config: QuantizationConfig,
-    precision: Precision,
+    bits: int,
     *,
     stats: ActivationStats | None,
     smooth_alpha: float | None,
@@ -111,8 +111,8 @@ def linear_from_float(
 
     Args:
         module: the layer.
-        config: observer, symmetry and group size.
-        precision: of this layer; that of ``config`` unless the weight is an embedding's.
+        config: activations, observer, symmetry and group size.
+        bits: of its weight; those of ``config`` unless the weight is an embedding's.
         stats: of its inputs; needed for static precisions and for smoothing.
         smooth_alpha: strength of SmoothQuant, or None.
     """
@@ -121,9 +121,9 @@ def linear_from_float(
     made = QuantizedLinear(
         in_features,
         out_features,
-        bits=precision.weight_bits,
-        group_size=config.group_size if precision.weight_bits == 4 else 0,
-        activations=precision.activations,
+        bits=bits,
+        group_size=config.group_size if bits == 4 else 0,
+        activations=config.precision.activations,
         smoothing=smooth_alpha is not None,
         bias=module.bias is not None,
     ).to(weight.device)
@@ -133,7 +133,7 @@ def linear_from_float(
         made.smoothing_scale.copy_(smoothing_scale(weight.float(), max_abs, smooth_alpha))
         stats = stats.scaled(made.smoothing_scale)
     input_scale = zero_point = None
-    if precision.needs_calibration:
+    if config.precision.needs_calibration:
         assert stats is not None  # callers require calibration examples
         input_scale, zero_point = choose_qparams(stats, config.observer, symmetric=config.symmetric)
     pack_weights_(made, weight, input_scale=input_scale, input_zero_point=zero_point)

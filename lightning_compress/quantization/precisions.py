@@ -140,6 +140,10 @@ def own_precision(model: nn.Module) -> PrecisionName | None:
     return schemes[0] if schemes else None
 
 
+PORTABLE_BITS = 7
+"""Bits of weights, stored in int8, whose products with int8 inputs are exact on every CPU."""
+
+
 Observer = Literal["minmax", "percentile", "mse"]
 
 
@@ -159,6 +163,10 @@ class QuantizationConfig:
         smooth_alpha: strength of SmoothQuant in [0, 1], see
             :func:`~lightning_compress.quantization.activation_stats.smoothing_scale`; None: off.
         symmetric: fix the zero point of ``int8-static`` at 0, as TensorRT requires.
+        full_range: let the weights of ``int8-dynamic`` and ``int8-static`` be within ±127; default:
+            within ±63, for which int8 products are exact on every CPU. In full range ONNX Runtime
+            and OpenVINO compute other sums on x86 CPUs without VNNI (two products are added in 16
+            bits there), and PyTorch computes the right ones as slowly as in float32.
         skip_modules: names of modules that stay in floating point, with all that is in them.
 
     Raises:
@@ -170,6 +178,7 @@ class QuantizationConfig:
     observer: Observer = "mse"
     smooth_alpha: float | None = None
     symmetric: bool = False
+    full_range: bool = False
     skip_modules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -190,6 +199,13 @@ class QuantizationConfig:
     def precision(self) -> Precision:
         """The entry of ``PRECISIONS`` that ``scheme`` names."""
         return SCHEMES[self.scheme]
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of the weights of linear layers."""
+        if self.precision.activations == "float" or self.full_range:
+            return self.precision.weight_bits
+        return PORTABLE_BITS
 
     @property
     def needs_calibration(self) -> bool:

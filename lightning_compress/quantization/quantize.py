@@ -33,7 +33,6 @@ from lightning_compress.quantization.modules import (
     linear_weight,
 )
 from lightning_compress.quantization.precisions import (
-    Precision,
     PrecisionName,
     QuantizationConfig,
     config_from,
@@ -223,20 +222,23 @@ def quantized_modules(
                 f"{what} needs calibration examples: pass calibration_batches of the training split"
             )
         stats = collect_activation_stats(model, selection.linear, calibration_batches)
-    made: dict[str, Quantized] = {
-        name: embedding_from_float(model.get_submodule(name))  # type: ignore[arg-type]
-        for name in selection.embeddings
-    }
+    multiplied = {model.get_submodule(name).weight for name in selection.linear}
+    made: dict[str, Quantized] = {}
+    for name in selection.embeddings:
+        embedding: Any = model.get_submodule(name)
+        # A weight shared with a linear layer has the bits of its products, but is never packed.
+        shared = embedding.weight in multiplied and config.weight_bits != 4
+        made[name] = embedding_from_float(embedding, config.weight_bits if shared else 8)
     owners = {model.get_submodule(name).weight: name for name in selection.embeddings}
     for name in selection.linear:
         module: Any = model.get_submodule(name)
         owner = owners.get(module.weight)
-        # A weight shared with an embedding is int8, and smoothing would change the embedding.
         made[name] = linear_from_float(
             module,
             config,
-            config.precision if owner is None else Precision(8, config.precision.activations),
+            config.weight_bits if owner is None else made[owner].bits,
             stats=stats.get(name),
+            # Smoothing would change the embedding.
             smooth_alpha=config.smooth_alpha if owner is None else None,
         )
         if owner is not None:

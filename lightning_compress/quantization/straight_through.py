@@ -11,21 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_compress.models.modeling_kernels import INPUT_QMAX, INPUT_QMIN
 from lightning_compress.models.modeling_quantized import (
-    INPUT_QMAX,
-    INPUT_QMIN,
     QMAX,
     QuantizedLinear,
     quantize_affine,
     quantize_per_row,
 )
 
-_QMAX = QMAX[8]
 
-
-def fake_quantize_per_row(rows: Tensor) -> Tensor:
-    """Quantize to int8 with one scale per row and dequantize: [..., N] to [..., N]."""
-    outputs: Tensor = _FakeQuantizePerRow.apply(rows)  # type: ignore[no-untyped-call]  # torch's
+def fake_quantize_per_row(rows: Tensor, bits: int) -> Tensor:
+    """Quantize with one scale per row and dequantize: [..., N] to [..., N]."""
+    outputs: Tensor = _FakeQuantizePerRow.apply(rows, bits)  # type: ignore[no-untyped-call]  # torch's
     return outputs
 
 
@@ -58,13 +55,13 @@ def fake_quantized_linear(
 
 class _FakeQuantizePerRow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        integers, scale = quantize_per_row(rows)
+    def forward(ctx: Any, rows: Tensor, bits: int) -> Tensor:
+        integers, scale = quantize_per_row(rows, bits)
         return integers * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _FakeQuantizedLinear(torch.autograd.Function):
@@ -97,14 +94,15 @@ class _FakeQuantizedLinear(torch.autograd.Function):
         grad_input_scale = None
         if unclipped is not None and input_slope is not None:
             # The paper's gradient scale, so that scales learn at the pace of weights.
-            pace = (rows.numel() * _QMAX) ** -0.5
+            pace = (rows.numel() * INPUT_QMAX) ** -0.5
             grad_input_scale = (grad_rows * input_slope).sum().reshape(1) * pace
             grad_rows = grad_rows * unclipped
         grad_weight_scale = None
         if ctx.needs_input_grad[3]:
-            inside = (weight / layer.scale).round().abs() <= _QMAX
+            qmax = QMAX[layer.bits]
+            inside = (weight / layer.scale).round().abs() <= qmax
             slope = layer.weight - torch.where(inside, weight / layer.scale, 0.0)
-            pace = (layer.in_features * _QMAX) ** -0.5
+            pace = (layer.in_features * qmax) ** -0.5
             grad_weight_scale = (grad_weight * slope).sum(1, keepdim=True) * pace
             grad_weight = grad_weight * inside
         if layer.smoothing_scale is not None:

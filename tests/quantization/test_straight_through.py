@@ -119,7 +119,7 @@ def test_learned_scales_have_the_gradients_of_the_paper():
 
 def test_embeddings_have_straight_through_gradients():
     layer: Any = nn.Embedding(9, 6, padding_idx=0)
-    layer = fake_quantized(layer, {})
+    layer = fake_quantized(layer, {"bits": 8})
     ids = torch.tensor([[3, 0, 3], [5, 1, 0]])
     slope = torch.randn(2, 3, 6)
     found = layer(ids)
