@@ -38,7 +38,8 @@ INPUT_QMIN, INPUT_QMAX = -128, 127
 _CUDA_ROWS, _CUDA_COLUMNS = 17, 8
 # Largest weight of which two, times 255 each, add up to at most 2^15 - 1.
 _LARGEST_PACKED = 64
-_EXACT_COLUMNS = 2**24 // (128 * 127)
+_EXACT = 2**24  # float32 represents all integers up to it
+_EXACT_COLUMNS = _EXACT // (128 * 127)
 _UINT8_OFFSET = 128  # FBGEMM's inputs are uint8
 
 
@@ -192,11 +193,28 @@ def _from_second_use(
     return entry.made
 
 
-def _packed(weight: Tensor) -> Any:
-    """FBGEMM's packed weight; a float32 copy if the product would not be exact."""
+class _Floats:
+    """A weight in float32.
+
+    Args:
+        weight: integers, [N, K] float32.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._largest_sum = float(weight.abs().sum(1).max())
+
+    def in_one_block(self, zero_point: Tensor | None) -> bool:
+        """Whether the sums of all columns are exact, whatever the inputs are."""
+        largest = INPUT_QMAX if zero_point is None else INPUT_QMAX - INPUT_QMIN
+        return self._largest_sum * largest <= _EXACT
+
+
+def _packed(weight: Tensor) -> tuple[Any, int]:
+    """FBGEMM's packed weight, or a float32 copy if that is not exact; and the bytes."""
     smallest, largest = weight.aminmax()
     if CPU_KERNEL == "float32" or max(-int(smallest), int(largest)) > _LARGEST_PACKED:
-        return weight.float(), 4 * weight.numel()
+        return _Floats(weight.float()), 4 * weight.numel()
     rows, engine = len(weight), torch.backends.quantized.engine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # quantized tensors will be removed from a future torch
@@ -216,10 +234,12 @@ def _int8_product(
     if not len(centred):
         return centred.new_zeros(0, len(weight))
     made = _from_second_use(weight, (), lambda: _packed(weight))
-    if made is None or isinstance(made, Tensor):
-        integers, floats = _integers(centred, zero_point), weight.float() if made is None else made
+    if made is None or isinstance(made, _Floats):
         with torch.autocast("cpu", enabled=False):  # bf16 sums would not be exact
-            return _float32_product(integers, floats, correction).float()
+            if made is not None and made.in_one_block(zero_point):
+                return functional.linear(centred, made.weight)
+            floats = weight.float() if made is None else made.weight
+            return _float32_product(_integers(centred, zero_point), floats, correction).float()
     zero = _UINT8_OFFSET + (0 if zero_point is None else int(zero_point))
     # Its own rounding would add the zero point first, which moves 1.4999999 to 1.5. Of integers it
     # changes nothing.

@@ -80,7 +80,7 @@ def test_packed_weights_are_released_with_their_weight(monkeypatch):
     centred, weight, *rest = operands(20, 64, 17, 63)
     for _ in range(2):
         kernels.int8_product(centred, weight, *rest)
-    kept = weakref.ref(kernels._prepared[weight].made)
+    kept = weakref.ref(kernels._prepared[weight].made.weight)
     assert kept() is not None
     del weight
     gc.collect()
@@ -93,7 +93,7 @@ def test_weights_in_full_range_are_never_packed_by_fbgemm(monkeypatch):
         centred, weight, *rest = operands(20, 64, 17, largest)
         for _ in range(2):
             kernels.int8_product(centred, weight, *rest)
-        assert isinstance(kernels._prepared[weight].made, torch.Tensor) is not packed
+        assert (kernels.prepared_bytes(weight) == weight.numel()) is packed
 
 
 def test_weights_made_in_inference_mode_are_followed(kernel):
