@@ -58,6 +58,12 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="write the ONNX file and the build command, no engine; --format tensorrt only",
     )
+    parser.add_argument(
+        "--signed",
+        action="store_true",
+        help="int8 instead of uint8 activations, for ARM CPUs; --format onnx --precision "
+        "int8-dynamic or int8-static only",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
     return parser
 
@@ -79,6 +85,7 @@ def _export(ready: Any) -> None:
         nncf=ready.nncf,
         max_batch_size=ready.max_batch_size,
         dry_run=ready.dry_run,
+        signed=ready.signed,
     )
     check_export(model, output, ready.format, options, overwrite=ready.overwrite)
     if PRECISIONS[options.precision].needs_calibration:

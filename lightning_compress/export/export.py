@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     verdict,
 )
+from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 from lightning_compress.types import Batch
 
@@ -32,11 +34,18 @@ if TYPE_CHECKING:
 FACTS = "export.json"
 
 
+_FULL_RANGE = (
+    "Weights within ±127 (full_range): on x86 CPUs without VNNI {runtime} adds two products in "
+    "16 bits, which can overflow, so that predictions differ there. Quantize with "
+    "full_range: false for the same results on every CPU."
+)
+
+
 _README = """# {title}
 
 A {architecture} in {precision}, exported by lightning_compress for {format}.
 
-{verdict}
+{verdict}{caveat}
 
 ```{language}
 {example}```
@@ -85,6 +94,9 @@ def export_model(
     if calibrates and not options.calibration_batches:
         raise InputError(f"{options.precision} needs calibration examples: set calibration_batches")
     source = target.source(model, options)
+    caveat = _caveat(source, target)
+    if caveat is not None:
+        warnings.warn(caveat, stacklevel=2)
     with whole_folder(folder) as unfinished:
         agreement = _written(source, unfinished, target, options, examples)
         require_within_tolerance(agreement, options.precision)
@@ -173,6 +185,13 @@ def _reference(model: "PreTrainedModel", names: Sequence[str]) -> Callable[[Batc
     return reference
 
 
+def _caveat(model: "PreTrainedModel", target: Format) -> str | None:
+    """Why the exported model computes something else on other CPUs; None if it does not."""
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantizedLinear)]
+    full_range = any(layer.activations != "float" and layer.bits == 8 for layer in layers)
+    return _FULL_RANGE.format(runtime=target.runtime) if full_range and target.saturates else None
+
+
 def _describe(
     folder: Path,
     title: str,
@@ -188,6 +207,7 @@ def _describe(
         "precision": options.precision,
         "inputs": input_names(model),
         "agreement": dataclasses.asdict(agreement),
+        "caveat": _caveat(model, target),
         "versions": {name: metadata.version(name) for name in packages},
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
@@ -198,6 +218,7 @@ def _describe(
         precision=options.precision,
         format=target.name,
         verdict=verdict(agreement, options.precision),
+        caveat="" if facts["caveat"] is None else f"\n\n{facts['caveat']}",
         language=language,
         example=example,
     )

@@ -31,6 +31,8 @@ class ExportOptions:
         nncf: quantize with NNCF instead of this package; OpenVINO with ``int8-static`` only.
         max_batch_size: largest batch, for formats that plan memory for it.
         dry_run: write the ONNX file and the build command, but no engine; TensorRT only.
+        signed: int8 instead of uint8 activations, whose kernels are the fast ones on ARM; ONNX with
+            ``int8-dynamic`` or ``int8-static`` only.
     """
 
     precision: str = "fp32"
@@ -38,9 +40,10 @@ class ExportOptions:
     nncf: bool = False
     max_batch_size: int = 32
     dry_run: bool = False
+    signed: bool = False
 
 
-OPTIONAL = ("nncf", "dry_run")
+OPTIONAL = ("nncf", "dry_run", "signed")
 """Options that only formats which name them in ``own_options`` accept."""
 
 
@@ -66,6 +69,8 @@ class Format(ABC):
         symmetric: whether zero points of static activation quantization must be 0.
         recalibrates: whether static activation scales are computed anew for models that are
             already quantized.
+        saturates: whether sums of int8 products can overflow on x86 CPUs without VNNI, for weights
+            in full range.
         own_options: the options among :data:`OPTIONAL` that the format accepts.
         device: where the runtime runs, ``cpu`` or such as ``cuda:0``.
     """
@@ -77,6 +82,7 @@ class Format(ABC):
     precisions: ClassVar[Sequence[str]]
     symmetric: ClassVar[bool] = False
     recalibrates: ClassVar[bool] = False
+    saturates: ClassVar[bool] = False
     own_options: ClassVar[Sequence[str]] = ()
     device: ClassVar[str] = "cpu"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_compress.errors import InputError
 from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.onnx_layers import OPSET, Reader, as_onnx_operators
 from lightning_compress.export.tracing import input_names, named_inputs, program_of
@@ -37,10 +38,22 @@ class OnnxFormat(Format):
     packages = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
     precisions = tuple(one for one in PRECISIONS if one != "bf16")
+    own_options = ("signed",)
+    saturates = True
+
+    def check(self, options: ExportOptions) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: also if activations are to be signed, and are not quantized.
+        """
+        super().check(options)
+        if options.signed and PRECISIONS[options.precision].activations == "float":
+            raise InputError("signed: only --precision int8-dynamic or int8-static has activations")
 
     def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         """Write the model; see :func:`write_onnx`."""
-        write_onnx(model, folder)
+        write_onnx(model, folder, reader="onnxruntime-signed" if options.signed else "onnxruntime")
 
     def open(self, folder: Path, names: Sequence[str], precision: str, threads: int) -> Program:
         """Open a session."""
@@ -106,6 +119,8 @@ class OnnxProgram:
         options.intra_op_num_threads = threads
         # Idle threads that spin would slow down whatever is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Slower and exact products where weights are in full range and sums could overflow.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3  # errors; its warnings are about its own optimizations
         self._session = onnxruntime.InferenceSession(
             folder / FILE, options, providers=["CPUExecutionProvider"]

@@ -1,7 +1,8 @@
 """Quantized linear layers as ONNX operators, with the integer weights and scales that they have.
 
-Activations are uint8 in ONNX Runtime and OpenVINO, whose kernels for uint8 are the fast ones: each
-integer and the zero point are 128 larger than in PyTorch. TensorRT takes int8, symmetric only.
+Activations are uint8 in ONNX Runtime and OpenVINO, whose kernels for uint8 are the fast ones on
+x86: each integer and the zero point are 128 larger than in PyTorch. On ARM, ONNX Runtime's kernels
+for int8 are the fast ones. TensorRT takes int8, symmetric only.
 Source: "ONNX Operators", QuantizeLinear, DequantizeLinear and MatMulInteger,
 https://onnx.ai/onnx/operators.
 """
@@ -28,7 +29,7 @@ OPSET = 21
 _UINT8_OFFSET = 128
 
 
-Reader = Literal["onnxruntime", "openvino", "tensorrt"]
+Reader = Literal["onnxruntime", "onnxruntime-signed", "openvino", "tensorrt"]
 
 
 class _OnnxLinear(nn.Module):
@@ -99,18 +100,26 @@ class _StaticInt8(_Static):
 class _Dynamic(_OnnxLinear):
     """MatMulInteger, with one scale per token."""
 
+    offset, dtype = _UINT8_OFFSET, torch.uint8
+
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__(layer)
-        self.register_buffer("zero_point", torch.tensor(_UINT8_OFFSET, dtype=torch.uint8))
+        self.register_buffer("zero_point", torch.tensor(self.offset, dtype=self.dtype))
 
     def product(self, inputs: Tensor) -> Tensor:
         token_scale = (inputs.abs().amax(-1, keepdim=True) / QMAX[8]).clamp(min=MIN_SCALE)
-        integers = ((inputs / token_scale).round() + _UINT8_OFFSET).to(torch.uint8)
+        integers = ((inputs / token_scale).round() + self.offset).to(self.dtype)
         shape = (*inputs.shape[:-1], len(self.weight))
         operands = (integers, self.weight.t(), self.zero_point)
         # Two multiplications: ONNX Runtime 1.31 takes the product of both scales for one scale of
         # all tokens.
         return _onnx("MatMulInteger", operands, torch.int32, shape) * self.scale * token_scale
+
+
+class _DynamicInt8(_Dynamic):
+    """The same with int8 activations."""
+
+    offset, dtype = 0, torch.int8
 
 
 class _UnpackedWeight(_OnnxLinear):
@@ -135,6 +144,7 @@ class _UnpackedWeight(_OnnxLinear):
 
 _LAYERS: dict[Reader, dict[str, type[_OnnxLinear]]] = {
     "onnxruntime": {"static": _Static, "dynamic": _Dynamic, "float": _UnpackedWeight},
+    "onnxruntime-signed": {"static": _StaticInt8, "dynamic": _DynamicInt8},
     # OpenVINO has no int8 kernels for MatMulInteger; it quantizes dynamically by an option.
     "openvino": {"static": _Static, "dynamic": _DequantizedWeight, "float": _DequantizedWeight},
     "tensorrt": {"static": _StaticInt8},

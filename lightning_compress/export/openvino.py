@@ -42,6 +42,7 @@ class OpenVinoFormat(Format):
     extra = "openvino"
     precisions = tuple(one for one in PRECISIONS if one != "int4-weight")
     own_options = ("nncf",)
+    saturates = True
 
     def check(self, options: ExportOptions) -> None:
         """Check the options.

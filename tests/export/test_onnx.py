@@ -1,5 +1,6 @@
 """ONNX files in ONNX Runtime."""
 
+import copy
 import json
 
 import onnx
@@ -43,6 +44,33 @@ def test_onnx_matches_pytorch_after_every_edit(family, tiny_model, batches, torc
     assert kinds.count("QuantizeLinear") >= 12
     types = {onnx.TensorProto.DataType.Name(one.data_type) for one in written.graph.initializer}
     assert {"INT8", "UINT8"} <= types
+
+
+@pytest.mark.parametrize("precision", ["int8-dynamic", "int8-static"])
+def test_signed_activations_give_the_same_logits(precision, tiny_bert, batches, tmp_path):
+    options = ExportOptions(precision=precision, calibration_batches=batches, signed=True)
+    found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, options=options)
+    assert found.equal_predictions == 1
+    assert found.largest_difference < 1e-5
+    written = onnx.load(tmp_path / "model.onnx")
+    types = {onnx.TensorProto.DataType.Name(one.data_type) for one in written.graph.initializer}
+    assert "INT8" in types
+    assert "UINT8" not in types
+
+
+def test_weights_in_full_range_are_exported_with_a_warning(tiny_bert, batches, tmp_path):
+    portable = copy.deepcopy(tiny_bert)
+    quantize_(portable, "int8-dynamic")
+    quantize_(tiny_bert, QuantizationConfig("int8-dynamic", full_range=True))
+    with pytest.warns(
+        UserWarning, match=r"within ±127 .* onnxruntime adds two products in 16 bits"
+    ):
+        export_model(tiny_bert, tmp_path / "full", "onnx", examples=batches)
+    export_model(portable, tmp_path / "portable", "onnx", examples=batches)  # warnings are errors
+    for name, warned in (("full", True), ("portable", False)):
+        facts = json.loads((tmp_path / name / "export.json").read_text())
+        assert (facts["caveat"] is not None) is warned
+        assert ("full_range: false" in (tmp_path / name / "README.md").read_text()) is warned
 
 
 @pytest.mark.parametrize(
