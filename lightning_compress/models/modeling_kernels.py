@@ -236,10 +236,11 @@ def _int8_product(
     made = _from_second_use(weight, (), lambda: _packed(weight))
     if made is None or isinstance(made, _Floats):
         with torch.autocast("cpu", enabled=False):  # bf16 sums would not be exact
-            if made is not None and made.in_one_block(zero_point):
-                return functional.linear(centred, made.weight)
-            floats = weight.float() if made is None else made.weight
-            return _float32_product(_integers(centred, zero_point), floats, correction).float()
+            floats = made or _Floats(weight.float())
+            if floats.in_one_block(zero_point):
+                return functional.linear(centred, floats.weight)
+            integers = _integers(centred, zero_point)
+            return _float32_product(integers, floats.weight, correction).float()
     zero = _UINT8_OFFSET + (0 if zero_point is None else int(zero_point))
     # Its own rounding would add the zero point first, which moves 1.4999999 to 1.5. Of integers it
     # changes nothing.

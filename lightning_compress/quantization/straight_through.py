@@ -15,8 +15,8 @@ from lightning_compress.models.modeling_kernels import INPUT_QMAX, INPUT_QMIN
 from lightning_compress.models.modeling_quantized import (
     QMAX,
     QuantizedLinear,
-    quantize_affine,
     quantize_per_row,
+    scale_per_row,
 )
 
 
@@ -88,23 +88,31 @@ class _FakeQuantizedLinear(torch.autograd.Function):
         grad_outputs = gradient.reshape(-1, layer.out_features).float()
         if layer.smoothing_scale is not None:
             rows, weight = rows * layer.smoothing_scale, weight / layer.smoothing_scale
-        dequantized, unclipped, input_slope = _dequantized_inputs(layer, rows)
         grad_rows = grad_outputs @ layer.dequantized()
-        grad_weight = grad_outputs.t() @ dequantized
-        grad_input_scale = None
-        if unclipped is not None and input_slope is not None:
+        grad_input_scale = grad_weight_scale = None
+        if layer.activations == "static":
+            integers, slope, clipped = _rounded(
+                rows / layer.input_scale,
+                INPUT_QMIN - layer.input_zero_point,
+                INPUT_QMAX - layer.input_zero_point,
+            )
+            grad_weight = (grad_outputs.t() @ integers).mul_(layer.input_scale)
             # The paper's gradient scale, so that scales learn at the pace of weights.
             pace = (rows.numel() * INPUT_QMAX) ** -0.5
-            grad_input_scale = (grad_rows * input_slope).sum().reshape(1) * pace
-            grad_rows = grad_rows * unclipped
-        grad_weight_scale = None
+            grad_input_scale = torch.vdot(grad_rows.view(-1), slope.view(-1)).reshape(1) * pace
+            grad_rows.masked_fill_(clipped, 0)
+        elif layer.activations == "dynamic":
+            token_scale = scale_per_row(rows)
+            grad_weight = grad_outputs.t() @ (rows / token_scale).round_().mul_(token_scale)
+        else:
+            grad_weight = grad_outputs.t() @ rows
         if ctx.needs_input_grad[3]:
             qmax = QMAX[layer.bits]
-            inside = (weight / layer.scale).round().abs() <= qmax
-            slope = layer.weight - torch.where(inside, weight / layer.scale, 0.0)
+            limit = weight.new_tensor(qmax)
+            _, slope, clipped = _rounded(weight / layer.scale, -limit, limit)
             pace = (layer.in_features * qmax) ** -0.5
             grad_weight_scale = (grad_weight * slope).sum(1, keepdim=True) * pace
-            grad_weight = grad_weight * inside
+            grad_weight.masked_fill_(clipped, 0)
         if layer.smoothing_scale is not None:
             grad_rows = grad_rows * layer.smoothing_scale
             grad_weight = grad_weight / layer.smoothing_scale
@@ -113,21 +121,15 @@ class _FakeQuantizedLinear(torch.autograd.Function):
         return grad_inputs, grad_weight, grad_bias, grad_weight_scale, grad_input_scale, None
 
 
-def _dequantized_inputs(
-    layer: QuantizedLinear, rows: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The inputs that the weights are multiplied by, [M, in_features].
+def _rounded(scaled: Tensor, smallest: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize values that are divided by their scale, which are overwritten.
 
-    Of a static layer also which inputs are not clipped, and the slope of each over the scale.
+    Returns:
+        The integers, in floating point; the slope of the dequantized values over the scale; and
+        which values are clipped.
     """
-    if layer.activations == "float":
-        return rows, None, None
-    if layer.activations == "dynamic":
-        integers, token_scale = quantize_per_row(rows)
-        return integers * token_scale, None, None
-    scale, zero_point = layer.input_scale, layer.input_zero_point
-    centred = quantize_affine(rows, scale, zero_point) - zero_point
-    unclamped = (rows / scale).round() + zero_point
-    inside = (unclamped >= INPUT_QMIN) & (unclamped <= INPUT_QMAX)
-    slope = centred - torch.where(inside, rows / scale, 0.0)
-    return centred * scale, inside, slope
+    rounded = scaled.round()
+    integers = rounded.clamp(smallest, largest)
+    clipped = rounded != integers
+    slope = torch.sub(integers, scaled.masked_fill_(clipped, 0), out=scaled)
+    return integers, slope, clipped
