@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_compress.evaluation.examples import Workload
+from lightning_compress.evaluation.examples import Workload, spread_evenly
 from lightning_compress.evaluation.latency import (
     REST,
     interleaved_times,
@@ -25,10 +25,11 @@ from lightning_compress.evaluation.latency import (
 )
 from lightning_compress.evaluation.model_under_test import ModelUnderTest
 from lightning_compress.evaluation.report.columns import columns_for
-from lightning_compress.evaluation.report.report import Report, Row
+from lightning_compress.evaluation.report.report import Report, Row, reference_for
 from lightning_compress.evaluation.runtimes.runtime import Runtime, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import WorkerError
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
+from lightning_compress.evaluation.trial import Trial
 from lightning_compress.progress import Advance
 from lightning_compress.quantization.precisions import own_precision
 
@@ -135,20 +136,32 @@ class Measurement:
 
     def _added(self, device: str, opened: ExitStack) -> list[_Ready]:
         """Add the rows and measure what needs no clock; returns those that can be timed."""
+        planned, ready, before = self._planned(device), [], len(self.report.rows)
+        rows = [row for row, _, _ in planned]
+        reference = reference_for(rows, device)
+        trial = Trial(spread_evenly(self.work.timed[self.settings.batch_size], 1)[0])
+        # The reference first, wherever its place in the report is: it is the trial's baseline.
+        for row, runtime, model in sorted(planned, key=lambda one: one[0] is not reference):
+            self.report.rows.append(row)
+            one = self._ready(row, runtime, model, opened)
+            if one is not None and self._untimed(one, trial):
+                ready.append(one)
+            self._update()
+        self.report.rows[before:] = rows
+        return ready
+
+    def _planned(self, device: str) -> list[tuple[Row, Runtime, ModelUnderTest]]:
+        """A device's rows in the order of the report."""
         plans = [
             (model, plan(self.runtimes, device, self.settings, model.model))
             for model in self.models
         ]
-        ready = []
-        for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan):
-            for model in [one for one, plan in plans if (runtime, precision) in plan]:
-                row = model.row(runtime, device, precision)
-                self.report.rows.append(row)
-                one = self._ready(row, runtime, model, opened)
-                if one is not None and self._untimed(one):
-                    ready.append(one)
-                self._update()
-        return ready
+        return [
+            (model.row(runtime, device, precision), runtime, model)
+            for runtime, precision in dict.fromkeys(step for _, plan in plans for step in plan)
+            for model, plan in plans
+            if (runtime, precision) in plan
+        ]
 
     def _ready(
         self, row: Row, runtime: Runtime, model: ModelUnderTest, opened: ExitStack
@@ -165,10 +178,13 @@ class Measurement:
         opened.callback(prepared.close)
         return _Ready(row, runtime, model, prepared)
 
-    def _untimed(self, ready: _Ready) -> bool:
-        """Measure quality and all columns with a ``measure``; False if the process died."""
+    def _untimed(self, ready: _Ready, trial: Trial) -> bool:
+        """Measure quality and all columns with a ``measure``; False if it is too slow or died."""
         row, prepared, model = ready.row, ready.prepared, ready.model
         try:
+            row.failure = trial.too_slow(row, prepared)
+            if row.failure is not None:
+                return False
             if "labels" in self.work.whole[0]:
                 row.metrics = evaluate(
                     prepared,

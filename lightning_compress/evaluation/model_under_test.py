@@ -44,7 +44,6 @@ class ModelUnderTest:
 
     def row(self, runtime: Runtime, device: str, precision: str) -> Row:
         """A row of the report, not measured yet."""
-        caveat = precision_caveat(precision, device, fused=runtime.fused)
         return Row(
             model=self.variant,
             techniques=self.techniques,
@@ -55,7 +54,8 @@ class ModelUnderTest:
             parameters=self.parameters,
             nonzero_parameters=self.nonzero_parameters,
             macs=self.macs,
-            notes=[*self.notes, *([caveat] if caveat else [])],
+            notes=list(self.notes),
+            caveat=precision_caveat(precision, device, fused=runtime.fused),
         )
 
 

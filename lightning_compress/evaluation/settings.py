@@ -44,8 +44,8 @@ class BenchmarkSettings:
         seconds: time spent on each row and batch size, in seconds.
         threads: numbers of CPU threads, 0 for torch's current setting. Rates are measured with
             each, everything else with the first.
-        timeout_s: seconds that compiling or exporting a model, and each run in another process,
-            may take.
+        timeout_s: seconds that preparing a model (quantizing, compiling, exporting and its first
+            batches), and each later run in another process, may take.
 
     Raises:
         InputError: a setting is out of range, or the machine has no such device.

@@ -26,7 +26,7 @@ Activations = Literal["float", "dynamic", "static"]
 
 @dataclass(frozen=True)
 class Instructions:
-    """Instructions of a processor without which a precision saves memory, but no time.
+    """Instructions of a processor without which a precision saves memory, but little or no time.
 
     Args:
         missing: what a report notes on a processor without them, after "this CPU" or "this GPU".
@@ -56,15 +56,22 @@ class Tolerance:
 _QUANTIZED = Tolerance(max_difference=0.1, min_equal=0.97)
 
 
+SHORTER_PRODUCTS = "fewer heads, neurons or layers (pruning, distillation) shorten every product"
+"""What makes a model faster where int8 products do not."""
+
+
 _INT8_PRODUCTS = Instructions(
-    "has no int8 dot-product instructions (VNNI, AMX)", ("avx512_vnni", "avx_vnni", "amx_int8")
+    f"has no int8 dot-product instructions (VNNI, AMX); {SHORTER_PRODUCTS}",
+    ("avx512_vnni", "avx_vnni", "amx_int8"),
 )
 
 
-_UNFUSED = "eager: each quantization step is a separate pass over memory; compile fuses them"
+_UNFUSED = "eager runs each quantization step as a separate pass over memory; compile fuses them"
 
 
-_DEQUANTIZED = "weight-only: weights are dequantized before each product, which costs no less time"
+_DEQUANTIZED = (
+    "weight-only precisions save bytes on disk, not time: they are dequantized before each product"
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,9 @@ class Precision:
         dtype: floating-point type that the whole model is cast to; None: linear layers and
             embeddings become quantized modules, and everything else stays in float32.
         tolerance: of an exported model.
-        instructions: without which it is not faster than fp32.
-        caveat: why it is not faster than fp32 anywhere.
-        unfused_caveat: why it is not faster than fp32 in a runtime that fuses no operations.
+        instructions: without which it may be no faster than fp32.
+        caveat: why it may be no faster than fp32 anywhere.
+        unfused_caveat: why it may be no faster than fp32 in a runtime that fuses no operations.
     """
 
     weight_bits: int

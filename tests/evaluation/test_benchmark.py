@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, examples_of
-from lightning_compress.evaluation.report.columns import notes_of
+from lightning_compress.evaluation.report.notes import notes_of
 from lightning_compress.evaluation.report.rendering import as_json, write_report
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Report
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
@@ -150,7 +150,7 @@ def test_without_labels_quality_is_unknown_and_the_rest_is_measured(
     (row,) = report.rows
     assert row.metrics == {"accuracy": None, "f1": None, "mcc": None}
     assert row.throughput is not None
-    assert notes_of(report, row) == [
+    assert [str(note) for note in notes_of(report, row)] == [
         "accuracy, f1, mcc: there are no labels, or the outputs are not finite"
     ]
 

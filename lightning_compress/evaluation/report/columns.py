@@ -247,26 +247,6 @@ def columns_for(metrics: Sequence[str]) -> list[Column]:
     ]
 
 
-def missing_value_notes(report: Report, row: Row) -> list[str]:
-    """Why values of a row are missing; a failure explains all of them."""
-    if row.failure is not None:
-        return [row.failure]
-    if row.throughput is None:
-        return ["the measurement ended before this row was complete"]
-    reasons: dict[str, list[str]] = {}
-    for column in columns_for(report.metrics()):
-        if column.of(report, row) is None:
-            reason = column.why_missing(report, row)
-            if reason is not None:
-                reasons.setdefault(reason, []).append(column.heading or column.key or "")
-    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
-
-
-def notes_of(report: Report, row: Row) -> list[str]:
-    """A row's remarks, and why values are missing."""
-    return [*row.notes, *missing_value_notes(report, row)]
-
-
 def hyperparameter_metrics(report: Report, row: Row) -> dict[str, float]:
     """The known values of a row for TensorBoard's HParams, by the last part of their key."""
     values = {

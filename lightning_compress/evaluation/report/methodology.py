@@ -7,6 +7,7 @@ from lightning_compress.evaluation.latency import MIN_REPEATS, REST
 from lightning_compress.evaluation.report.columns import columns_for
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.evaluation.settings import BenchmarkSettings
+from lightning_compress.evaluation.trial import MIN_EXTRA, SLOWEST
 
 
 def facts(settings: BenchmarkSettings, work: Workload) -> dict[str, int]:
@@ -45,6 +46,11 @@ def methodology(
         f"{MIN_REPEATS} times and about {settings.seconds:g} s each for every batch size; where a "
         "model is too slow for that, on fewer of the examples. Before each turn all processes rest "
         f"for {1e3 * REST:g} ms. With other numbers of threads a model is prepared again."
+    )
+    items.append(
+        f"A row whose batch takes more than {SLOWEST:g} times as long as that of the dense eager "
+        f"fp32 row (where there is none, of the first row), and {1e3 * MIN_EXTRA:g} ms longer, is "
+        "cut short: it is neither tested nor timed."
     )
     if any(runtime.in_subprocess for runtime in runtimes):
         items.append(

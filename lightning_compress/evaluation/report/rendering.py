@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_compress.evaluation.report.columns import Column, columns_for, notes_of
+from lightning_compress.evaluation.report.columns import Column, columns_for
+from lightning_compress.evaluation.report.notes import notes_of
 from lightning_compress.evaluation.report.report import Fastest, Report, Row, fastest
 from lightning_compress.evaluation.report.units import (
     UNKNOWN,
@@ -40,10 +41,9 @@ def markdown(report: Report) -> str:
     winners = [f"- {_described(one)}" for one in fastest(report.rows)]
     if winners:
         sections += ["## Fastest", "\n".join(winners)]
-    notes = [f"- {note}" for note in _unsteady(report)]
-    notes += [f"- {note} ({'; '.join(rows)})" for note, rows in _notes(report).items()]
+    notes = [*_unsteady(report), *_notes(report, name_rows=True)]
     if notes:
-        sections += ["## Notes", "\n".join(notes)]
+        sections += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     sections += ["## How it was measured", "\n".join(f"- {line}" for line in report.protocol)]
     return "\n\n".join(sections) + "\n"
 
@@ -87,7 +87,7 @@ def rich_table(report: Report) -> "Table":
     table = Table(
         title=f"{task.name}: {task.examples:,} examples of the {task.split} split"
         + (f" on {rows[0].device}" if one_device else ""),
-        caption=escape("\n".join([*_unsteady(report), *_main_winners(report), *_notes(report)])),
+        caption=escape("\n".join(_footnotes(report))),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
@@ -153,13 +153,22 @@ def _table(report: Report, headings: Sequence[str], cells: Sequence[Sequence[str
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _notes(report: Report) -> dict[str, list[str]]:
-    """Each note once, with the rows that it is about."""
-    notes: dict[str, list[str]] = {}
+def _footnotes(report: Report) -> list[str]:
+    """What is below the table on the terminal, line by line."""
+    return [*_unsteady(report), *_main_winners(report), *_notes(report, name_rows=False)]
+
+
+def _notes(report: Report, *, name_rows: bool) -> list[str]:
+    """Each note once, with the rows that have a figure of their own or, ``name_rows``, all rows."""
+    rows: dict[str, list[str]] = {}
     for row in report.rows:
         for note in notes_of(report, row):
-            notes.setdefault(note, []).append(row.title)
-    return notes
+            named = rows.setdefault(note.text, [])
+            if note.figure is not None:
+                named.append(f"{row.title}: {note.figure}")
+            elif name_rows:
+                named.append(row.title)
+    return [f"{text} ({'; '.join(named)})" if named else text for text, named in rows.items()]
 
 
 def _described(one: Fastest) -> str:
@@ -245,7 +254,7 @@ def _row_as_json(report: Report, row: Row) -> dict[str, Any]:
         for level in levels:
             place = place.setdefault(level, {})
         place[name] = column.of(report, row)
-    return {**data, "note": "; ".join(notes_of(report, row)) or None}
+    return {**data, "note": "; ".join(map(str, notes_of(report, row))) or None}
 
 
 def _fastest_as_json(one: Fastest) -> dict[str, Any]:

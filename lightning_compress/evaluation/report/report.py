@@ -33,6 +33,7 @@ class Row:
         throughput: the rate that speedup is computed from, one of ``rates``.
         rates: for all batch sizes and numbers of threads.
         notes: remarks to show.
+        caveat: why the precision may not be faster than fp32; shown unless it is.
         failure: why the row could not be measured, or not completely.
     """
 
@@ -50,6 +51,7 @@ class Row:
     throughput: Throughput | None = None
     rates: list[Throughput] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    caveat: str | None = None
     failure: str | None = None
 
     @property

@@ -7,20 +7,26 @@ Transformation and Graph Compilation", 2024, https://doi.org/10.1145/3620665.364
 import pickle
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lightning_compress.evaluation.runtimes.eager import TorchModel, torch_devices
-from lightning_compress.evaluation.runtimes.runtime import PreparedModel, Runtime, UnavailableError
+from lightning_compress.evaluation.runtimes.runtime import (
+    PreparedModel,
+    Runtime,
+    TimeLimit,
+    UnavailableError,
+)
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
     SubprocessModel,
     Worker,
     WorkerError,
     WorkerSide,
+    arrays_of,
 )
 from lightning_compress.quantization.quantize import in_precision
 from lightning_compress.types import Batch
@@ -47,19 +53,17 @@ class CompileRuntime(Runtime):
         Raises:
             UnavailableError: as for :meth:`Runtime.prepare`.
         """
-        with ExitStack() as resources:
-            calibration_batches, threads = self.options.calibration_batches, torch.get_num_threads()
-            arguments = (precision, device, calibration_batches, threads)
-            try:
-                with TemporaryDirectory(prefix="lightning-compress-") as folder:
-                    path = _saved(model, Path(folder))
-                    worker = Worker(_Compiled, path, *arguments, timeout_s=self.options.timeout_s)
-                prepared = SubprocessModel(resources.enter_context(closing(worker)))
-                for batch in warmup_batches:
-                    prepared(prepared.load(batch))
-            except WorkerError as error:
-                raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
-            prepared.resources = resources.pop_all()
+        limit, threads = TimeLimit(self.options.timeout_s), torch.get_num_threads()
+        warmup = [arrays_of(batch) for batch in warmup_batches]
+        arguments = (precision, device, self.options.calibration_batches, threads, warmup)
+        try:
+            with TemporaryDirectory(prefix="lightning-compress-") as folder:
+                worker = Worker(_Compiled, _saved(model, Path(folder)), *arguments, limit=limit)
+        except WorkerError as error:
+            raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
+        prepared = SubprocessModel(worker)
+        prepared.resources = ExitStack()
+        prepared.resources.callback(worker.close)
         return prepared
 
 
@@ -84,6 +88,7 @@ class _Compiled(WorkerSide):
         device: str,
         calibration_batches: Sequence[Batch],
         threads: int,
+        warmup_batches: Sequence[dict[str, Any]],
     ) -> None:
         # Private options: without them a batch of size 1, and one whose size equals its length,
         # are each compiled separately.
@@ -98,7 +103,7 @@ class _Compiled(WorkerSide):
         model = in_precision(loaded, precision, device, calibration_batches).eval()
         # dynamic: one compilation for all lengths; real examples have many.
         self._compiled = TorchModel(model, torch.compile(model, dynamic=True))
-        super().__init__(self._compiled)
+        super().__init__(self._compiled, warmup_batches)
 
     def size_bytes(self) -> int:
         return self._compiled.size_bytes()

@@ -13,6 +13,7 @@ from lightning_compress.evaluation.runtimes.runtime import (
     PreparedModel,
     Runtime,
     RuntimeOptions,
+    TimeLimit,
     UnavailableError,
 )
 from lightning_compress.models.forward import device_of, inputs_for, logits_by, synchronize
@@ -83,15 +84,19 @@ class EagerRuntime(Runtime):
     ) -> PreparedModel:
         """Copy the model to the precision and the device.
 
+        It runs in this process, so that the time limit is checked between steps only.
+
         Raises:
             UnavailableError: as for :meth:`Runtime.prepare`.
         """
+        limit = TimeLimit(self.options.timeout_s)
         try:
             copy = self._copy(model, precision, device)
             prepared = TorchModel(copy, copy)
             for batch in warmup_batches:
+                limit.check()
                 prepared(prepared.load(batch))
-        except (InputError, RuntimeError, TypeError) as error:
+        except (InputError, RuntimeError, TypeError, TimeoutError) as error:
             raise UnavailableError(f"does not run in {precision}: {first_line(error)}") from error
         return prepared
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from lightning_compress.evaluation.runtimes.runtime import (
     PreparedModel,
     Runtime,
     RuntimeOptions,
+    TimeLimit,
     UnavailableError,
 )
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
@@ -22,6 +23,7 @@ from lightning_compress.evaluation.runtimes.subprocess_worker import (
     Worker,
     WorkerError,
     WorkerSide,
+    arrays_of,
 )
 from lightning_compress.export.format import ExportOptions, Format
 from lightning_compress.export.tracing import input_names
@@ -72,32 +74,34 @@ class ExportedRuntime(Runtime):
             raise UnavailableError(f"{self.name} has no {precision}")
         with ExitStack() as resources:
             try:
-                prepared = self._exported(model, precision, resources)
-                for batch in warmup_batches:
-                    prepared(prepared.load(batch))
+                prepared = self._exported(model, precision, warmup_batches, resources)
             except (WorkerError, InputError) as error:
                 raise UnavailableError(f"{self.name} in {precision}: {error}") from error
             prepared.resources = resources.pop_all()
         return prepared
 
     def _exported(
-        self, model: "PreTrainedModel", precision: str, resources: ExitStack
+        self,
+        model: "PreTrainedModel",
+        precision: str,
+        warmup_batches: Sequence[Batch],
+        resources: ExitStack,
     ) -> SubprocessModel:
+        limit = TimeLimit(self.options.timeout_s)
         folder = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
         save_compressed(model, folder / "model")
-        written, timeout_s = folder / "export", self.options.timeout_s
+        written = folder / "export"
         written.mkdir()
         options = ExportOptions(
             precision,
             self.options.calibration_batches,
             max_batch_size=self.options.max_batch_size,
         )
-        with closing(Worker(_Writer, self.format, timeout_s=timeout_s)) as writer:
-            names = writer.call("write", folder / "model", written, options)
-        threads = torch.get_num_threads()
-        loaded = Worker(
-            _Loaded, self.format, written, names, precision, threads, timeout_s=timeout_s
-        )
+        with closing(Worker(_Writer, self.format, limit=limit)) as writer:
+            names = writer.call("write", folder / "model", written, options, limit=limit)
+        warmup = [arrays_of(batch) for batch in warmup_batches]
+        arguments = (written, names, precision, torch.get_num_threads(), warmup)
+        loaded = Worker(_Loaded, self.format, *arguments, limit=limit)
         return SubprocessModel(resources.enter_context(closing(loaded)))
 
 
@@ -118,12 +122,18 @@ class _Loaded(WorkerSide):
     """The process that runs the exported model."""
 
     def __init__(
-        self, format: Format, folder: Path, names: list[str], precision: str, threads: int
+        self,
+        format: Format,
+        folder: Path,
+        names: list[str],
+        precision: str,
+        threads: int,
+        warmup_batches: Sequence[dict[str, Any]],
     ) -> None:
         torch.set_num_threads(threads)
         self._format, self._folder = format, folder
         self._before = resident_bytes("VmRSS")
-        super().__init__(format.open(folder, names, precision, threads))
+        super().__init__(format.open(folder, names, precision, threads), warmup_batches)
 
     def size_bytes(self) -> int:
         return sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())

@@ -5,6 +5,7 @@ runtimes is :data:`~lightning_compress.evaluation.runtimes.table.RUNTIMES`.
 """
 
 import platform
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
-    """Why a precision is not faster than fp32; None if no reason is known.
+    """Why a precision may not be faster than fp32; None if no reason is known.
 
     Args:
         precision: one of ``PRECISIONS``.
@@ -29,11 +30,9 @@ def precision_caveat(precision: str, device: str, *, fused: bool) -> str | None:
         fused: whether the runtime fuses consecutive operations.
     """
     chosen = PRECISIONS[precision]
-    if chosen.caveat is not None:
-        return chosen.caveat
-    if not fused and chosen.unfused_caveat is not None:
-        return chosen.unfused_caveat
-    return _missing_instructions(chosen, device)
+    unfused = None if fused else chosen.unfused_caveat
+    # Fusing the steps is no remedy on a processor without the instructions.
+    return chosen.caveat or _missing_instructions(chosen, device) or unfused
 
 
 def _missing_instructions(precision: Precision, device: str) -> str | None:
@@ -62,13 +61,39 @@ class RuntimeOptions:
     Args:
         calibration_batches: batches of training examples, for precisions that need calibration.
         max_batch_size: largest batch that will be run.
-        timeout_s: seconds that compiling or exporting a model, and each run in another process,
-            may take.
+        timeout_s: seconds that preparing a model, and each later run in another process, may take.
     """
 
     calibration_batches: Sequence[Batch] = field(default=(), repr=False)
     max_batch_size: int = 32
     timeout_s: float = 900.0
+
+
+class TimeLimit:
+    """The time that several steps may take together, counted from when it is made.
+
+    Args:
+        seconds: that they may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left; 0 when the time is over."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Raise a TimeoutError if the time is over."""
+        if not self.left:
+            raise TimeoutError(self.message)
+
+    @property
+    def message(self) -> str:
+        """That the time is over."""
+        return f"it took longer than {self.seconds:g} s (timeout_s)"
 
 
 class PreparedModel(Protocol):
@@ -124,7 +149,7 @@ class Runtime(ABC):
     ) -> PreparedModel:
         """Prepare a copy of a model and run each of ``warmup_batches`` once.
 
-        The model itself is not changed.
+        The model itself is not changed. All of it together may take ``options.timeout_s`` seconds.
 
         Raises:
             UnavailableError: a package is missing, the runtime or device does not support the

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_compress.errors import first_line
 from lightning_compress.evaluation.latency import seconds_of
+from lightning_compress.evaluation.runtimes.runtime import TimeLimit
 from lightning_compress.export.format import Program
 from lightning_compress.types import Batch
 
@@ -33,33 +34,39 @@ class Worker:
     Args:
         build: makes the object in the other process; picklable.
         arguments: of ``build``; picklable.
-        timeout_s: seconds that building the object, or one call, may take.
+        limit: when the object has to be built. Each call may take as many seconds in all.
 
     Raises:
         WorkerError: the object could not be built.
     """
 
-    def __init__(self, build: Callable[..., Any], *arguments: Any, timeout_s: float) -> None:
+    def __init__(self, build: Callable[..., Any], *arguments: Any, limit: TimeLimit) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._timeout_s = timeout_s
+        self._timeout_s = limit.seconds
         self._process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
         with _no_script():
             self._process.start()
         theirs.close()
-        self._answer()
+        self._answer(limit)
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, limit: TimeLimit | None = None) -> Any:
         """Call a method of the object.
 
+        Args:
+            method: its name.
+            arguments: of the method; picklable.
+            limit: when the call has to be done; None: a limit of its own, as long as that of
+                building the object.
+
         Raises:
-            WorkerError: the call failed, the process died, or it took longer than ``timeout_s``.
+            WorkerError: the call failed, the process died, or it took too long.
         """
         try:
             self._ours.send((method, arguments))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise WorkerError("its process died") from error
-        return self._answer()
+        return self._answer(limit or TimeLimit(self._timeout_s))
 
     def close(self) -> None:
         """Close the pipe, on which the process exits; kill it if it does not."""
@@ -68,11 +75,11 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _answer(self) -> Any:
+    def _answer(self, limit: TimeLimit) -> Any:
         try:
-            if not self._ours.poll(self._timeout_s):
+            if not self._ours.poll(limit.left):
                 self.close()
-                raise WorkerError(f"it took longer than {self._timeout_s:g} s")
+                raise WorkerError(limit.message)
             ok, found = self._ours.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join()
@@ -129,12 +136,15 @@ class WorkerSide(ABC):
 
     Args:
         program: the model that runs loaded batches.
+        warmup_batches: run once each, so that the time limit of building includes compilation.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, warmup_batches: Sequence[dict[str, Any]]) -> None:
         self._program = program
         self._loaded: dict[int, Any] = {}
         self._numbers = itertools.count()
+        for batch in warmup_batches:
+            self.run(self.load(batch))
         gc.disable()  # a collection during a run would count as its time
 
     def load(self, batch: dict[str, Any]) -> int:
@@ -161,6 +171,11 @@ class WorkerSide(ABC):
         """Peak bytes of weights and activations; None if unknown."""
 
 
+def arrays_of(batch: Batch) -> dict[str, Any]:
+    """A batch as it is sent to a :class:`WorkerSide`: arrays by name, without labels."""
+    return {name: value.numpy() for name, value in batch.items() if name != "labels"}
+
+
 class SubprocessModel:
     """A model ready to run in a process of its own.
 
@@ -180,8 +195,7 @@ class SubprocessModel:
 
     def load(self, batch: Batch) -> int:
         """Send a batch; returns its number in the worker process."""
-        plain = {name: value.numpy() for name, value in batch.items() if name != "labels"}
-        number: int = self._worker.call("load", plain)
+        number: int = self._worker.call("load", arrays_of(batch))
         return number
 
     def __call__(self, loaded: int) -> Tensor:

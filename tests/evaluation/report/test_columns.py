@@ -1,45 +1,15 @@
-"""The table of columns, and why values are missing."""
-
-from typing import Any
+"""The table of columns."""
 
 import pytest
 import torch
 
 from lightning_compress.evaluation.examples import Workload
 from lightning_compress.evaluation.report import columns
-from lightning_compress.evaluation.report.columns import COLUMNS, Column, notes_of
+from lightning_compress.evaluation.report.columns import COLUMNS, Column
 from lightning_compress.evaluation.report.methodology import methodology
 from lightning_compress.evaluation.report.rendering import as_json, markdown, rich_table
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from tests.evaluation.report.example_rows import make_report, make_row
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"throughput": None}, "the measurement ended before this row was complete"),
-        ({"throughput": None, "failure": "it died"}, "it died"),
-        ({"measured": {"size_bytes": 44_000_000}}, "peak memory: cpu keeps no count"),
-        ({"metrics": {"accuracy": 0.9, "f1": None}}, "f1: not finite on this split"),
-        ({"device": "mps"}, "retention, speedup: there is no dense eager fp32 row on mps"),
-    ],
-)
-def test_a_missing_value_has_its_reason(changes: dict[str, Any], reason: str) -> None:
-    full = make_report(make_row("dense"), make_row("compressed", **changes))
-    dense, other = as_json(full)["rows"]
-    assert dense["note"] is None
-    assert other["note"] == reason
-
-
-def test_what_the_reference_lacks_is_the_reason_in_other_rows() -> None:
-    dense = make_row(
-        "dense", metrics={"accuracy": None, "f1": None}, throughput=None, failure="it died"
-    )
-    full = make_report(dense, make_row("compressed"))
-    assert notes_of(full, full.rows[1]) == [
-        "retention: the dense eager fp32 row's metric is unknown or zero",
-        "speedup: the dense eager fp32 row was not timed",
-    ]
 
 
 def test_a_new_column_is_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Objects in another process, and what happens when that fails, dies or hangs."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -7,10 +8,14 @@ import sys
 import time
 
 import pytest
+import torch
 
+from lightning_compress.evaluation.runtimes.runtime import TimeLimit
 from lightning_compress.evaluation.runtimes.subprocess_worker import (
     Worker,
     WorkerError,
+    WorkerSide,
+    arrays_of,
 )
 
 
@@ -35,7 +40,7 @@ class Fragile:
 
 
 def test_a_worker_calls_and_tells_what_went_wrong(capfd):
-    worker = Worker(Fragile, 3, timeout_s=60)
+    worker = Worker(Fragile, 3, limit=TimeLimit(60))
     assert worker.call("add", 4) == 7
     with pytest.raises(WorkerError, match=r"^cannot$"):
         worker.call("fail")
@@ -50,22 +55,58 @@ def test_a_worker_calls_and_tells_what_went_wrong(capfd):
 
 def test_a_worker_that_cannot_be_built_or_hangs():
     with pytest.raises(WorkerError, match=r"^no number -1$"):
-        Worker(Fragile, -1, timeout_s=60)
-    worker = Worker(Fragile, 3, timeout_s=120)
-    worker._timeout_s = 0.2
+        Worker(Fragile, -1, limit=TimeLimit(60))
+    worker = Worker(Fragile, 3, limit=TimeLimit(120))
     start = time.perf_counter()
-    with pytest.raises(WorkerError, match=r"it took longer than 0\.2 s"):
-        worker.call("hang")
+    with pytest.raises(WorkerError, match=r"it took longer than 0\.2 s \(timeout_s\)"):
+        worker.call("hang", limit=TimeLimit(0.2))
     assert time.perf_counter() - start < 50  # it sleeps for 60
     assert not worker._process.is_alive()
+
+
+def test_a_limit_that_earlier_steps_used_up_is_over_at_once():
+    limit = TimeLimit(0.01)
+    time.sleep(0.02)
+    with pytest.raises(WorkerError, match=r"it took longer than 0\.01 s"):
+        Worker(Fragile, 3, limit=limit)
+
+
+class Counting(WorkerSide):
+    """Counts how often each batch is run."""
+
+    def __init__(self, warmup_batches):
+        self.ran = []
+        super().__init__(self, warmup_batches)
+
+    def load(self, batch):
+        self._loaded[0] = batch
+        return 0
+
+    def __call__(self, loaded):
+        self.ran.append(loaded["input_ids"].shape)
+        return torch.zeros(1)
+
+    def size_bytes(self):
+        return 0
+
+    def peak_memory_bytes(self, number):
+        return None
+
+
+def test_building_includes_the_warm_up():
+    batches = [{"input_ids": torch.ones(size, 3), "labels": torch.ones(size)} for size in (4, 1)]
+    worker = Counting([arrays_of(batch) for batch in batches])
+    gc.enable()
+    assert worker.ran == [(4, 3), (1, 3)]
 
 
 def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "print('here', flush=True)\n"
+        "from lightning_compress.evaluation.runtimes.runtime import TimeLimit\n"
         "from lightning_compress.evaluation.runtimes.subprocess_worker import Worker\n"
-        "worker = Worker(dict, {'a': 1}, timeout_s=60)\n"
+        "worker = Worker(dict, {'a': 1}, limit=TimeLimit(60))\n"
         "print(worker.call('get', 'a'))\n"
         "worker.close()\n"
     )
