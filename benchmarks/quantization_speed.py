@@ -1,11 +1,13 @@
 """Speed of an int8 BERT of base width, here and in other libraries, in one process.
 
     OMP_NUM_THREADS=2 python benchmarks/quantization_speed.py [--layers 4] [--seconds 10]
+        [--instructions avx2] [--kernel float32]
 
 Measures, interleaved, batches of 8 texts of 128 tokens with random weights, which are as fast as
 trained ones: the dense model, and the model without half of its heads and neurons; in PyTorch
 (eager, compiled), in ONNX Runtime and in OpenVINO, there with our own scales and with NNCF's; and
-PyTorch's older ``torch.ao.quantization`` and, where it is installed, torchao. Then
+PyTorch's older ``torch.ao.quantization`` and, where it is installed, torchao. With fewer instructions
+or another kernel, see benchmarks/instruction_sets.py, only what these apply to is measured. Then
 prints the bytes on disk of both models with 12 layers, embeddings included, in float32 and in int8.
 """
 
@@ -16,6 +18,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import instruction_sets
 import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
@@ -26,11 +29,19 @@ from lightning_compress.evaluation.latency import interleaved_times
 from lightning_compress.export.format import ExportOptions
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.export.openvino import OpenVinoFormat, OpenVinoProgram
+from lightning_compress.models import modeling_kernels
 
 BATCH, TOKENS, HEADS, NEURONS = 8, 128, 12, 3072
 INT8_SCHEMES = ("int8-dynamic", "int8-static")
-TARGETS = {"dense, compile int8-dynamic": 3.2, "dense, compile int8-static": 3.5,
-           "halved, compile int8-dynamic": 5.5}  # fmt: skip
+SCHEMES = (*INT8_SCHEMES, "int8-weight", "int4-weight")
+NEVER_SLOWER = 0.9  # of any scheme, with any kernel
+TARGETS = {  # by whether the CPU has int8 dot products
+    True: {"dense, compile int8-dynamic": 2.55, "dense, compile int8-static": 2.81,
+           "halved, compile int8-dynamic": 4.6, "halved, compile int8-static": 5.2},
+    False: {"dense, eager int8-dynamic": 1.4, "dense, eager int8-static": 1.4,
+            "dense, compile int8-dynamic": 1.6, "dense, compile int8-static": 1.6,
+            "halved, compile int8-dynamic": 3.0, "halved, compile int8-static": 3.0},
+}  # fmt: skip
 BYTES = {"dense": 0.27, "halved": 0.16}
 
 
@@ -57,8 +68,10 @@ def of_torch(model, batch):
     """PyTorch's ways: calls by name."""
     sixteen = copy.deepcopy(model).bfloat16()
     ways = {"eager bf16": sixteen, "compile fp32": torch.compile(model, dynamic=True)}
-    for scheme in INT8_SCHEMES:
-        ways[f"compile {scheme}"] = torch.compile(quantized(model, scheme, batch), dynamic=True)
+    for scheme in SCHEMES:
+        made = quantized(model, scheme, batch)
+        ways[f"eager {scheme}"] = made
+        ways[f"compile {scheme}"] = torch.compile(made, dynamic=True)
     return {name: lambda one=one: one(**batch) for name, one in ways.items()}
 
 
@@ -118,8 +131,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each way")
+    instruction_sets.add_options(parser)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    instruction_sets.apply(arguments)
+    limited = arguments.instructions is not None or arguments.kernel is not None
+    targets = {}
+    if arguments.kernel != "float32":
+        targets = TARGETS[modeling_kernels.CPU_KERNEL == "int_mm"]
     dense = bert(arguments.layers)
     half = halved(dense)
     batch = {"input_ids": torch.randint(1000, 30000, (BATCH, TOKENS))}
@@ -127,8 +146,10 @@ def main():
         calls = {"dense, eager fp32": lambda: dense(**batch)}
         for label, model in (("dense", dense), ("halved", half)):
             ways = {"eager fp32": lambda: half(**batch)} if model is half else {}
-            ways |= of_torch(model, batch) | of_runtimes(model, batch, Path(scratch), label)
-            if model is dense:
+            ways |= of_torch(model, batch)
+            if not limited:
+                ways |= of_runtimes(model, batch, Path(scratch), label)
+            if model is dense and not limited:
                 ways |= of_others(model, batch)
             calls |= {f"{label}, {name}": call for name, call in ways.items()}
         with torch.inference_mode():
@@ -143,7 +164,8 @@ def main():
     for name, taken in zip(calls, times, strict=True):
         ratios = (times[0] / taken).flatten()
         low, middle, high = ratios.quantile(ratios.new_tensor([0.25, 0.5, 0.75])).tolist()
-        target = f"{TARGETS[name]}" if name in TARGETS else ""
+        least = NEVER_SLOWER if any(scheme in name for scheme in SCHEMES) else ""
+        target = targets.get(name, least)
         print(
             f"| {name} | {BATCH / float(taken.median()):.1f} | {middle:.2f} | "
             f"{low:.2f} to {high:.2f} | {target} |"

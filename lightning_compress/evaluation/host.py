@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from lightning_compress.models.modeling_kernels import CPU_KERNEL
+
 _PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
 
 
@@ -25,12 +27,15 @@ class Host:
         threads: number of CPU threads that torch computes with.
         memory_bytes: bytes of main memory.
         accelerators: names of the GPUs.
+        int8_kernel: what multiplies int8 matrices on the CPU in PyTorch, see
+            :mod:`lightning_compress.models.modeling_kernels`.
     """
 
     cpu: str
     threads: int
     memory_bytes: int
     accelerators: list[str]
+    int8_kernel: str
 
 
 def host_facts() -> Host:
@@ -45,6 +50,7 @@ def host_facts() -> Host:
         threads=torch.get_num_threads(),
         memory_bytes=psutil.virtual_memory().total,
         accelerators=accelerators,
+        int8_kernel=CPU_KERNEL,
     )
 
 

@@ -7,7 +7,9 @@ from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.models.manifest import MASK_EDIT, manifest_of
+from lightning_compress.models.modeling_kernels import CPU_KERNEL
 from lightning_compress.quantization.accuracy_guard import ACCURACY_GUARD, describe_guard
+from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ from lightning_compress.models.forward import most_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_FULL_RANGE = (
+    "weights in full range: PyTorch multiplies them in float32 on this CPU, which saves no time, "
+    "and OpenVINO's sums can overflow; quantize with full_range: false"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
         notes=[
             *([MASKS_ONLY] if masks_only else []),
+            *([_FULL_RANGE] if is_in_full_range(model) and CPU_KERNEL == "fbgemm" else []),
             *(describe_guard(edit[ACCURACY_GUARD]) for edit in edits if ACCURACY_GUARD in edit),
         ],
         parameters=parameters,

@@ -23,7 +23,7 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     verdict,
 )
-from lightning_compress.models.modeling_quantized import QuantizedLinear
+from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 from lightning_compress.types import Batch
 
@@ -187,9 +187,9 @@ def _reference(model: "PreTrainedModel", names: Sequence[str]) -> Callable[[Batc
 
 def _caveat(model: "PreTrainedModel", target: Format) -> str | None:
     """Why the exported model computes something else on other CPUs; None if it does not."""
-    layers = [layer for layer in model.modules() if isinstance(layer, QuantizedLinear)]
-    full_range = any(layer.activations != "float" and layer.bits == 8 for layer in layers)
-    return _FULL_RANGE.format(runtime=target.runtime) if full_range and target.saturates else None
+    if not is_in_full_range(model) or not target.saturates:
+        return None
+    return _FULL_RANGE.format(runtime=target.runtime)
 
 
 def _describe(

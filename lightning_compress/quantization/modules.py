@@ -36,6 +36,12 @@ def quantized_specs(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
+def is_in_full_range(model: nn.Module) -> bool:
+    """Whether int8 products of a model have weights beyond ±63, see ``QuantizationConfig``."""
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantizedLinear)]
+    return any(layer.activations != "float" and layer.bits == 8 for layer in layers)
+
+
 def place_quantized_(model: nn.Module, specs: Mapping[str, Mapping[str, Any]]) -> None:
     """Give a model the modules of :func:`quantized_specs`, in place; their weights are unset."""
     present = quantized_specs(model)

@@ -57,7 +57,8 @@ def _facts(report: Report) -> list[str]:
         f"{task.tokens['p50']} tokens in the median, {task.tokens['p95']} at the 95th percentile, "
         f"{task.tokens['max']} at most.",
         f"Metric: {task.metric}.",
-        f"Machine: {'; '.join([machine, *host.accelerators])}.",
+        f"Machine: {'; '.join([machine, *host.accelerators])}. "
+        f"Int8 products on the CPU in PyTorch: {host.int8_kernel}.",
         f"Versions: {versions}.",
         f"Started: {run.started}.",
     ]

@@ -22,7 +22,9 @@ def make_row(model: Variant, runtime: str = "eager", **changes: Any) -> Row:
 
 def make_report(*rows: Row, metric: str = "accuracy") -> Report:
     return Report(
-        run=Run("mine/version_3", "2026-01-02T03:04:05+00:00", Host("CPU", 2, 8, ["GPU"]), {}),
+        run=Run(
+            "mine/version_3", "2026-01-02T03:04:05+00:00", Host("CPU", 2, 8, ["GPU"], "fbgemm"), {}
+        ),
         task=TaskFacts("sst2", metric, "test", 400, {"p50": 20, "p95": 40, "max": 60}),
         throughput_batch_size=32,
         protocol=["measured so"],

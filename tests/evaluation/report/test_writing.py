@@ -23,7 +23,13 @@ def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
     assert data["run"] == {
         "name": "mine/version_3",
         "started": "2026-01-02T03:04:05+00:00",
-        "host": {"cpu": "CPU", "threads": 2, "memory_bytes": 8, "accelerators": ["GPU"]},
+        "host": {
+            "cpu": "CPU",
+            "threads": 2,
+            "memory_bytes": 8,
+            "accelerators": ["GPU"],
+            "int8_kernel": "fbgemm",
+        },
         "versions": {},
     }
     assert data["task"] == {
