@@ -6,9 +6,10 @@
 Measures, interleaved, batches of 8 texts of 128 tokens with random weights, which are as fast as
 trained ones: the dense model, and the model without half of its heads and neurons; in PyTorch
 (eager, compiled), in ONNX Runtime and in OpenVINO, there with our own scales and with NNCF's; and
-PyTorch's older ``torch.ao.quantization`` and, where it is installed, torchao. With fewer instructions
-or another kernel, see benchmarks/instruction_sets.py, only what these apply to is measured. Then
-prints the bytes on disk of both models with 12 layers, embeddings included, in float32 and in int8.
+PyTorch's older ``torch.ao.quantization`` and, where it is installed, torchao. With fewer
+instructions or another kernel, see benchmarks/instruction_sets.py, only what these apply to is
+measured. Then prints the bytes on disk of both models with 12 layers, embeddings included, in
+float32 and in int8.
 """
 
 import argparse
@@ -64,10 +65,11 @@ def quantized(model, scheme, batch):
     return made
 
 
-def of_torch(model, batch):
+def of_torch(model, batch, *, limited):
     """PyTorch's ways: calls by name."""
-    sixteen = copy.deepcopy(model).bfloat16()
-    ways = {"eager bf16": sixteen, "compile fp32": torch.compile(model, dynamic=True)}
+    ways = {"compile fp32": torch.compile(model, dynamic=True)}
+    if not limited:
+        ways["eager bf16"] = copy.deepcopy(model).bfloat16()
     for scheme in SCHEMES:
         made = quantized(model, scheme, batch)
         ways[f"eager {scheme}"] = made
@@ -135,6 +137,7 @@ def main():
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     instruction_sets.apply(arguments)
+    torch._dynamo.config.recompile_limit = 100  # all models share the code that is compiled
     limited = arguments.instructions is not None or arguments.kernel is not None
     targets = {}
     if arguments.kernel != "float32":
@@ -146,7 +149,7 @@ def main():
         calls = {"dense, eager fp32": lambda: dense(**batch)}
         for label, model in (("dense", dense), ("halved", half)):
             ways = {"eager fp32": lambda: half(**batch)} if model is half else {}
-            ways |= of_torch(model, batch)
+            ways |= of_torch(model, batch, limited=limited)
             if not limited:
                 ways |= of_runtimes(model, batch, Path(scratch), label)
             if model is dense and not limited:
