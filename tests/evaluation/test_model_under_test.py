@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
+from lightning_compress.evaluation import model_under_test as under_test
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example
-from lightning_compress.evaluation.model_under_test import check_examples
+from lightning_compress.evaluation.model_under_test import check_examples, model_under_test
 from lightning_compress.models.forward import most_tokens
+from lightning_compress.quantization import QuantizationConfig, quantize_
 
 
 def example(tokens=(5, 6), label=1):
@@ -34,3 +36,13 @@ def test_the_most_that_a_model_takes_fits(tiny_model):
     several = example(label=[1.0, 0.0])
     many = tiny_model("bert", problem_type="multi_label_classification")
     check_examples("dense", many, [several])
+
+
+@pytest.mark.parametrize("kernel", ["int_mm", "fbgemm"])
+@pytest.mark.parametrize("full_range", [True, False])
+def test_full_range_is_noted_where_it_saves_no_time(tiny_bert, monkeypatch, full_range, kernel):
+    monkeypatch.setattr(under_test, "CPU_KERNEL", kernel)
+    quantize_(tiny_bert, QuantizationConfig("int8-dynamic", full_range=full_range))
+    found = model_under_test("compressed", tiny_bert, {"input_ids": torch.tensor([[5, 6]])})
+    noted = any("full_range: false" in note for note in found.notes)
+    assert noted is (full_range and kernel == "fbgemm")
