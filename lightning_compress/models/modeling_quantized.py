@@ -74,8 +74,11 @@ def quantize_affine(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor
 
 def quantize_centred(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """The integers of :func:`quantize_affine` minus the zero point: [...] float32."""
-    smallest, largest = INPUT_QMIN - zero_point, INPUT_QMAX - zero_point
-    return (values.float() / scale).round_().clamp_(smallest, largest)
+    smallest, largest = (INPUT_QMIN - zero_point).float(), (INPUT_QMAX - zero_point).float()
+    integers = (values.detach().float() / scale).round_()
+    # In place, and three times as fast as clamping to tensors.
+    torch.maximum(integers, smallest, out=integers)
+    return torch.minimum(integers, largest, out=integers)
 
 
 def pack_int4(values: Tensor) -> Tensor:
