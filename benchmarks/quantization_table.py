@@ -55,6 +55,12 @@ def parts_of(task, seed):
     )
 
 
+def calibration_of(data):
+    """Batches of so many training examples; the data are set up."""
+    batches = data.train_dataloader()
+    return list(itertools.islice(batches, EXAMPLES // data.batch_size))
+
+
 def measured(task, seed, calibration_batches, folder, data, name, saved):
     """The metric and the bytes of one scheme."""
     model = load_compressed(folder)
@@ -75,9 +81,7 @@ def one_seed(task, seed):
     folder, data = parts_of(task, seed)
     data.prepare_data()
     data.setup("fit")
-    batches = iter(data.train_dataloader())
-    count = EXAMPLES // (16 if task == "gpt2" else 32)
-    calibration_batches = list(itertools.islice(batches, count))
+    calibration_batches = calibration_of(data)
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
         return {
