@@ -11,6 +11,7 @@ the largest difference of logits and the equal predictions.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def batches_of(folder, examples):
     data.setup("test")
 
     def first(loader, count):
-        taken = [batch for batch, _ in zip(loader, range(count // BATCH + 1), strict=False)]
+        taken = [batch for batch, _ in zip(loader, range(math.ceil(count / BATCH)), strict=False)]
         return [{k: v for k, v in batch.items() if k != "labels"} for batch in taken]
 
     return first(data.train_dataloader(), CALIBRATION), first(data.test_dataloader(), examples)
