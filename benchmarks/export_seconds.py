@@ -9,7 +9,6 @@ are missing are left out.
 import argparse
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import instruction_sets
@@ -25,10 +24,7 @@ TEXTS, TOKENS = 64, 32
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    instruction_sets.add_options(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    instruction_sets.apply(arguments)
+    instruction_sets.parse(parser)
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024

@@ -8,6 +8,7 @@ Runtime and OpenVINO choose kernels by themselves and cannot be limited in this 
 import ctypes
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ _LIMITED = "LIGHTNING_COMPRESS_INSTRUCTIONS"  # set in the process that is limit
 _FORCE = "_ZN6fbgemm14fbgemmForceIsaENS_10inst_set_tE"  # fbgemm::fbgemmForceIsa
 
 
-def add_options(parser):
+def parse(parser):
+    """Parse a benchmark's options and these, and limit this process."""
     parser.add_argument(
         "--instructions", choices=SETS, help="as on a CPU with this set; default: all it has"
     )
@@ -33,9 +35,13 @@ def add_options(parser):
         choices=("int_mm", "fbgemm", "float32"),
         help="for int8 products; default: the one that the instructions are used by",
     )
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    _limit(arguments)
+    return arguments
 
 
-def apply(arguments):
+def _limit(arguments):
     """Limit this process, which starts anew for it, and say what it computes with."""
     if arguments.instructions is not None:
         onednn, mkl, loops, fbgemm, kernel = SETS[arguments.instructions]

@@ -9,7 +9,6 @@ PyTorch does not call on a real CPU without AVX512-VNNI.
 """
 
 import argparse
-import warnings
 
 import instruction_sets
 import torch
@@ -23,10 +22,7 @@ SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 768, 768), (16, 768, 3072
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each product")
-    instruction_sets.add_options(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    instruction_sets.apply(arguments)
+    arguments = instruction_sets.parse(parser)
     print("| rows, inputs, outputs | float32 | S8S8 | U8S8 | FBGEMM | FBGEMM exact |")
     print("| --- | --- | --- | --- | --- | --- |")
     for rows, inputs, outputs in SHAPES:

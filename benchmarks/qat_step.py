@@ -8,7 +8,6 @@ texts of 64 tokens, and two layers of a BERT of base width with 8 texts of 128.
 
 import argparse
 import copy
-import warnings
 
 import instruction_sets
 import torch
@@ -39,10 +38,7 @@ def step_of(model, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each scheme")
-    instruction_sets.add_options(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    instruction_sets.apply(arguments)
+    arguments = instruction_sets.parse(parser)
     print(f"{torch.get_num_threads()} threads\n")
     print("| model | scheme | ms a step | times plain | at most |\n| --- | --- | --- | --- | --- |")
     for label, (options, shape) in MODELS.items():

@@ -16,7 +16,6 @@ import argparse
 import copy
 import importlib.util
 import tempfile
-import warnings
 from pathlib import Path
 
 import instruction_sets
@@ -133,10 +132,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each way")
-    instruction_sets.add_options(parser)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    instruction_sets.apply(arguments)
+    arguments = instruction_sets.parse(parser)
     torch._dynamo.config.recompile_limit = 100  # all models share the code that is compiled
     limited = arguments.instructions is not None or arguments.kernel is not None
     targets = {}

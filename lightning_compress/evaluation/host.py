@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from lightning_compress.models.modeling_kernels import CPU_KERNEL
+from lightning_compress.models import modeling_kernels
 
 _PACKAGES = ("lightning-compress", "torch", "lightning", "transformers", "torchmetrics")
 
@@ -50,7 +50,7 @@ def host_facts() -> Host:
         threads=torch.get_num_threads(),
         memory_bytes=psutil.virtual_memory().total,
         accelerators=accelerators,
-        int8_kernel=CPU_KERNEL,
+        int8_kernel=modeling_kernels.CPU_KERNEL,
     )
 
 

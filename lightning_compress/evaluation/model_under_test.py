@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
+from lightning_compress.models import modeling_kernels
 from lightning_compress.models.manifest import MASK_EDIT, manifest_of
-from lightning_compress.models.modeling_kernels import CPU_KERNEL
 from lightning_compress.quantization.accuracy_guard import ACCURACY_GUARD, describe_guard
 from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.types import Batch
@@ -79,6 +79,7 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
 
     edits = manifest_of(model)
     masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
+    in_float32 = is_in_full_range(model) and modeling_kernels.CPU_KERNEL == "fbgemm"
     parameters, nonzero = count_parameters(model)
     task, num_labels = task_of(model), model.config.num_labels
     return ModelUnderTest(
@@ -93,7 +94,7 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
         notes=[
             *([MASKS_ONLY] if masks_only else []),
-            *([_FULL_RANGE] if is_in_full_range(model) and CPU_KERNEL == "fbgemm" else []),
+            *([_FULL_RANGE] if in_float32 else []),
             *(describe_guard(edit[ACCURACY_GUARD]) for edit in edits if ACCURACY_GUARD in edit),
         ],
         parameters=parameters,

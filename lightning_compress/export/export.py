@@ -103,7 +103,7 @@ def export_model(
         source.config.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
-        _describe(unfinished, folder.name, source, target, options, agreement)
+        _describe(unfinished, folder.name, source, target, options, agreement, caveat)
     return agreement
 
 
@@ -199,6 +199,7 @@ def _describe(
     target: Format,
     options: ExportOptions,
     agreement: Agreement,
+    caveat: str | None,
 ) -> None:
     """Write ``export.json`` and the README."""
     packages = ("lightning-compress", "torch", "transformers", *target.packages)
@@ -207,7 +208,7 @@ def _describe(
         "precision": options.precision,
         "inputs": input_names(model),
         "agreement": dataclasses.asdict(agreement),
-        "caveat": _caveat(model, target),
+        "caveat": caveat,
         "versions": {name: metadata.version(name) for name in packages},
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
@@ -218,7 +219,7 @@ def _describe(
         precision=options.precision,
         format=target.name,
         verdict=verdict(agreement, options.precision),
-        caveat="" if facts["caveat"] is None else f"\n\n{facts['caveat']}",
+        caveat="" if caveat is None else f"\n\n{caveat}",
         language=language,
         example=example,
     )

@@ -49,7 +49,7 @@ class OnnxFormat(Format):
         """
         super().check(options)
         if options.signed and PRECISIONS[options.precision].activations == "float":
-            raise InputError("signed: only --precision int8-dynamic or int8-static has activations")
+            raise InputError("signed: only int8-dynamic and int8-static quantize activations")
 
     def write(self, model: "PreTrainedModel", folder: Path, options: ExportOptions) -> None:
         """Write the model; see :func:`write_onnx`."""

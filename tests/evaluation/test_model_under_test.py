@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from lightning_compress.errors import InputError
-from lightning_compress.evaluation import model_under_test as under_test
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example
 from lightning_compress.evaluation.model_under_test import check_examples, model_under_test
+from lightning_compress.models import modeling_kernels
 from lightning_compress.models.forward import most_tokens
 from lightning_compress.quantization import QuantizationConfig, quantize_
 
@@ -41,7 +41,7 @@ def test_the_most_that_a_model_takes_fits(tiny_model):
 @pytest.mark.parametrize("kernel", ["int_mm", "fbgemm"])
 @pytest.mark.parametrize("full_range", [True, False])
 def test_full_range_is_noted_where_it_saves_no_time(tiny_bert, monkeypatch, full_range, kernel):
-    monkeypatch.setattr(under_test, "CPU_KERNEL", kernel)
+    monkeypatch.setattr(modeling_kernels, "CPU_KERNEL", kernel)
     quantize_(tiny_bert, QuantizationConfig("int8-dynamic", full_range=full_range))
     found = model_under_test("compressed", tiny_bert, {"input_ids": torch.tensor([[5, 6]])})
     noted = any("full_range: false" in note for note in found.notes)

@@ -80,7 +80,7 @@ def test_invalid_options_are_refused_and_nothing_is_written(
     refused("nncf quantizes to --precision int8-static only", format="openvino", nncf=True)
     refused("--format onnx has no option dry_run: leave it out", dry_run=True)
     refused("--format openvino has no option signed", format="openvino", signed=True)
-    refused("signed: only --precision int8-dynamic or int8-static", signed=True)
+    refused("signed: only int8-dynamic and int8-static quantize activations", signed=True)
     refused("max_batch_size must be at least 1", max_batch_size=0)
     refused("mine exists: choose another folder or add --overwrite", folder="mine")
     refused("mine holds something that is not an export", folder="mine", overwrite=True)
