@@ -2,7 +2,8 @@
 
 oneDNN, MKL and PyTorch's own loops are limited by variables that they read when they are loaded;
 FBGEMM by a function of the library. What is left is the CPU's own memory, caches and clock. ONNX
-Runtime and OpenVINO choose kernels by themselves and cannot be limited in this way.
+Runtime is not limited, and OpenVINO in part: what it computes by oneDNN; some of its precisions then
+do not run.
 """
 
 import ctypes

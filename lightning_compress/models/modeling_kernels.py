@@ -100,7 +100,8 @@ def dequantized_linear(
     Returns:
         [M, N], of the dtype of ``rows``.
     """
-    differentiated = torch.is_grad_enabled() and rows.requires_grad
+    inputs = (rows,) if bias is None else (rows, bias)
+    differentiated = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
     if weight.device.type != "cpu" or torch.compiler.is_exporting() or differentiated:
         return functional.linear(rows, dequantize(weight, scale, bits).to(rows.dtype), bias)
     outputs = torch.ops.lightning_compress.dequantized_linear(

@@ -198,6 +198,18 @@ def test_a_weight_only_layer_is_its_dequantized_weight(bits):
     torch.testing.assert_close(layer(rows), doubled)
 
 
+@pytest.mark.parametrize("activations", ["float", "dynamic"])
+def test_biases_have_gradients_without_those_of_the_inputs(activations):
+    layer = layer_of(activations)
+    assert layer.bias is not None
+    layer.bias.requires_grad_()
+    for _ in range(3):
+        layer.bias.grad = None
+        layer(torch.randn(20, 64)).sum().backward()
+        assert layer.bias.grad is not None
+        assert torch.equal(layer.bias.grad, torch.full((24,), 20.0))
+
+
 def test_gradients_pass_through_weight_only_layers():
     layer, rows = layer_of("float", 8), torch.randn(20, 64, requires_grad=True)
     for _ in range(3):
