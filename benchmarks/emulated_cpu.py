@@ -1,6 +1,7 @@
 """Exported int8 models on a CPU without VNNI, emulated: do they compute what PyTorch computes here?
 
-    python benchmarks/emulated_cpu.py --model FOLDER [--examples 872] [--cpu Haswell]
+    python benchmarks/emulated_cpu.py --model FOLDER [--schemes int8-static int8-dynamic]
+        [--examples 872] [--cpu Haswell]
 
 Needs QEMU (Debian: qemu-user-static), which executes AVX2 instructions exactly, saturation
 included, many times slower than a CPU. Quantizes a saved SST-2 classifier to int8-static and
@@ -57,7 +58,7 @@ def batches_of(folder, examples):
     return first(data.train_dataloader(), CALIBRATION), first(data.test_dataloader(), examples)
 
 
-def write(folder, examples, scratch):
+def write(folder, schemes, examples, scratch):
     """Write every model in every form, the inputs, and PyTorch's logits here."""
     calibration, batches = batches_of(folder, examples)
     names = input_names(load_compressed(folder))
@@ -67,7 +68,7 @@ def write(folder, examples, scratch):
         for name, value in zip(names, named_inputs(names, batch), strict=True)
     }
     np.savez(scratch / "inputs.npz", **arrays)
-    for scheme in SCHEMES:
+    for scheme in schemes:
         for full_range in (False, True):
             model = load_compressed(folder).eval()
             config = QuantizationConfig(scheme, full_range=full_range)
@@ -118,6 +119,7 @@ numpy.save(f"{folder}/{runtime}.npy", numpy.concatenate(found))
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a saved SST-2 classifier")
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES, choices=SCHEMES)
     parser.add_argument("--examples", type=int, default=872)
     parser.add_argument("--cpu", default="Haswell", help="of QEMU; Haswell has AVX2 and no VNNI")
     parser.add_argument("--qemu", default="qemu-x86_64-static", help="the emulator")
@@ -125,7 +127,7 @@ def main():
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        write(arguments.model, arguments.examples, scratch)
+        write(arguments.model, arguments.schemes, arguments.examples, scratch)
         print(f"{arguments.examples} examples, {arguments.cpu} emulated, against PyTorch here\n")
         print("| scheme | weights within | runtime | largest difference | largest logit | equal |")
         print("| --- | --- | --- | --- | --- | --- |", flush=True)

@@ -2,7 +2,7 @@
 
 oneDNN, MKL and PyTorch's own loops are limited by variables that they read when they are loaded;
 FBGEMM by a function of the library. What is left is the CPU's own memory, caches and clock. ONNX
-Runtime is not limited, and OpenVINO in part: what it computes by oneDNN; some of its precisions then
+Runtime is not limited; OpenVINO is in what it computes by oneDNN, and then some of its precisions
 do not run.
 """
 
