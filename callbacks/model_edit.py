@@ -9,14 +9,14 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_compress.errors import InputError
-from lightning_compress.models import transformer_in
-from lightning_compress.saving import (
-    COMPRESSION,
+from lightning_compress.compression_state import (
     RestoresCompression,
     restore_compression_,
     store_compression,
 )
+from lightning_compress.errors import InputError
+from lightning_compress.models import transformer_in
+from lightning_compress.models.manifest import COMPRESSION
 
 from .rewinding import rewind_schedule_, schedule_state
 from .run import TargetProgress, require_single

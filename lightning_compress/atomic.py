@@ -5,6 +5,7 @@ Folders that many processes share: made by one at a time, and whole when they ap
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,38 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+@contextmanager
+def updated_folder(folder: Path, *, marker: str, stale: re.Pattern[str]) -> Iterator[Path]:
+    """Give an empty folder to fill, whose files then replace those of the same names in ``folder``.
+
+    All other files stay. After an error there is what was there before. If the process is killed
+    while the files are replaced, there is no ``marker`` and so no mix of the old and the new.
+
+    Args:
+        folder: created, with its parents.
+        marker: the file without which the others mean nothing.
+        stale: matches the names of files that are removed if they are not replaced.
+    """
+    if not folder.exists():
+        with whole_folder(folder) as unfinished:
+            yield unfinished
+        return
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        yield unfinished
+        (folder / marker).unlink(missing_ok=True)
+        for old in folder.iterdir():
+            if stale.fullmatch(old.name) and old.is_file():
+                old.unlink()
+        files = [path for path in unfinished.rglob("*") if path.is_file()]
+        for new in sorted(files, key=lambda new: new.name == marker):
+            place = folder / new.relative_to(unfinished)
+            place.parent.mkdir(exist_ok=True)
+            new.replace(place)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _umask() -> int:

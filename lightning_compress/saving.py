@@ -1,105 +1,55 @@
-"""Saving and loading a compressed model, and the compression state of checkpoints.
+"""Saving and loading a compressed model.
 
 A saved model is a Hugging Face folder: ``config.json``, ``model.safetensors`` and, where there are
 masks, ``masks.safetensors`` with eight weights a byte; no pickle. The field ``compression`` of
 ``config.json`` holds the compression state that a checkpoint has under the same key, all but the
 masks. Where transformers cannot build the model from its configuration,
 ``modeling_compressed.py``, ``modeling_quantized.py`` and ``modeling_kernels.py`` lie beside it, so
-that the folder loads without this package.
+that the folder loads without this package, and the weights in ``model.compressed.safetensors``,
+which transformers' own classes do not find.
 """
 
 import copy
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from lightning_compress.atomic import whole_folder
+from lightning_compress.atomic import updated_folder
+from lightning_compress.compression_state import FORMAT, compression_state, require_format
 from lightning_compress.errors import InputError
-from lightning_compress.models import (
-    modeling_compressed,
-    modeling_kernels,
-    modeling_quantized,
-)
-from lightning_compress.models.layers import LAYERS
+from lightning_compress.models import modeling_compressed, modeling_kernels, modeling_quantized
 from lightning_compress.models.manifest import (
+    COMPRESSION,
     EDITS,
     MASK_EDIT,
     Edit,
     beyond_config,
-    change_shape,
+    edits_of_part,
     manifest_of,
 )
 from lightning_compress.models.masks import MASKS
-from lightning_compress.models.removal import SIZES
-from lightning_compress.quantization.fake_quantized import FAKE_QUANTIZED, convert_, is_prepared
-from lightning_compress.quantization.modules import DTYPE, QUANTIZED
+from lightning_compress.quantization.fake_quantized import convert_, is_prepared
+from lightning_compress.quantization.modules import QUANTIZED
 from lightning_compress.substitution.edit import finalize_substitution_, switches_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-COMPRESSION = "compression"
-"""Key of the compression state in checkpoints and in ``config.json``."""
-
-PARTS = (LAYERS, SIZES, FAKE_QUANTIZED, QUANTIZED, DTYPE, MASKS, EDITS)
-"""The parts of the state in the order in which they are restored."""
-
-_MASKS_FILE = "masks.safetensors"
-_FORMAT = 2
-
-
-def compression_state(model: nn.Module) -> dict[str, Any]:
-    """What rebuilds a compressed model before its weights are loaded, as plain data and tensors."""
-    return {"format": _FORMAT, **{part.key: part.capture(model) for part in PARTS}}
-
-
-def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a model the layers, modules, masks and manifest of a state, in place.
-
-    Where shapes change, the weights are unset: they have to be loaded afterwards.
-
-    Args:
-        model: a freshly built dense model, or one compressed already.
-        state: from :func:`compression_state`.
-
-    Raises:
-        InputError: the state was written by another version, or belongs to another model.
-    """
-    _require_format(state)
-    shapes = change_shape([*state["edits"], *manifest_of(model)])
-    for part in PARTS:
-        if shapes or not part.shape:
-            try:
-                part.restore_(model, state[part.key])
-            except AttributeError as error:
-                raise InputError(f"the manifest belongs to another model: {error}") from error
-
-
-def _require_format(state: Mapping[str, Any]) -> None:
-    if state["format"] != _FORMAT:
-        raise InputError(
-            f"the compression state has format {state['format']}, this version reads {_FORMAT}: "
-            "use the version of lightning_compress that wrote it"
-        )
-
-
-@runtime_checkable
-class RestoresCompression(Protocol):
-    """A LightningModule that restores the compression state of its checkpoints itself."""
-
-    restores_compression: Literal[True]
-
-
-def store_compression(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Put the compression state of a model into a checkpoint, unless somebody has done so."""
-    if COMPRESSION not in checkpoint:
-        checkpoint[COMPRESSION] = compression_state(model)
+_CONFIG_FILE, _MASKS_FILE = "config.json", "masks.safetensors"
+_DAMAGES = (OSError, ValueError, KeyError, TypeError)
+_CODE = (modeling_compressed, modeling_quantized, modeling_kernels)
+_STALE = re.compile(
+    r"masks\.safetensors|modeling_(compressed|quantized|kernels)\.py|"
+    r"(model|pytorch_model)(\.compressed)?(-\d{5}-of-\d{5})?\.(safetensors|bin)"
+    r"(\.index(\.compressed)?\.json)?"
+)
+"""Files that a saved model may have and would be taken for parts of the one that replaces it."""
 
 
 @contextmanager
@@ -125,8 +75,9 @@ def save_compressed(
 ) -> Path:
     """Write a model, dense or compressed, to a folder that :func:`load_compressed` reads.
 
-    The folder appears whole or not at all; an older model in its place is replaced. Of replacement
-    switches the compact blocks alone are saved; fake-quantized layers are saved quantized.
+    An older model in the folder is replaced; all other files stay. After an error there is the
+    older model. Of replacement switches the compact blocks alone are saved; fake-quantized layers
+    are saved quantized. ``model.save_pretrained`` does the same to a compressed model.
 
     Args:
         model: any Hugging Face model.
@@ -134,31 +85,105 @@ def save_compressed(
         tokenizer: saved beside the model.
 
     Raises:
-        InputError: ``folder`` holds files that are not a saved model.
+        InputError: ``folder`` is a file, only a part of the model was compressed, or its class is
+            not one of transformers', which alone can be loaded with other sizes.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} holds files that are not a saved model: choose another folder or empty it"
-        )
+    _save(model, folder, tokenizer, {})
+    return folder
+
+
+def save_edited(
+    model: "PreTrainedModel",
+    save_directory: str | Path,
+    is_main_process: bool = True,
+    **options: Any,
+) -> bool:
+    """Save a model as :func:`save_compressed` if it, or a model inside it, has edits.
+
+    Args:
+        model: any Hugging Face model.
+        save_directory: created, with its parents.
+        is_main_process: whether this process writes.
+        options: of transformers' ``save_pretrained``.
+
+    Returns:
+        False if it was not saved: it has no edits, or :func:`save_compressed` is saving it.
+
+    Raises:
+        InputError: as for :func:`save_compressed`, or an option has no meaning for such a model.
+    """
+    edited = any(manifest_of(module) for module in model.modules())
+    if not edited or COMPRESSION in vars(model.config):
+        return False
+    for name in ("state_dict", "push_to_hub", "distributed_checkpoint"):
+        if options.get(name):
+            raise InputError(
+                f"save_pretrained of a compressed {type(model).__name__} has no {name}: leave it "
+                "out, and use what it wrote"
+            )
+    if is_main_process:
+        _save(model, Path(save_directory), None, options)
+    return True
+
+
+def _save(
+    model: "PreTrainedModel",
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    options: dict[str, Any],
+) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose another name for the folder")
+    _require_whole(model)
     if switches_of(model):
         model = copy.deepcopy(model)
         finalize_substitution_(model)
     if is_prepared(model):
         model = copy.deepcopy(model)
         convert_(model)
-    with whole_folder(folder) as unfinished:
-        _write(model, unfinished, tokenizer)
-    return folder
+    with updated_folder(folder, marker=_CONFIG_FILE, stale=_STALE) as unfinished:
+        _write(model, unfinished, tokenizer, options)
+
+
+def _require_whole(model: "PreTrainedModel") -> None:
+    from transformers import PreTrainedModel
+
+    expected = edits_of_part(manifest_of(model))
+    for name, part in model.named_modules():
+        if name and isinstance(part, PreTrainedModel) and manifest_of(part) != expected:
+            raise InputError(
+                f"{name} of {type(model).__name__} was compressed on its own: compress the whole "
+                "model, or save that part"
+            )
+
+
+def _needs_code(state: dict[str, Any]) -> bool:
+    """Whether a configuration cannot express a model."""
+    return beyond_config(state[EDITS.key]) or bool(state.get(QUANTIZED.key))
 
 
 def _write(
-    model: "PreTrainedModel", folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
+    model: "PreTrainedModel",
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    options: dict[str, Any],
 ) -> None:
     state = compression_state(model)
     masks = state.pop(MASKS.key)
-    with quiet_transformers(), _described(model, folder, state):
-        model.save_pretrained(folder)
+    if _needs_code(state):
+        import transformers
+
+        if not isinstance(model, getattr(transformers, type(model).__name__, type(None))):
+            raise InputError(
+                f"{type(model).__name__} is no class of transformers and could not be loaded: "
+                "save its state_dict and compression_state, see docs/custom-trainer.md"
+            )
+        options = {**options, "variant": modeling_compressed.VARIANT}
+        for code in _CODE:
+            shutil.copy(str(code.__file__), folder)
+    with quiet_transformers(), _described(model, state):
+        model.save_pretrained(folder, **options)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     if masks:
@@ -166,16 +191,13 @@ def _write(
 
 
 @contextmanager
-def _described(model: "PreTrainedModel", folder: Path, state: dict[str, Any]) -> Iterator[None]:
-    """Put the state into the configuration while it is saved, and the code beside it if needed."""
-    config, name = model.config, type(model).__name__
+def _described(model: "PreTrainedModel", state: dict[str, Any]) -> Iterator[None]:
+    """Put the state into the configuration while it is saved."""
+    config = model.config
     # The shape of a dense model is that of its configuration.
-    config.compression = state if state[EDITS.key] else {"format": _FORMAT, EDITS.key: []}
-    if beyond_config(state[EDITS.key]) or state[QUANTIZED.key]:
-        for code in (modeling_compressed, modeling_quantized, modeling_kernels):
-            shutil.copy(str(code.__file__), folder)
-        classes = _auto_classes(config, name)
-        config.auto_map = dict.fromkeys(classes, f"modeling_compressed.{name}")
+    config.compression = state if state[EDITS.key] else {"format": FORMAT, EDITS.key: []}
+    if _needs_code(state):
+        config.auto_map = _auto_map(model)
     try:
         yield
     finally:
@@ -188,17 +210,19 @@ def _forget_description_(config: "PreTrainedConfig") -> None:
         vars(config).pop(field, None)
 
 
-def _auto_classes(config: "PreTrainedConfig", name: str) -> list[str]:
-    """Those of transformers' classes, such as ``AutoModelForMaskedLM``, that give the class."""
-    import transformers
+def _auto_map(model: "PreTrainedModel") -> dict[str, str]:
+    """The class in ``modeling_compressed.py`` for each of transformers' ``AutoModel...``."""
+    from transformers.models.auto import modeling_auto
 
-    autos = [auto for auto in dir(transformers) if auto.startswith("AutoModel")]
-    mappings = {auto: getattr(transformers, auto)._model_mapping for auto in autos}
-    return [
-        auto
-        for auto, mapping in mappings.items()
-        if getattr(mapping.get(type(config), None), "__name__", None) == name
-    ]
+    found = {}
+    for auto, kind in vars(modeling_auto).items():
+        if auto.startswith("AutoModel"):
+            classes = kind._model_mapping.get(type(model.config), ())
+            names = [one.__name__ for one in (classes if isinstance(classes, tuple) else [classes])]
+            if names:
+                own = type(model).__name__
+                found[auto] = f"modeling_compressed.{own if own in names else names[0]}"
+    return found
 
 
 def is_saved_here(folder: str | Path) -> bool:
@@ -223,9 +247,9 @@ def edits_in(folder: str | Path) -> list[Edit]:
         state = transformers.PreTrainedConfig.get_config_dict(folder)[0].get(COMPRESSION)
         if state is None:
             return []
-        _require_format(state)
+        require_format(state)
         edits: list[Edit] = state[EDITS.key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except _DAMAGES as error:
         raise InputError(
             f"{folder} cannot be loaded, its config.json is damaged: {error}"
         ) from error
@@ -241,12 +265,12 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
 
     Raises:
         InputError: the folder is missing, damaged, or of an architecture that transformers does
-            not have.
+            not have; or its tensors are not those of the model.
     """
     import transformers
 
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / _CONFIG_FILE).is_file():
         raise InputError(f"{folder} is no saved model: it has no config.json")
     try:
         known = transformers.AutoConfig.from_pretrained(folder)
@@ -256,26 +280,41 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
         if architecture is None:
             raise InputError(f"{folder}/config.json names an unknown architecture: {name}")
         if state is not None:
-            _require_format(state)
-            if beyond_config(state[EDITS.key]) or state.get(QUANTIZED.key):
+            require_format(state)
+            if _needs_code(state):
                 architecture = getattr(modeling_compressed, name)
         with quiet_transformers():
-            model: PreTrainedModel = architecture.from_pretrained(folder, **config)
+            model: PreTrainedModel
+            model, found = architecture.from_pretrained(
+                folder, output_loading_info=True, ignore_mismatched_sizes=True, **config
+            )
+        _require_complete(folder, name, found, exactly=state is not None)
         _forget_description_(model.config)
         if state is not None:
-            masked = any(one["weights"] for one in state[EDITS.key] if one["edit"] == MASK_EDIT)
-            MASKS.restore_(model, load_file(folder / _MASKS_FILE) if masked else {})
-            EDITS.restore_(model, state[EDITS.key])
+            _restore_description_(model, folder, state[EDITS.key])
     except InputError:
         raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except (*_DAMAGES, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be loaded, a file in it is damaged: {error}") from error
     return model
+
+
+def _require_complete(folder: Path, name: str, found: dict[str, Any], *, exactly: bool) -> None:
+    """Require that the file has the tensors of the model; others' may have more of them."""
+    problems = {
+        "are missing": sorted(found["missing_keys"]),
+        "have other shapes": sorted(key for key, *_ in found["mismatched_keys"]),
+        "are too many": sorted(found["unexpected_keys"]) if exactly else [],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            raise InputError(
+                f"{folder} cannot be loaded, {len(keys)} tensors of {name} {problem} "
+                f"({', '.join(keys[:3])}): its files do not belong together, write it again"
+            )
+
+
+def _restore_description_(model: "PreTrainedModel", folder: Path, edits: list[Edit]) -> None:
+    masked = any(edit["weights"] for edit in edits if edit["edit"] == MASK_EDIT)
+    MASKS.restore_(model, load_file(folder / _MASKS_FILE) if masked else {})
+    EDITS.restore_(model, edits)

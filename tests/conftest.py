@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 # Tests never reach for the network; the libraries look at this when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Where transformers copies the code in saved folders; it finds it in one place for each process.
+_modules = tempfile.TemporaryDirectory()
+os.environ["HF_MODULES_CACHE"] = _modules.name
 
 import lightning as L
 import pytest

@@ -15,6 +15,7 @@ FLOORS: list[set[str]] = [
     {"models", "data"},
     {"tasks"},
     {"pruning", "quantization", "substitution", "distillation"},
+    {"compression_state"},
     {"saving"},
     {"export"},
     {"evaluation"},
@@ -22,8 +23,11 @@ FLOORS: list[set[str]] = [
     {"callbacks"},
     {"cli"},
 ]
-# Lightning's hook by which a module adds a callback to its Trainer, imported when a Trainer asks.
-UPWARDS = {("lightning_compress.modules.qat", "lightning_compress.callbacks")}
+# Hooks that Lightning's Trainer and transformers call, which import when they are called.
+UPWARDS = {
+    ("lightning_compress.modules.qat", "lightning_compress.callbacks"),
+    ("lightning_compress.models.save_hook", "lightning_compress.saving"),
+}
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 

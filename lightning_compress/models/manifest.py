@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from lightning_compress.errors import InputError
+from lightning_compress.models.save_hook import follow_save_pretrained
 
 Edit = dict[str, Any]
 
@@ -19,6 +20,9 @@ MASK_EDIT = "mask_weights"
 HEADS_EDIT, NEURONS_EDIT, LAYERS_EDIT = "remove_heads", "remove_neurons", "remove_layers"
 SUBSTITUTION_EDIT = "substitute_layers"
 QUANTIZATION_EDIT, PREPARATION_EDIT = "quantize", "prepare_quantization"
+
+COMPRESSION = "compression"
+"""Key of the compression state in checkpoints and in ``config.json``."""
 
 _BEYOND_CONFIG = {HEADS_EDIT, NEURONS_EDIT, SUBSTITUTION_EDIT}
 _ATTRIBUTE = "_lightning_compress_manifest"
@@ -49,10 +53,30 @@ def manifest_of(model: nn.Module) -> list[Edit]:
 
 
 def set_manifest_(model: nn.Module, edits: list[Edit]) -> None:
-    """Replace the edits recorded on ``model``."""
+    """Replace the edits recorded on ``model`` and on the Hugging Face models inside it.
+
+    Raises:
+        InputError: the model is a compressed one that transformers loaded: its edits are unknown.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel) and vars(model.config).pop(COMPRESSION, {}).get("edits"):
+        raise InputError(
+            f"{type(model).__name__} is a compressed model that transformers loaded: load it with "
+            "load_compressed to edit it"
+        )
+    follow_save_pretrained()
     # Not through nn.Module, which would look for parameters in it. On the model itself, so that the
     # manifest goes wherever the model goes, copies and pickles included, but never in state_dict.
     object.__setattr__(model, _ATTRIBUTE, list(edits))
+    for part in model.modules():
+        if part is not model and isinstance(part, PreTrainedModel):
+            object.__setattr__(part, _ATTRIBUTE, edits_of_part(edits))
+
+
+def edits_of_part(edits: Iterable[Edit]) -> list[Edit]:
+    """The edits of a model as they are recorded on a model inside it, which has no masks."""
+    return [edit for edit in edits if edit["edit"] != MASK_EDIT]
 
 
 EDITS = StatePart("edits", manifest_of, set_manifest_)

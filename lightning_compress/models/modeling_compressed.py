@@ -11,17 +11,24 @@ field ``compression`` of ``config.json``, by the names of the modules:
   ``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``;
 - ``quantized``: the specifications of quantized modules,
   ``{"bert.pooler.dense": {"in_features": 256, "bits": 8, ...}}``.
+
+The weights lie in ``model.compressed.safetensors``, a name that transformers' own classes do not
+find: they would take some of the tensors for their own and fill the rest with random numbers.
 """
 
 import copy
 import inspect
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .modeling_quantized import quantized_module
+from .modeling_quantized import QuantizedEmbedding, quantized_module
+
+VARIANT = "compressed"
+"""What the names of files with weights contain that only the classes of this file can read."""
 
 
 def resize_(model: nn.Module, sizes: dict[str, dict[str, int]]) -> None:
@@ -121,23 +128,58 @@ def compressed_class(base: type) -> type:
 
         def __init__(self, config, *args, **kwargs):  # type: ignore[no-untyped-def]
             super().__init__(config, *args, **kwargs)
-            state = getattr(config, "compression", {})
-            layers = state.get("layers", {"compact": {}})
-            for name, shape in layers["compact"].items():
-                self.set_submodule(
-                    name, CompactBlock(type(self.get_submodule(name)), config, **shape)
-                )
-            for name in {name.rpartition(".")[0] for name in layers["compact"]}:
-                # config.num_hidden_layers counts the narrow layers inside compact blocks too.
-                self.set_submodule(name, self.get_submodule(name)[: layers["count"]])
-                number_(self.get_submodule(name))
-            resize_(self, state.get("sizes", {}))
-            for name, spec in state.get("quantized", {}).items():
-                self.set_submodule(name, quantized_module(spec))
+            _compress_(self, config, getattr(config, "compression", {}))
+
+        @classmethod
+        def from_pretrained(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
+            return super().from_pretrained(*args, **{**kwargs, "variant": VARIANT})
+
+        def save_pretrained(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            super().save_pretrained(*args, **{**kwargs, "variant": VARIANT})
 
     # The same name, for transformers writes it into config.json.
     Compressed.__name__ = Compressed.__qualname__ = base.__name__
     return Compressed
+
+
+def _compress_(model, config, state) -> None:  # type: ignore[no-untyped-def]
+    """Give a new model the layers, sizes and quantized modules that a saved model has."""
+    layers = state.get("layers", {"compact": {}})
+    compact = _of_model(layers["compact"], model, config)
+    for name, shape in compact.items():
+        model.set_submodule(name, CompactBlock(type(model.get_submodule(name)), config, **shape))
+    for name in {name.rpartition(".")[0] for name in compact}:
+        # config.num_hidden_layers counts the narrow layers inside compact blocks too.
+        model.set_submodule(name, model.get_submodule(name)[: layers["count"]])
+        number_(model.get_submodule(name))
+    resize_(model, _of_model(state.get("sizes", {}), model, config))
+    for name, spec in _of_model(state.get("quantized", {}), model, config).items():
+        model.set_submodule(name, quantized_module(spec))
+    head = model.get_output_embeddings()
+    quantized = isinstance(model.get_input_embeddings(), QuantizedEmbedding)
+    if quantized and isinstance(head, nn.Linear) and config.tie_word_embeddings:
+        raise ValueError(
+            "the embeddings of the saved model are quantized and cannot be those of the output of "
+            f"{type(model).__name__}: load it as {config.architectures[0]}"
+        )
+
+
+def _of_model(state: dict[str, Any], model, config) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """A part of the state of a saved model by the names in another, without those it has not.
+
+    The other model may have another head, which is as new as with transformers' own classes, or
+    none. One of the same class has to have all of them.
+    """
+    if type(model).__name__ in (config.architectures or [type(model).__name__]):
+        return state
+    prefix, modules = f"{model.base_model_prefix}.", dict(model.named_modules())
+    found = {}
+    for name, value in state.items():
+        for own in (name, name.removeprefix(prefix), prefix + name):
+            if own in modules:
+                found[own] = value
+                break
+    return found
 
 
 def __getattr__(name: str) -> type:

@@ -11,11 +11,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lightning_compress.compression_state import restore_compression_, store_compression
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
-from lightning_compress.models.manifest import require_float
+from lightning_compress.models.manifest import COMPRESSION, require_float
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules.optimizers import (
     adamw,
@@ -31,7 +32,6 @@ from lightning_compress.modules.pretrained import (
     require_readable,
     require_same_tensors,
 )
-from lightning_compress.saving import COMPRESSION, restore_compression_, store_compression
 from lightning_compress.tasks import task_named, task_of
 from lightning_compress.types import Batch, ProblemType
 

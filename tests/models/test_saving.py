@@ -1,13 +1,16 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from lightning_compress.compression_state import restore_compression_
 from lightning_compress.errors import InputError
-from lightning_compress.models import manifest_of, set_masks_, structure_of
+from lightning_compress.models import manifest_of, remove_heads_, set_masks_, structure_of
 from lightning_compress.models.masks import masks_of
-from lightning_compress.saving import load_compressed, restore_compression_, save_compressed
+from lightning_compress.quantization import quantize_
+from lightning_compress.saving import load_compressed, save_compressed
 
 LOAD = """
 import sys, torch
@@ -79,11 +82,71 @@ def test_saving_again_replaces_the_model_and_a_failure_keeps_the_old_one(
     assert masks_of(load_compressed(folder))
 
 
-def test_a_folder_of_other_files_is_not_overwritten(tiny_bert, tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not a saved model"):
-        save_compressed(tiny_bert, tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+def test_other_files_of_the_folder_stay(tiny_bert, tmp_path):
+    others = ["thesis.txt", "README.md", ".git/HEAD", "vocab.txt", "onnx/model.onnx"]
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"years of work on {name}")
+    tiny_bert.save_pretrained(tmp_path)
+    remove_heads_(tiny_bert, {0: [1]})
+    for save in (
+        lambda: save_compressed(tiny_bert, tmp_path),
+        lambda: tiny_bert.save_pretrained(tmp_path),
+    ):
+        save()
+        for name in others:
+            assert (tmp_path / name).read_text() == f"years of work on {name}"
+        assert manifest_of(load_compressed(tmp_path)) == manifest_of(tiny_bert)
+
+
+@pytest.mark.parametrize("old", ["dense", "masked", "quantized", "pickled"])
+@pytest.mark.parametrize("new", ["dense", "masked", "quantized"])
+def test_nothing_of_an_older_model_is_left(tiny_model, tmp_path, old, new):
+    """Not even of one in many files, which transformers would look for first or second."""
+
+    def made(kind):
+        model = tiny_model("bert")
+        if kind == "masked":
+            prune_half(model)
+        if kind == "quantized":
+            quantize_(model, "int8-weight")
+        return model
+
+    if old == "pickled":
+        tiny_model("bert").config.save_pretrained(tmp_path / "m")
+        torch.save({}, tmp_path / "m" / "pytorch_model.bin")
+    else:
+        made(old).save_pretrained(tmp_path / "m", max_shard_size="5KB")
+        assert len(list((tmp_path / "m").glob("*-of-*.safetensors"))) > 2
+    model = made(new)
+    save_compressed(model, tmp_path / "m")
+    save_compressed(model, tmp_path / "new")
+    names = [sorted(path.name for path in (tmp_path / one).iterdir()) for one in ("m", "new")]
+    assert names[0] == names[1]
+
+
+def test_a_crash_while_files_are_replaced_leaves_no_mix(tiny_bert, tmp_path, monkeypatch):
+    folder = save_compressed(tiny_bert, tmp_path / "m")
+    remove_heads_(tiny_bert, {0: [1]})
+    replace, calls = Path.replace, []
+
+    def dying(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        save_compressed(tiny_bert, folder)
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_compressed(folder)
+
+
+def test_a_file_is_no_folder(tiny_bert, tmp_path):
+    (tmp_path / "m").write_text("")
+    with pytest.raises(InputError, match="is a file: choose another name"):
+        save_compressed(tiny_bert, tmp_path / "m")
 
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "masks.safetensors", "config.json"])

@@ -2,14 +2,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from lightning_compress.compression_state import compression_state, restore_compression_
 from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_
 from lightning_compress.quantization import SCHEMES, QuantizationConfig, coverage_of, quantize_
-from lightning_compress.saving import (
-    compression_state,
-    load_compressed,
-    restore_compression_,
-    save_compressed,
-)
+from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.substitution.edit import substitute_layers_
 
 IDS = torch.arange(2, 26).reshape(3, 8)

@@ -5,16 +5,12 @@ import json
 import pytest
 import torch
 
+from lightning_compress.compression_state import compression_state, restore_compression_
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, remove_heads_, remove_neurons_, set_masks_
 from lightning_compress.models.layers import remove_layers_
 from lightning_compress.models.masks import masks_of
-from lightning_compress.saving import (
-    compression_state,
-    load_compressed,
-    restore_compression_,
-    save_compressed,
-)
+from lightning_compress.saving import load_compressed, save_compressed
 
 from ..families import ALL
 from .conftest import IDS
@@ -45,7 +41,7 @@ def test_bytes_and_parameters_fall_and_the_manifest_tells_the_edits(tiny_model, 
     dense = tiny_model(family)
     model = smaller(tiny_model(family))
     sizes = [
-        (save_compressed(one, tmp_path / name) / "model.safetensors").stat().st_size
+        next(save_compressed(one, tmp_path / name).glob("model*.safetensors")).stat().st_size
         for name, one in (("dense", dense), ("smaller", model))
     ]
     removed = sum(p.numel() for p in dense.parameters()) - sum(
@@ -98,9 +94,9 @@ def test_the_state_of_another_model_is_refused(tiny_model):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
+        lambda folder: (folder / "model.compressed.safetensors").write_bytes(b"cut off"),
         lambda folder: (folder / "config.json").write_text("{"),
-        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "model.compressed.safetensors").unlink(),
         lambda folder: _change(folder, lambda sizes: sizes.popitem()),
         lambda folder: _change(folder, lambda sizes: sizes.update({"nowhere": {"nx": 3}})),
     ],
@@ -108,7 +104,9 @@ def test_the_state_of_another_model_is_refused(tiny_model):
 def test_a_damaged_folder_is_named(tiny_bert, tmp_path, damage):
     folder = save_compressed(smaller(tiny_bert), tmp_path / "m")
     damage(folder)
-    with pytest.raises(InputError, match=r"m.* cannot be loaded, a file in it is damaged"):
+    with pytest.raises(
+        InputError, match=r"m.* cannot be loaded, .* (damaged|other shapes|missing)"
+    ):
         load_compressed(folder)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, BertTokenizer
 
+from lightning_compress.compression_state import compression_state, restore_compression_
 from lightning_compress.distillation.outputs import (
     RequestedOutputs,
     depth_of,
@@ -31,12 +32,7 @@ from lightning_compress.models.layers import remove_layers_, skipped
 from lightning_compress.models.masks import masks_of
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.removal import surviving_units
-from lightning_compress.saving import (
-    compression_state,
-    load_compressed,
-    restore_compression_,
-    save_compressed,
-)
+from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.substitution.edit import (
     finalize_substitution_,
     insert_switches_,
