@@ -24,6 +24,7 @@ from lightning_compress.models.manifest import (
 )
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization.modules import (
+    embedding_factor,
     embedding_from_float,
     linear_weight,
     pack_weights_,
@@ -141,17 +142,19 @@ class FakeQuantEmbedding(nn.Embedding):
     def __init__(self, module: nn.Embedding, spec: Mapping[str, Any]):
         with torch.device("meta"):
             super().__init__(module.num_embeddings, module.embedding_dim, module.padding_idx)
-        self.weight, self.spec = module.weight, dict(spec)
+        factor = embedding_factor(module)
+        assert factor is not None  # other embeddings are not selected
+        self.weight, self.spec, self.factor = module.weight, dict(spec), factor
         self.train(module.training)
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., embedding_dim]."""
         rows = functional.embedding(ids, self.weight, self.padding_idx)
-        return fake_quantize_per_row(rows, self.spec["bits"])
+        return fake_quantize_per_row(rows, self.spec["bits"], self.factor)
 
     def quantized(self) -> QuantizedEmbedding:
         """The quantized module with the same outputs."""
-        return embedding_from_float(self, self.spec["bits"])
+        return embedding_from_float(self, self.spec["bits"], self.factor)
 
 
 FakeQuantized = FakeQuantLinear | FakeQuantConv1D | FakeQuantEmbedding

@@ -1,5 +1,7 @@
 """Quantized modules made from floating-point ones, and how a model gets them back when restored."""
 
+import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,23 +74,93 @@ def _recorded_dtype(model: nn.Module) -> str | None:
     return dtypes[-1] if dtypes else None
 
 
-def _cast_(model: nn.Module, dtype: str | None) -> None:
+def _restore_dtype_(model: nn.Module, dtype: str | None) -> None:
     if dtype is not None:
-        model.to(getattr(torch, dtype))
+        cast_(model, getattr(torch, dtype))
 
 
-DTYPE = StatePart("dtype", _recorded_dtype, _cast_)
+def cast_(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a model as transformers does when it loads one in that dtype, in place.
+
+    Buffers that no file holds, such as the frequencies of rotary position embeddings, keep their
+    dtype, and so do the tensors that the model's class keeps in float32 (``wo`` of T5 in fp16).
+    """
+    transformer: Any = model
+    plan = transformer._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
+    kept = [re.compile(pattern.replace("*", ".*")) for pattern in plan]
+    built = _dtypes_as_built(model, dtype)
+    for prefix, module in model.named_modules():
+        for tensors, unsaved in (
+            (module._parameters, set()),
+            (module._buffers, module._non_persistent_buffers_set),
+        ):
+            for key, tensor in tensors.items():
+                if tensor is None or not tensor.is_floating_point():
+                    continue
+                name = f"{prefix}.{key}" if prefix else key
+                wanted = built.get(name, tensor.dtype if key in unsaved else dtype)
+                if key not in unsaved and any(pattern.search(name) for pattern in kept):
+                    wanted = torch.float32
+                tensor.data = tensor.data.to(wanted)
+
+
+def _dtypes_as_built(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtypes that the class of a model gives its tensors where ``dtype`` is the default."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            built = type(model)(copy.deepcopy(model.config))
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+        return {}  # a class of the user's own, which wants other arguments
+    finally:
+        torch.set_default_dtype(default)
+    tensors = [*built.named_parameters(), *built.named_buffers()]
+    return {name: tensor.dtype for name, tensor in tensors}
+
+
+DTYPE = StatePart("dtype", _recorded_dtype, _restore_dtype_)
 
 
 @torch.no_grad()
-def embedding_from_float(module: nn.Embedding, bits: int) -> QuantizedEmbedding:
-    """Quantize an ``nn.Embedding`` to 8 or 7 bits, one scale per row."""
+def embedding_factor(module: nn.Embedding) -> float | None:
+    """What an embedding multiplies its rows by: 1, but ``embed_scale`` in Gemma and BART.
+
+    None if the module computes anything else, which is tried on a few of its rows.
+    """
+    factor = float(getattr(module, "embed_scale", 1.0))
+    if module.max_norm is not None or set(module._parameters) != {"weight"}:
+        return None
+    if type(module) is nn.Embedding:
+        return 1.0
+    rows = module.weight[:4]
+    try:
+        found = module(torch.arange(len(rows), device=rows.device))
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # other arguments
+        return None
+    same = isinstance(found, Tensor) and found.shape == rows.shape
+    return factor if same and torch.allclose(found, rows * factor, rtol=0.01) else None
+
+
+@torch.no_grad()
+def embedding_from_float(
+    module: nn.Embedding, bits: int, factor: float | None = None
+) -> QuantizedEmbedding:
+    """Quantize an embedding to 8 or 7 bits, one scale per row.
+
+    Args:
+        module: an ``nn.Embedding``, or one that multiplies its rows by a factor.
+        bits: of a weight.
+        factor: of the rows, which becomes part of the scales; None: :func:`embedding_factor`.
+    """
+    factor = embedding_factor(module) if factor is None else factor
+    assert factor is not None  # other embeddings are not selected
     made = QuantizedEmbedding(
         module.num_embeddings, module.embedding_dim, padding_idx=module.padding_idx, bits=bits
     ).to(module.weight.device)
     integers, scale = quantize_per_row(module.weight, bits)
     made.weight.copy_(integers)
-    made.scale.copy_(scale)
+    made.scale.copy_(scale * factor)
     return made.train(module.training)
 
 

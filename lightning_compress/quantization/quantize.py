@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
-from lightning_compress.models.structure import output_dim
 from lightning_compress.quantization.modules import Quantized
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lightning_compress.models.manifest import (
     manifest_of,
@@ -28,6 +28,7 @@ from lightning_compress.quantization.activation_stats import (
     collect_activation_stats,
 )
 from lightning_compress.quantization.modules import (
+    cast_,
     embedding_from_float,
     linear_from_float,
     linear_weight,
@@ -38,13 +39,11 @@ from lightning_compress.quantization.precisions import (
     config_from,
     own_precision,
 )
+from lightning_compress.quantization.selection import modules_to_quantize
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-SKIPPED_BY_NAME = "named in skip_modules"
 
 
 @dataclass(frozen=True)
@@ -74,67 +73,6 @@ def coverage_of(model: nn.Module) -> Coverage:
     floats = sum(p.numel() for p in model.parameters() if p.is_floating_point())
     skipped = edits[0]["skipped"] if edits else {}
     return Coverage(quantized, dict(skipped), count / (count + floats))
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The modules of a floating-point model that quantization replaces.
-
-    Args:
-        linear: names of linear layers.
-        embeddings: names of embeddings.
-        skipped: why another module with parameters is not quantized, by its name.
-    """
-
-    linear: list[str]
-    embeddings: list[str]
-    skipped: dict[str, str]
-
-
-def modules_to_quantize(model: "PreTrainedModel", skip_modules: Sequence[str]) -> Selection:
-    """Select all linear layers but the classifier's last, and all embeddings.
-
-    A weight that is shared with a skipped module is skipped too.
-
-    Args:
-        model: a floating-point transformer.
-        skip_modules: names of modules that are skipped, with all that is in them.
-
-    Raises:
-        InputError: the model has no module of a name in ``skip_modules``.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    modules = dict(model.named_modules())
-    missing = [name for name in skip_modules if name not in modules]
-    if missing:
-        raise InputError(f"skip_modules: {type(model).__name__} has no module {missing[0]!r}")
-    linear, embeddings, skipped = [], [], {}
-    for name, module in modules.items():
-        if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
-            if next(module.parameters(recurse=False), None) is not None:
-                skipped[name] = f"{type(module).__name__}: no weight matrix"
-        elif any(name == one or name.startswith(f"{one}.") for one in skip_modules):
-            skipped[name] = SKIPPED_BY_NAME
-        elif isinstance(module, nn.Embedding):
-            embeddings.append(name)
-        elif _is_classifier(model, name, module):
-            skipped[name] = "classifier: small, and sensitive to quantization"
-        else:
-            linear.append(name)
-    weights = {modules[name].weight: name for name in skipped if hasattr(modules[name], "weight")}
-    for names in (linear, embeddings):
-        for name in [name for name in names if modules[name].weight in weights]:
-            names.remove(name)
-            skipped[name] = f"shares its weight with {weights[modules[name].weight]}"
-    return Selection(linear, embeddings, skipped)
-
-
-def _is_classifier(model: "PreTrainedModel", name: str, module: nn.Module) -> bool:
-    """Whether a layer outside the base model has one output per label."""
-    outside = not name.startswith(f"{model.base_model_prefix}.")
-    outputs = module.weight.shape[output_dim(module)]  # type: ignore[index]
-    return outside and outputs == model.config.num_labels
 
 
 @torch.no_grad()
@@ -174,14 +112,32 @@ def quantize_(
         "technique": technique,
     }
     if config.precision.dtype is not None:
+        _check_range(model, config)
         record["dtype"] = str(config.precision.dtype).removeprefix("torch.")
-        nn.Module.to(model, config.precision.dtype)  # transformers' own is wrapped, untyped
+        cast_(model, config.precision.dtype)
     else:
         modules, record["skipped"] = quantized_modules(model, config, calibration_batches)
         for name, module in modules.items():
             model.set_submodule(name, module)
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+            cast_(model, torch.float32)  # what quantized modules give
     set_manifest_(model, [*manifest_of(model), record])
     return coverage_of(model)
+
+
+def _check_range(model: nn.Module, config: QuantizationConfig) -> None:
+    """Raise if a weight would become infinite."""
+    dtype = config.precision.dtype
+    assert dtype is not None  # of a scheme with 16 bits
+    largest = torch.finfo(dtype).max
+    for name, parameter in model.named_parameters():
+        beyond = parameter.is_floating_point() and float(parameter.abs().max()) > largest
+        if beyond and parameter.isfinite().all():
+            raise InputError(
+                f"{config.scheme}: {name} has values up to {float(parameter.abs().max()):.3g}, "
+                f"beyond {largest:.5g}, which would become infinite: choose another scheme, such "
+                "as bf16"
+            )
 
 
 def check_quantization(model: "PreTrainedModel", config: QuantizationConfig) -> None:
@@ -224,12 +180,13 @@ def quantized_modules(
         stats = collect_activation_stats(model, selection.linear, calibration_batches)
     multiplied = {model.get_submodule(name).weight for name in selection.linear}
     made: dict[str, Quantized] = {}
+    owners: dict[Tensor, str] = {}
     for name in selection.embeddings:
         embedding: Any = model.get_submodule(name)
         # A weight shared with a linear layer has the bits of its products, but is never packed.
         shared = embedding.weight in multiplied and config.weight_bits != 4
         made[name] = embedding_from_float(embedding, config.weight_bits if shared else 8)
-    owners = {model.get_submodule(name).weight: name for name in selection.embeddings}
+        made[name].weight = made[owners.setdefault(embedding.weight, name)].weight
     for name in selection.linear:
         module: Any = model.get_submodule(name)
         owner = owners.get(module.weight)
@@ -280,7 +237,7 @@ def in_precision(
     nn.Module.to(made, device=device)
     if precision == own_precision(model):
         return made
-    nn.Module.to(made, dtype=torch.float32)
+    cast_(made, torch.float32)
     if precision != "fp32":
         config = QuantizationConfig(precision, symmetric=symmetric)  # type: ignore[arg-type]  # it checks the name
         quantize_(made, config, calibration_batches=calibration_batches)

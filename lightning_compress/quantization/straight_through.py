@@ -20,9 +20,9 @@ from lightning_compress.models.modeling_quantized import (
 )
 
 
-def fake_quantize_per_row(rows: Tensor, bits: int) -> Tensor:
-    """Quantize with one scale per row and dequantize: [..., N] to [..., N]."""
-    outputs: Tensor = _FakeQuantizePerRow.apply(rows, bits)  # type: ignore[no-untyped-call]  # torch's
+def fake_quantize_per_row(rows: Tensor, bits: int, factor: float = 1.0) -> Tensor:
+    """Quantize with one scale per row, dequantize and multiply: [..., N] to [..., N]."""
+    outputs: Tensor = _FakeQuantizePerRow.apply(rows, bits, factor)  # type: ignore[no-untyped-call]  # torch's
     return outputs
 
 
@@ -55,13 +55,14 @@ def fake_quantized_linear(
 
 class _FakeQuantizePerRow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, bits: int, factor: float) -> Tensor:
+        ctx.factor = factor
         integers, scale = quantize_per_row(rows, bits)
-        return integers * scale
+        return integers * (scale * factor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.factor, None, None
 
 
 class _FakeQuantizedLinear(torch.autograd.Function):
@@ -78,7 +79,9 @@ class _FakeQuantizedLinear(torch.autograd.Function):
         ctx.layer = layer
         ctx.save_for_backward(inputs, weight)
         outputs: Tensor = layer(inputs)
-        return outputs
+        # Not a view, which a model may not change in place, as Falcon adds to it.
+        found: Tensor = torch.ops.aten._unsafe_view(outputs, outputs.shape)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

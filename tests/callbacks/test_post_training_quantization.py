@@ -19,7 +19,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.modules import FineTuningModule
 from lightning_compress.quantization import SCHEMES, QuantizationConfig, coverage_of
-from lightning_compress.quantization.quantize import SKIPPED_BY_NAME
+from lightning_compress.quantization.selection import SKIPPED_BY_NAME
 from lightning_compress.saving import load_compressed, save_compressed
 
 from .conftest import CONFIG, Foreign, model_of

@@ -6,7 +6,7 @@ from lightning_compress.models import structure_of
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.models.structure import output_dim
 from lightning_compress.quantization import QuantizationConfig, quantize_
-from lightning_compress.quantization.quantize import SKIPPED_BY_NAME
+from lightning_compress.quantization.selection import SKIPPED_BY_NAME
 
 from ..families import ALL
 from .conftest import INTEGER_SCHEMES
