@@ -44,7 +44,7 @@ def _parser() -> ArgumentParser:
 def _measure(
     model: str,
     baseline: str | None,
-    task: str,
+    task: str | None,
     data: Any,
     settings: BenchmarkSettings,
     output: Path,
@@ -54,13 +54,14 @@ def _measure(
     from lightning_compress.evaluation.report.rendering import show_report, write_report
     from lightning_compress.evaluation.report.report import Variant
     from lightning_compress.models import manifest_of
+    from lightning_compress.tasks import task_of
     from lightning_compress.types import Batch
 
     measured = load_saved(model, task)
     own: Variant = "compressed" if baseline is not None or manifest_of(measured) else "dense"
     models: dict[Variant, PreTrainedModel] = {own: measured}
     if baseline is not None:
-        models = {"dense": load_saved(baseline, task), **models}
+        models = {"dense": load_saved(baseline, task_of(measured).name), **models}
     batches: list[Batch] = []
     if settings.needs_calibration:
         batches = calibration_batches_of(data, measured, settings.batch_size)

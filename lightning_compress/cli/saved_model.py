@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
+from lightning_compress.errors import InputError
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
-from lightning_compress.tasks import task_named, task_names
+from lightning_compress.tasks import task_names, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,8 +25,8 @@ def model_and_data_parser(command: str, description: str) -> ArgumentParser:
         "--task",
         type=str,
         choices=task_names(),
-        default="sequence-classification",
-        help="task that the model was trained for",
+        default=None,
+        help="task that the model was trained for; default: that of the architecture in its config",
     )
     parser.add_subclass_arguments(
         LightningDataModule,
@@ -46,19 +47,25 @@ def ready_options(make_parser: Callable[[], ArgumentParser], arguments: list[str
     return make_parser().instantiate(options)
 
 
-def load_saved(name: str, task: str) -> "PreTrainedModel":
-    """Load a model of a task by its folder or Hub name, in eval mode."""
-    from lightning_compress.modules.pretrained import build_model
+def load_saved(name: str, task: str | None) -> "PreTrainedModel":
+    """Load a model with its trained head by its folder or Hub name, in eval mode.
 
-    model = build_model(
-        pretrained=name,
-        config=None,
-        task=task_named(task),
-        labels={},
-        vocabulary={},
-        new_head=False,
-    )
-    model.eval()
+    Args:
+        name: of the model.
+        task: what it has to be for; None: any supported task.
+
+    Raises:
+        InputError: it is for another task, for none, or lacks some of its weights.
+    """
+    from lightning_compress.modules.pretrained import load_trained
+
+    model = load_trained(name)
+    own = task_of(model).name
+    if task not in (None, own):
+        raise InputError(
+            f"task: {name} is a {type(model).__name__}, which does {own} and not {task}: leave the "
+            "option out, or choose another model"
+        )
     return model
 
 

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
+from lightning_compress.models.forward import (
+    device_of,
+    evaluating,
+    inputs_for,
+    outputs_by,
+    require_runs,
+)
 from lightning_compress.models.modeling_kernels import prepared_bytes
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 from lightning_compress.saving import save_compressed
@@ -74,8 +80,8 @@ def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False, custom_mapping=integer) as counter,
     ):
-        logits_by(model, model)(**inputs)
-    return int(counter.get_total_flops()) // 2 // len(batch["input_ids"])
+        outputs_by(model, model)(**inputs)
+    return int(counter.get_total_flops()) // 2 // len(next(iter(inputs.values())))
 
 
 def _matmul_flops(left: torch.Size, right: torch.Size, **_: object) -> int:
@@ -176,11 +182,15 @@ def measure_footprint(model: "PreTrainedModel", batch: Mapping[str, Tensor]) -> 
     The model is not moved or changed; its training flag is restored.
 
     Args:
-        model: a Hugging Face model.
-        batch: ``input_ids`` [B, S] and the model's other inputs. MACs are per example; peak memory
-            is that of the weights and of a forward pass on the whole batch.
+        model: any Hugging Face model, with or without a head.
+        batch: ``input_ids`` [B, S], ``pixel_values`` or what else the model takes. MACs are per
+            example; peak memory is that of the weights and of a forward pass on the whole batch.
+
+    Raises:
+        InputError: the batch lacks inputs of the model.
     """
-    inputs, forward = inputs_for(model, batch), logits_by(model, model)
+    require_runs(model, batch)
+    inputs, forward = inputs_for(model, batch), outputs_by(model, model)
     parameters, nonzero = count_parameters(model)
     with evaluating(model):
         peak = peak_allocated(lambda: forward(**inputs), device_of(model))

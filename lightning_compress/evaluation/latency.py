@@ -19,6 +19,8 @@ from lightning_compress.models.forward import (
     evaluating,
     inputs_for,
     logits_by,
+    outputs_by,
+    require_runs,
     synchronize,
 )
 
@@ -188,11 +190,15 @@ def measure_latency(
     flag is restored.
 
     Args:
-        model: a Hugging Face model.
-        batch: ``input_ids`` [B, S] and the model's other inputs.
+        model: any Hugging Face model, with or without a head.
+        batch: ``input_ids`` [B, S], ``pixel_values`` or what else the model takes.
         seconds: time to spend after warm-up.
+
+    Raises:
+        InputError: the batch lacks inputs of the model.
     """
-    inputs, forward, device = inputs_for(model, batch), logits_by(model, model), device_of(model)
+    require_runs(model, batch)
+    inputs, forward, device = inputs_for(model, batch), outputs_by(model, model), device_of(model)
 
     def call() -> None:
         forward(**inputs)
@@ -200,7 +206,7 @@ def measure_latency(
 
     with evaluating(model):
         times = interleaved_times([[call]], seconds=seconds)[0]
-    return latency_of(times, len(batch["input_ids"]))
+    return latency_of(times, len(next(iter(inputs.values()))))
 
 
 _SIZES = 5

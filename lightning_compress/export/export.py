@@ -23,6 +23,7 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     verdict,
 )
+from lightning_compress.models.forward import require_runs
 from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 from lightning_compress.types import Batch
@@ -93,6 +94,7 @@ def export_model(
     )
     if calibrates and not options.calibration_batches:
         raise InputError(f"{options.precision} needs calibration examples: set calibration_batches")
+    _require_logits(model, examples)
     source = target.source(model, options)
     caveat = _caveat(source, target)
     if caveat is not None:
@@ -162,6 +164,17 @@ def check_export(
         raise InputError(f"max_batch_size must be at least 1, not {options.max_batch_size}")
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{type(model).__name__} takes no input_ids: it is not a text model")
+
+
+def _require_logits(model: "PreTrainedModel", examples: Sequence[Batch]) -> None:
+    if not examples:
+        raise InputError("there are no examples to compare on: give some")
+    first = {name: value[:1] for name, value in examples[0].items()}
+    if getattr(require_runs(model, first), "logits", None) is None:
+        raise InputError(
+            f"{type(model).__name__} gives no logits, which are what is exported and compared: "
+            "export a model for sequence classification or language modelling"
+        )
 
 
 def _split(batches: Sequence[Batch], size: int) -> list[Batch]:

@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -53,20 +54,49 @@ def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tenso
     return {name: value.to(device) for name, value in model_inputs(model, batch).items()}
 
 
-def logits_by(model: nn.Module, call: Callable[..., object]) -> Callable[..., Tensor]:
-    """Make ``call`` (the model, or what was compiled from it) give logits and nothing else.
+def outputs_by(model: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``call`` (the model, or what was compiled from it) compute its outputs and nothing else.
 
     A causal model would also fill a cache for the next tokens, which is not needed here.
     """
     takes_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if takes_cache else {}
 
-    def logits(**inputs: Tensor) -> Tensor:
+    def outputs(**inputs: Tensor) -> Any:
         with torch.inference_mode():
-            found: Tensor = call(**inputs, **options).logits  # type: ignore[attr-defined]
+            return call(**inputs, **options)
+
+    return outputs
+
+
+def logits_by(model: nn.Module, call: Callable[..., Any]) -> Callable[..., Tensor]:
+    """As :func:`outputs_by`, of which it gives the logits."""
+    outputs = outputs_by(model, call)
+
+    def logits(**inputs: Tensor) -> Tensor:
+        found: Tensor = outputs(**inputs).logits
         return found
 
     return logits
+
+
+def require_runs(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    """The outputs of a model, in eval mode, whatever they are.
+
+    Raises:
+        InputError: the batch lacks inputs of the model, or has some that it cannot take.
+    """
+    inputs = inputs_for(model, batch)
+    try:
+        if not inputs:
+            raise ValueError(f"it takes none of the batch's {', '.join(batch)}")
+        with evaluating(model):
+            return outputs_by(model, model)(**inputs)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{type(model).__name__} cannot run on this batch, give it all inputs of its forward: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:

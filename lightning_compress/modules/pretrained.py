@@ -1,6 +1,7 @@
 """From a name, a folder or a configuration to a Hugging Face model that fits the data."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,6 +15,9 @@ from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+_UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def build_model(
@@ -53,6 +57,39 @@ def build_model(
     if is_saved_here(pretrained):
         return _compressed(pretrained, task, labels, config, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
+
+
+def load_trained(name: str) -> "PreTrainedModel":
+    """Load a model of the architecture that its configuration names, in float32 and eval mode.
+
+    Args:
+        name: a Hub name, a Hugging Face folder or a compressed folder.
+
+    Raises:
+        InputError: it cannot be found, its architecture is unknown, or some weights are missing.
+    """
+    import transformers
+
+    if (Path(name) / "config.json").is_file():
+        return load_compressed(name, dtype="float32")
+    try:
+        found = transformers.AutoConfig.from_pretrained(name).architectures or ["none"]
+        architecture = getattr(transformers, found[0], None)
+        if architecture is None:
+            raise InputError(
+                f"the configuration of {name} names an unknown architecture: {found[0]}"
+            )
+        with quiet_transformers():
+            model: PreTrainedModel
+            model, loading = architecture.from_pretrained(
+                name, dtype="float32", output_loading_info=True
+            )
+    except _UNREADABLE as error:
+        raise _not_loaded("model", name, error) from error
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"{name} lacks tensors of {found[0]} ({missing}): choose a complete model")
+    return model
 
 
 def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
@@ -102,16 +139,20 @@ def _from_pretrained(
                 output_loading_info=True,
                 **fields,
             )
-    except InputError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{option}: {name!r} cannot be loaded, neither as a folder (is the path right, "
-            "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
-            f"{first_line(error)}"
-        ) from error
+    except _UNREADABLE as error:
+        raise _not_loaded(option, name, error) from error
     _report_new_weights(model, name, sorted(found["missing_keys"]))
     return model
+
+
+def _not_loaded(option: str, name: str, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(
+        f"{option}: {name!r} cannot be loaded, neither as a folder (is the path right, "
+        "are its files whole?) nor from the Hub (is the name right, is the machine online?): "
+        f"{first_line(error)}"
+    )
 
 
 def _compressed(

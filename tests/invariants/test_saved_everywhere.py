@@ -1,6 +1,7 @@
 """Every family with every edit, kept in every way, says the same afterwards or is refused."""
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,7 @@ EDITS: dict[str, Callable[[Any], object]] = {
     "bf16": lambda model: quantize_(model, "bf16"),
     "fp16": lambda model: quantize_(model, "fp16"),
 }
+INTEGER = ("pruned and quantized", "int8-weight", "int8-static", "int4-weight", "prepared")
 DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -152,10 +154,7 @@ def _edited(family: str, edit: str, dtype: torch.dtype) -> Any:
 
 def _assert_same_everywhere(family: str, edit: str, dtype: torch.dtype, folder: Path) -> None:
     model = _edited(family, edit, dtype)
-    try:
-        logits, hidden = _logits(model), _hidden(model)
-    except RuntimeError as error:
-        pytest.xfail(f"the model does not run before it is saved: {error}")
+    logits, hidden = _logits(model), _hidden(model)
     for way, keep in SAME.items():
         (folder / way).mkdir()
         kept = keep(model, folder / way)
@@ -198,9 +197,22 @@ def test_a_sample_is_the_same_everywhere(
     _assert_same_everywhere(family, edit, dtype, tmp_path)
 
 
+def _cases() -> list[Any]:
+    """All combinations, with the ones that fail for another reason than saving."""
+    found = []
+    for family, edit, dtype in itertools.product(ALL, EDITS, DTYPES):
+        marks = []
+        if edit in INTEGER and dtype is torch.bfloat16:
+            reason = "quantized embeddings of a bf16 model are float32, so that it does not run"
+            marks = [pytest.mark.xfail(reason=reason, raises=RuntimeError, strict=True)]
+        if (family, edit) == ("llama", "fp16"):
+            reason = "the buffers of rotary embeddings are cast, and float32 when loaded"
+            marks = [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)]
+        found.append(pytest.param(family, edit, dtype, marks=marks))
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(("family", "edit", "dtype"), _cases())
 def test_every_family_and_edit(family: str, edit: str, dtype: torch.dtype, tmp_path: Path) -> None:
     _assert_same_everywhere(family, edit, dtype, tmp_path)
