@@ -52,7 +52,7 @@ def test_the_architecture_decides_on_the_task(tmp_path: Path) -> None:
 
 
 def test_a_missing_head_and_an_unknown_architecture_are_named(tmp_path: Path) -> None:
-    model = tiny_model("bert")
+    model: Any = tiny_model("bert")
     model.base_model.save_pretrained(tmp_path)
     for architecture, message in (
         ("BertForSequenceClassification", r"2 tensors of .* are missing \(classifier\.bias"),
