@@ -177,9 +177,7 @@ def continued(model, batches):
 
 def similar(model, data):
     """Rank correlation in % of the cosine of two sentences' embeddings with their score."""
-    rows = (
-        data.sources["test"].read(["sentence1", "sentence2", "score"], typed=["score"]).to_pydict()
-    )
+    rows = data.sources["test"].read(["sentence1", "sentence2", "score"]).to_pydict()
     tokenizer = AutoTokenizer.from_pretrained(MINILM)
 
     def embedded(texts):
@@ -193,7 +191,7 @@ def similar(model, data):
         return torch.cat(means)
 
     cosines = functional.cosine_similarity(embedded(rows["sentence1"]), embedded(rows["sentence2"]))
-    scores = torch.tensor(rows["score"], dtype=torch.float32)
+    scores = torch.tensor([float(score) for score in rows["score"]])
     correlation = spearman_corrcoef(cosines, scores).item()
     return {
         "metric": 100 * correlation,

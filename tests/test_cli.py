@@ -247,7 +247,8 @@ def test_without_a_logger_the_run_still_has_its_folder(recipe, run, text_files, 
 
 
 def test_benchmark_names_a_tokenizer_that_does_not_fit(tiny_model, text_files, run):
-    tiny_model("bert", vocab_size=50).save_pretrained(text_files / "model")
+    names = {0: "bad", 1: "good"}
+    tiny_model("bert", vocab_size=50, id2label=names).save_pretrained(text_files / "model")
     options = {
         "--data.path": text_files,
         "--data.tokenizer": text_files / "tokenizer",
@@ -331,6 +332,7 @@ data:
     ],
 )  # fmt: skip
 def test_what_cannot_be_distilled_is_one_clear_line(tiny_bert, text_files, run, options, named):
+    tiny_bert.config.id2label = {0: "bad", 1: "good"}
     tiny_bert.save_pretrained(text_files / "teacher")
     recipe = text_files / "distil.yaml"
     recipe.write_text(DISTILLATION.format(folder=text_files, options=options))

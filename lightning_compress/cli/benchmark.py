@@ -10,6 +10,7 @@ from lightning_compress.cli.saved_model import (
     load_saved,
     model_and_data_parser,
     ready_options,
+    set_up,
 )
 from lightning_compress.evaluation.settings import BenchmarkSettings
 
@@ -65,7 +66,7 @@ def _measure(
     batches: list[Batch] = []
     if settings.needs_calibration:
         batches = calibration_batches_of(data, measured, settings.batch_size)
-    data.setup("test")
+    set_up(data, measured, "test")
     report = benchmark(
         models,
         examples_of(data.test_dataloader()),

@@ -12,6 +12,7 @@ from lightning_compress.cli.saved_model import (
     load_saved,
     model_and_data_parser,
     ready_options,
+    set_up,
 )
 from lightning_compress.errors import InputError
 from lightning_compress.export.formats import FormatName
@@ -91,7 +92,7 @@ def _export(ready: Any) -> None:
     if PRECISIONS[options.precision].needs_calibration:
         batches = calibration_batches_of(data, model, _BATCH_SIZE)
         options = dataclasses.replace(options, calibration_batches=batches)
-    data.setup("test")
+    set_up(data, model, "test")
     examples = sampled_batches(
         data.test_dataloader(),
         ready.examples,

@@ -69,11 +69,22 @@ def load_saved(name: str, task: str | None) -> "PreTrainedModel":
     return model
 
 
+def set_up(data: Any, model: "PreTrainedModel", stage: str) -> None:
+    """Set data up for a model: their labels are the model's, in the model's order."""
+    from lightning_compress.tasks.labels import labels_of
+
+    data.known_labels = labels_of(model)
+    data.setup(stage)
+    if model.config.problem_type is None and data.known_labels.names is not None:
+        # Of several outputs only the data can say whether one or several hold.
+        model.config.problem_type = getattr(data, "problem_type", None)
+
+
 def calibration_batches_of(data: Any, model: "PreTrainedModel", batch_size: int) -> "list[Batch]":
     """Batches of training examples for calibration."""
     from lightning_compress.evaluation.examples import sampled_batches
 
-    data.setup("fit")
+    set_up(data, model, "fit")
     return sampled_batches(
         data.train_dataloader(),
         CALIBRATION_EXAMPLES,

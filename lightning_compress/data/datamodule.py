@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.dataloader import LengthBucketedBatches, ResumableLoader
 from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
+from lightning_compress.data.labels import KnownLabels
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.options import check_columns, check_length, check_options
 from lightning_compress.data.sources import Source, find_sources
@@ -59,6 +60,8 @@ class TextDataModule(LightningDataModule, ABC):
     num_labels: int | None = None
     label_names: list[str] | None = None
     problem_type: ProblemType | None = None
+    # What the model says of its labels; None: asked of the module in ``setup``.
+    known_labels: KnownLabels | None = None
     _sources: dict[SplitName, Source] | None = None
     _order: LengthBucketedBatches | None = None
     _resumed_order: str | None = None
@@ -169,7 +172,9 @@ class TextDataModule(LightningDataModule, ABC):
             for name, value in self.hparams.items()
             if not name.startswith("_")  # those the command line puts in
         }
-        return type(self)(**{**options, "tokenizer": tokenizer})
+        other = type(self)(**{**options, "tokenizer": tokenizer})
+        other.known_labels = self.known_labels
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: which batches an epoch has."""

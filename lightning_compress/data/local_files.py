@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -70,7 +70,6 @@ def read_rows(
     form: FileFormat,
     columns: Sequence[str],
     *,
-    typed: Collection[str] = (),
     limit: int | None = None,
 ) -> "pa.Table":
     """Read some columns of one file.
@@ -78,9 +77,8 @@ def read_rows(
     Args:
         file: what to read.
         form: its format.
-        columns: which columns; all of them exist.
-        typed: the columns of a csv or tsv file that hold numbers where all their values are
-            numbers; the others are strings whatever they look like.
+        columns: which columns; all of them exist. Those of a csv or tsv file are strings, whatever
+            they look like.
         limit: only so many rows from the top.
 
     Raises:
@@ -94,7 +92,7 @@ def read_rows(
         elif form == "parquet":
             table = _read_parquet(file, columns)
         else:
-            table = _read_csv(file, form, columns, typed)
+            table = _open_csv(file, form, list(columns)).read_all()
         return table if limit is None else table.slice(0, limit)
 
 
@@ -159,16 +157,6 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> "pa.Table":
     return parquet.read_table(file, columns=list(columns))
 
 
-def _read_csv(
-    file: Path, form: FileFormat, columns: Sequence[str], typed: Collection[str]
-) -> "pa.Table":
-    table = _open_csv(file, form, list(columns)).read_all()
-    for column in typed:
-        position = table.schema.get_field_index(column)
-        table = table.set_column(position, column, _narrowed(table.column(column)))
-    return table
-
-
 def _open_csv(
     file: Path, form: FileFormat, columns: list[str] | None = None
 ) -> "pa_csv.CSVStreamingReader":
@@ -191,17 +179,3 @@ def _open_csv(
             include_columns=columns, column_types={c: pa.string() for c in columns or []}
         ),
     )
-
-
-def _narrowed(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    """Strings as integers or floats where every one of them is; empty ones become null."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    column = compute.if_else(compute.equal(column, ""), pa.scalar(None, pa.string()), column)
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return column

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -40,10 +40,8 @@ class Source(Protocol):
     def columns(self) -> list[str]:
         """Names of its columns, without reading its rows."""
 
-    def read(
-        self, columns: Sequence[str], *, typed: Collection[str] = (), limit: int | None = None
-    ) -> "pa.Table":
-        """Some columns of the first ``limit`` rows; ``typed`` as in ``read_rows``."""
+    def read(self, columns: Sequence[str], *, limit: int | None = None) -> "pa.Table":
+        """Some columns of the first ``limit`` rows; those of csv and tsv files are strings."""
 
     def fingerprint(self, columns: Sequence[str]) -> str:
         """Changes when the contents of these columns do."""
@@ -69,9 +67,7 @@ class FileSource:
         first, *others = (column_names(file, self._form(file)) for file in self.files)
         return [column for column in first if all(column in other for other in others)]
 
-    def read(
-        self, columns: Sequence[str], *, typed: Collection[str] = (), limit: int | None = None
-    ) -> "pa.Table":
+    def read(self, columns: Sequence[str], *, limit: int | None = None) -> "pa.Table":
         """Rows of the files one after another."""
         import pyarrow as pa
 
@@ -80,8 +76,7 @@ class FileSource:
             left = None if limit is None else limit - sum(table.num_rows for table in tables)
             if left == 0:
                 break
-            form = self._form(file)
-            tables.append(read_rows(file, form, columns, typed=typed, limit=left))
+            tables.append(read_rows(file, self._form(file), columns, limit=left))
         try:
             return pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowInvalid as error:
@@ -115,9 +110,7 @@ class DatasetSource:
         """Columns of the dataset."""
         return list(self.dataset.column_names)
 
-    def read(
-        self, columns: Sequence[str], *, typed: Collection[str] = (), limit: int | None = None
-    ) -> "pa.Table":
+    def read(self, columns: Sequence[str], *, limit: int | None = None) -> "pa.Table":
         """The rows as they lie; the dataset knows its own types."""
         dataset = self.dataset.select_columns(list(columns)).with_format("arrow")
         return dataset[:limit]

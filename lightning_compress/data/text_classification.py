@@ -4,12 +4,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
-from lightning_compress.data.labels import LabelScheme, label_scheme
+from lightning_compress.data.labels import (
+    KnownLabels,
+    LabelScheme,
+    label_scheme,
+    scheme_of_model,
+)
 from lightning_compress.data.options import TextDataOptions, check_columns
 from lightning_compress.data.sequences import JoinedTexts, StoredTexts
 from lightning_compress.data.splits import SPLITS, SplitName, first_id, splits_of
@@ -26,10 +32,12 @@ TrainOn = Literal["labelled", "unlabelled", "both"]
 class TextClassificationDataModule(TextDataModule):
     """Batches for sequence classification and regression.
 
-    ``labels`` are [B] int64 classes, [B] float32 numbers or [B, C] float32 zeros and ones. Which
-    of these follows from the training labels: integers and strings are classes, numbers with a
-    fractional part make a regression, lists a multi-label problem. Pairs of texts go through the
-    tokenizer's own pair encoding. Rows without a label have -100 for a class, else NaN.
+    ``labels`` are [B] int64 classes, [B] float32 numbers or [B, C] float32 zeros and ones. A
+    trained model says which of these, and what its outputs stand for (``known_labels`` of the
+    module). Otherwise this follows from the training labels: whole numbers and strings are
+    classes, numbers with a fraction make a regression, lists a multi-label problem. Pairs of texts
+    go through the tokenizer's own pair encoding. Rows without a label have -100 for a class, else
+    NaN.
 
     After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``.
 
@@ -101,7 +109,11 @@ class TextClassificationDataModule(TextDataModule):
 
     def _learn(self, stage: str) -> None:
         """Learn what the labels mean, and look at all those of the stage."""
-        scheme = self._scheme = self._scheme or self._find_scheme()
+        if self._scheme is None:
+            self._scheme = self._find_scheme(self._known())
+            if self._scheme is not None and stage == "fit":
+                rank_zero_info(f"data.label: {self._scheme.describe()}.")
+        scheme = self._scheme
         if scheme is None:
             return
         self.problem_type = scheme.problem_type
@@ -110,22 +122,28 @@ class TextClassificationDataModule(TextDataModule):
         for split in splits_of(stage):
             origin = self._origin(split)
             if split != "predict" and origin not in self._labels:
-                labels = scheme.encode(self._raw_labels(origin), self.sources[origin].name)
-                self._labels[origin] = labels
+                self._labels[origin] = scheme.encode(*self._raw_labels(origin))
 
-    def _find_scheme(self) -> LabelScheme | None:
-        """Read it off the training rows; where there are none, as for a benchmark, off others."""
-        for origin in SPLITS:
+    def _known(self) -> KnownLabels:
+        """What the model says: set by a command, or asked of the module that is run."""
+        if self.known_labels is None and self.trainer is not None:
+            self.known_labels = getattr(self.trainer.lightning_module, "known_labels", None)
+        return self.known_labels or KnownLabels()
+
+    def _find_scheme(self, known: KnownLabels) -> LabelScheme | None:
+        """The model's, or read off the training rows; where there are none, off others."""
+        for origin in SPLITS if known.names is None or known.problem_type is None else ():
             source = self.sources.get(origin) if origin != "unlabelled" else None
             if source is not None and self.label in source.columns():
-                names = source.class_names(self.label)
-                return label_scheme(self._raw_labels(origin), names, source.name)
-        return None
+                labels, where, class_names = self._raw_labels(origin)
+                return label_scheme(labels, class_names, where, known)
+        return None if known.names is None else scheme_of_model(known)
 
-    def _raw_labels(self, origin: SplitName) -> "pa.ChunkedArray":
-        limit = self.limits.get(origin)
-        table = self.sources[origin].read([self.label], typed=[self.label], limit=limit)
-        return table.column(self.label)
+    def _raw_labels(self, origin: SplitName) -> "tuple[pa.ChunkedArray, str, list[str] | None]":
+        """Labels of a source, its name, and the names of its classes where it declares them."""
+        source = self.sources[origin]
+        table = source.read([self.label], limit=self.limits.get(origin))
+        return table.column(self.label), source.name, source.class_names(self.label)
 
     def _classes(self) -> NDArray[np.int64] | None:
         stratify = self._scheme is not None and self._scheme.one_class

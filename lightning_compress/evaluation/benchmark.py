@@ -11,6 +11,7 @@ from lightning_compress.evaluation.measurement import Measurement, plan
 from lightning_compress.evaluation.model_under_test import (
     ModelUnderTest,
     check_examples,
+    check_labels,
     model_under_test,
 )
 from lightning_compress.evaluation.report.methodology import methodology
@@ -67,10 +68,11 @@ def benchmark(
         The report, its rows in the order dense, compressed for each device, runtime, precision.
 
     Raises:
-        InputError: an example does not fit a model.
+        InputError: an example does not fit a model, or the models have other labels.
     """
     for variant, model in models.items():
         check_examples(variant, model, examples)
+    check_labels(models)
     settings = settings or BenchmarkSettings()
     threads = settings.thread_counts()
     with (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lightning_compress.tasks import Task
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -101,6 +101,26 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
         nonzero_parameters=nonzero,
         macs=count_macs(model, example),
     )
+
+
+def check_labels(models: "Mapping[Variant, PreTrainedModel]") -> None:
+    """Check that all models mean the same by their outputs: they are measured on one set of labels.
+
+    Raises:
+        InputError: their labels are others, or in another order.
+    """
+    from lightning_compress.tasks.labels import labels_of, require_same_names
+
+    (variant, first), *others = models.items()
+    known = labels_of(first)
+    for name, model in others:
+        found = labels_of(model)
+        if found.num_labels != known.num_labels:
+            raise InputError(
+                f"the {name} model has {found.num_labels} labels and the {variant} model "
+                f"{known.num_labels}: compare models of one task"
+            )
+        require_same_names(found, f"the {name} model", known, f"the {variant} model")
 
 
 def check_examples(

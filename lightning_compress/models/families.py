@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 UnitKind = Literal["heads", "neurons"]
 
@@ -117,3 +120,9 @@ FAMILIES = {
         causal=True,
     ),
 }
+
+
+def is_causal(config: "PreTrainedConfig") -> bool:
+    """Whether tokens attend to preceding tokens only; False for families without an entry."""
+    family = FAMILIES.get(config.model_type)
+    return family is not None and (family.causal or bool(getattr(config, "is_decoder", False)))

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_compress.data.info import DataInfo
+from lightning_compress.data.labels import KnownLabels
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import (
     RequestedOutputs,
@@ -21,7 +22,7 @@ from lightning_compress.distillation.soft_targets import soft_target_loss
 from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError
-from lightning_compress.models.families import FAMILIES
+from lightning_compress.models.families import is_causal
 from lightning_compress.modules.fine_tuning import FineTuningModule, FineTuningOptions
 from lightning_compress.modules.teacher_inputs import CacheUse, maybe_cached, retokenized_inputs
 from lightning_compress.modules.teacher_setup import (
@@ -30,6 +31,7 @@ from lightning_compress.modules.teacher_setup import (
     check_teacher,
     evaluate_teacher,
     load_teacher,
+    or_of_teacher,
 )
 from lightning_compress.types import Batch, Chart, KeywordsOf
 
@@ -106,6 +108,14 @@ class DistillationModule(FineTuningModule):
         """Whether the loss has a term besides that of the task."""
         return any(term is not None for name, term in vars(self.losses).items() if name != "task")
 
+    @property
+    def known_labels(self) -> KnownLabels:
+        """Those of the student, or else of the teacher, whose outputs it learns."""
+        known, teacher = super().known_labels, self.hparams["teacher"]
+        if teacher is None:
+            return known
+        return or_of_teacher(known, teacher, student=self.hparams["pretrained"], task=self.task)
+
     def setup(self, stage: str) -> None:
         """Load the teacher before a fit."""
         super().setup(stage)
@@ -133,7 +143,11 @@ class DistillationModule(FineTuningModule):
         teacher = self._teacher.model
         check_teacher(teacher, self.model, self.task)
         self.objective = Objective(
-            self.losses, self.model, teacher, self.task.distribution, causal=_causal(self.model)
+            self.losses,
+            self.model,
+            teacher,
+            self.task.distribution,
+            causal=is_causal(self.model.config),
         )
 
     def _build(self) -> "PreTrainedModel":
@@ -303,11 +317,3 @@ class DistillationModule(FineTuningModule):
             for name in [name for name in state if name.startswith("objective.")]:
                 del state[name]
         super().on_load_checkpoint(checkpoint)
-
-
-def _causal(model: "PreTrainedModel") -> bool:
-    """Whether tokens attend to preceding tokens only; False for families without an entry."""
-    family = FAMILIES.get(model.config.model_type)
-    return family is not None and (
-        family.causal or bool(getattr(model.config, "is_decoder", False))
-    )

@@ -13,11 +13,13 @@ from torchmetrics import MetricCollection
 
 from lightning_compress.compression_state import restore_compression_, store_compression
 from lightning_compress.data.info import DataInfo
+from lightning_compress.data.labels import KnownLabels
 from lightning_compress.errors import InputError
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.manifest import COMPRESSION, require_float
 from lightning_compress.models.masks import masks_of
+from lightning_compress.modules.labels import checkpoint_options, known_labels, label_fields
 from lightning_compress.modules.optimizers import (
     adamw,
     check_warmup,
@@ -33,6 +35,7 @@ from lightning_compress.modules.pretrained import (
     require_same_tensors,
 )
 from lightning_compress.tasks import task_named, task_of
+from lightning_compress.tasks.labels import labels_of
 from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
@@ -119,7 +122,7 @@ class FineTuningModule(L.LightningModule):
             schedule, schedule_options, learning_rate=learning_rate, warmup_steps=1, total_steps=10
         )
         self.task = task_named(task, problem_type)
-        self._labels: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
+        self._labels: dict[str, Any] = {}
         self._vocabulary: dict[str, Any] = {}
         self._seed: int | None = None
 
@@ -127,6 +130,15 @@ class FineTuningModule(L.LightningModule):
     def learns_without_labels(self) -> bool:
         """Whether the loss has a term that needs no labels."""
         return False
+
+    @property
+    def known_labels(self) -> KnownLabels:
+        """What model and options say of the labels; data modules ask before they read theirs."""
+        if "model" in self._modules:
+            return labels_of(self.model)
+        path = None if self._trainer is None else self._trainer.ckpt_path
+        stored = None if path is None else checkpoint_options(path)
+        return known_labels(stored or self.hparams, self.task)
 
     def setup(self, stage: str) -> None:
         """Read labels and vocabulary, which the model has to fit, off the data module."""
@@ -138,13 +150,7 @@ class FineTuningModule(L.LightningModule):
             )
         self._vocabulary = data.vocabulary or self._vocabulary
         if not self.task.over_vocabulary:
-            for field in ("num_labels", "problem_type"):
-                if self._labels.get(field) is None:
-                    self._labels[field] = getattr(data, field)
-            names = data.label_names
-            if names and len(names) == self._labels["num_labels"]:
-                self._labels["id2label"] = dict(enumerate(names))
-                self._labels["label2id"] = {name: index for index, name in enumerate(names)}
+            self._labels = label_fields(self.known_labels, data)
         if self._seed is None:
             self._seed = torch.initial_seed()
 
@@ -160,7 +166,8 @@ class FineTuningModule(L.LightningModule):
         self.task = task_of(self.model)
         metrics = self.task.metrics(self.model.config.num_labels)
         self.val_metrics, self.test_metrics = metrics, metrics.clone()
-        self._check_fit()
+        longest = DataInfo.of_trainer(self._trainer).max_length
+        require_readable(self.model, self._vocabulary.get("vocab_size", 0), longest)
 
     def _build(self) -> "PreTrainedModel":
         """Make the model that is trained."""
@@ -171,19 +178,8 @@ class FineTuningModule(L.LightningModule):
             task=self.task,
             labels={} if self.task.over_vocabulary else labels,
             vocabulary=self._vocabulary,
-            new_head=self.hparams["num_labels"] is not None,
+            new_head=self.known_labels.names is None,
         )
-
-    def _check_fit(self) -> None:
-        """Compare the model with tokenizer and data; a misfit would end in an index error."""
-        data = DataInfo.of_trainer(self._trainer)
-        require_readable(self.model, self._vocabulary.get("vocab_size", 0), data.max_length)
-        found, expected = data.num_labels, self._labels["num_labels"]
-        if not self.task.over_vocabulary and found and expected and found > expected:
-            raise InputError(
-                f"the data have {found} labels and model.num_labels is {expected}: leave it out, "
-                "or use data with fewer labels"
-            )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch: [B, C] of a classifier, [B, S, V] of a language model."""
@@ -289,7 +285,10 @@ class FineTuningModule(L.LightningModule):
         """Put in the model's own configuration and manifest, so that no other file is needed."""
         checkpoint["hyper_parameters"] |= {
             "pretrained": None,
-            "config": self.model.config.to_diff_dict(),
+            "config": {
+                **self.model.config.to_diff_dict(),
+                "id2label": self.model.config.id2label,
+            },
             "num_labels": self.model.config.num_labels,
             "problem_type": self.task.problem_type,
         }

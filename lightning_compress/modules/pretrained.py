@@ -14,7 +14,7 @@ from lightning_compress.saving import is_saved_here, load_compressed, quiet_tran
 from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
@@ -55,7 +55,7 @@ def build_model(
             "one: give one of them"
         )
     if is_saved_here(pretrained):
-        return _compressed(pretrained, task, labels, config, option)
+        return _compressed(pretrained, task, {**labels, **config}, new_head, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
 
 
@@ -128,8 +128,6 @@ def _from_pretrained(
     import transformers
 
     try:
-        if not new_head:
-            _check_head(transformers.AutoConfig.from_pretrained(name), name, task, fields)
         with quiet_transformers():
             model: PreTrainedModel
             model, found = getattr(transformers, task.auto_class).from_pretrained(
@@ -141,6 +139,7 @@ def _from_pretrained(
             )
     except _UNREADABLE as error:
         raise _not_loaded(option, name, error) from error
+    _require_same_body(model, name, option, sorted(str(key) for key in found["mismatched_keys"]))
     _report_new_weights(model, name, sorted(found["missing_keys"]))
     return model
 
@@ -156,10 +155,11 @@ def _not_loaded(option: str, name: str, error: Exception) -> InputError:
 
 
 def _compressed(
-    folder: str, task: Task, labels: dict[str, Any], config: dict[str, Any], option: str
+    folder: str, task: Task, fields: dict[str, Any], new_head: bool, option: str
 ) -> "PreTrainedModel":
+    new = {"ignore_mismatched_sizes": True} if new_head else {}
     try:
-        model = load_compressed(folder, dtype="float32", **config)
+        model = load_compressed(folder, dtype="float32", **new, **fields)
     except InputError as error:
         raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
     if task_of(model).auto_class != task.auto_class:
@@ -167,22 +167,19 @@ def _compressed(
             f"{option}: {folder} is a {type(model).__name__}, which does not do {task.name}: "
             "choose another folder or another model.task"
         )
-    _check_head(model.config, folder, task, labels)
     return model
 
 
-def _check_head(config: "PreTrainedConfig", name: str, task: Task, labels: dict[str, Any]) -> None:
-    """Refuse a trained head for another number of labels; a bare encoder gets a new one."""
-    head = task.auto_class.removeprefix("AutoModel")
-    trained = any(architecture.endswith(head) for architecture in config.architectures or [])
-    wanted = labels.get("num_labels")
-    if not trained or wanted in (None, config.num_labels):
-        return
-    raise InputError(
-        f"the data have {wanted} labels and the model in {name} has a head for "
-        f"{config.num_labels}: use data with the model's labels, or set model.num_labels: {wanted} "
-        "to put an untrained head in its place"
-    )
+def _require_same_body(
+    model: "PreTrainedModel", name: str, option: str, mismatched: list[str]
+) -> None:
+    """Refuse other shapes than in the head, in whose place there may be an untrained one."""
+    body = [key for key in mismatched if f"{model.base_model_prefix}." in key]
+    if body:
+        raise InputError(
+            f"{option}: {name} has tensors of other shapes than its configuration, the first is "
+            f"{body[0]}: leave the sizes out of model.config, or mend its config.json"
+        )
 
 
 def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Load a teacher, check that it fits its student, and evaluate it before training."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,15 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_compress.data.labels import KnownLabels
 from lightning_compress.distillation.outputs import RequestedOutputs
 from lightning_compress.distillation.teacher import LiveTeacher, freeze_
 from lightning_compress.errors import InputError, first_line
+from lightning_compress.modules.labels import checkpoint_options, known_labels
 from lightning_compress.modules.pretrained import build_model, reading_limits
 from lightning_compress.saving import edits_in
 from lightning_compress.tasks import Task, task_of
+from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -61,6 +65,29 @@ def load_teacher(
         )
     freeze_(model)
     return model
+
+
+def or_of_teacher(known: KnownLabels, name: str, *, student: str | None, task: Task) -> KnownLabels:
+    """What a student knows of its labels, or else what its teacher, not loaded yet, knows.
+
+    Args:
+        known: of the student.
+        name: as of :func:`load_teacher`.
+        student: ``model.pretrained`` of the student.
+        task: of both.
+    """
+    if known.names is not None:
+        return known
+    try:
+        name = _dense_model_of(student) if name == DENSE else name
+        stored = checkpoint_options(name)
+    except (InputError, OSError, EOFError, RuntimeError, UnpicklingError):
+        return known  # refused when the teacher is loaded
+    options = stored or {"pretrained": name, "config": None}
+    theirs = known_labels({"num_labels": None, "problem_type": None, **options}, task)
+    if theirs.names is None or known.num_labels not in (None, theirs.num_labels):
+        return known
+    return replace(theirs, problem_type=known.problem_type or theirs.problem_type)
 
 
 def _dense_model_of(student: str | None) -> str:
@@ -138,13 +165,9 @@ def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose
             f"model.teacher has {count} labels ({_words(kind)}) and {whose} {wanted[0]} "
             f"({_words(wanted[1])}): both need the same; fine-tune the teacher on these data first"
         )
-    names = _names(teacher.config.id2label, count), _names(labels.get("id2label"), count)
-    if None not in names and names[0] != names[1]:
-        raise InputError(
-            f"model.teacher has the labels {', '.join(names[0] or [])} and {whose} "
-            f"{', '.join(names[1] or [])}, in this order: both need the same in the same order; "
-            "fine-tune the teacher on these data first"
-        )
+    if labels.get("id2label"):
+        others = named_outputs(labels["id2label"])
+        require_same_names(labels_of(teacher), "model.teacher", others, whose)
 
 
 def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: int | None) -> None:
@@ -173,14 +196,6 @@ def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: 
 
 def _words(kind: str | None) -> str:
     return str(kind).replace("_", " ")
-
-
-def _names(id2label: Mapping[Any, str] | None, count: int | None) -> list[str] | None:
-    """The names of the labels in order; None where they are numbers only."""
-    known = {int(index): name for index, name in (id2label or {}).items()}
-    names = [str(known.get(index, index)).lower() for index in range(count or 0)]
-    numbered = all(name.removeprefix("label_").isdigit() for name in names)
-    return None if numbered else names
 
 
 def evaluate_teacher(

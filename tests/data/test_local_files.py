@@ -51,36 +51,17 @@ def test_rows_come_back(tmp_path: Path, name: str) -> None:
     file = write(tmp_path, name)
     form = format_of(file)
     assert column_names(file, form) == ["text", "label"]
-    table = read_rows(file, form, ["text", "label"], typed=["label"])
-    assert table.to_pylist() == ROWS
-    assert read_rows(file, form, ["label"], typed=["label"], limit=2).to_pylist() == [
-        {"label": 0},
-        {"label": 1},
-    ]
+    rows = read_rows(file, form, ["text", "label"]).to_pylist()
+    typed = form in ("jsonl", "parquet")  # the others hold strings, whatever they look like
+    assert rows == [{**row, "label": row["label"] if typed else str(row["label"])} for row in ROWS]
+    labels = read_rows(file, form, ["label"], limit=2).column("label").to_pylist()
+    assert [int(label) for label in labels] == [0, 1]
 
 
 def test_csv_with_line_breaks_byte_order_mark_and_crlf(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b'\xef\xbb\xbftext,label\r\n"two\nlines",1\r\nx,2\r\n')
     assert read_rows(file, "csv", ["text"]).to_pylist() == [{"text": "two\nlines"}, {"text": "x"}]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (["1", "2"], [1, 2]),
-        (["1", "2.5"], [1.0, 2.5]),
-        (["1", ""], [1, None]),
-        (["1", "x"], ["1", "x"]),
-    ],
-)
-def test_typed_columns_follow_all_their_values(
-    tmp_path: Path, values: list[str], expected: list[object]
-) -> None:
-    file = tmp_path / "rows.tsv"
-    file.write_text("label\ttext\n" + "".join(f"{value}\tt\n" for value in values))
-    table = read_rows(file, "tsv", ["label"], typed=["label"])
-    assert table.column("label").to_pylist() == expected
 
 
 def test_text_lines_without_empty_ones(tmp_path: Path) -> None:

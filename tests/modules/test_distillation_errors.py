@@ -55,6 +55,7 @@ def refuse(module, trainer, data, *parts: str) -> None:
 
 
 THREE = dict(enumerate("abc"))
+DEFAULT = {0: "LABEL_0", 1: "LABEL_1"}
 SWAPPED = {0: "good", 1: "bad"}
 OTHERS = {0: "no", 1: "yes"}
 
@@ -62,11 +63,6 @@ OTHERS = {0: "no", 1: "yes"}
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"id2label": THREE}, ["3 labels", "the student 2", "fine-tune the teacher"]),
-        ({"id2label": SWAPPED}, ["good, bad", "bad, good", "same order"]),
-        ({"id2label": OTHERS}, ["no, yes", "bad, good", "fine-tune the teacher"]),
-        ({"id2label": {0: "x"}, "problem_type": "regression"}, ["1 labels (regression)"]),
-        ({"problem_type": "multi_label_classification"}, ["multi label", "fine-tune the teacher"]),
         ({"vocab_size": 50}, ["knows 50 tokens", "tokenizer 100", "into its folder"]),
         ({"max_position_embeddings": 16}, ["data.max_length is 24", "at most 16", "lower it"]),
         ({}, ["no better than chance", "38 validation examples", "fine-tune it"]),
@@ -83,29 +79,57 @@ def test_a_teacher_that_does_not_suit_is_refused(
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"id2label": THREE}, ["3 labels", "the data 2", "fine-tune the teacher"]),
-        ({"id2label": SWAPPED}, ["good, bad and the data bad, good", "same order"]),
-        ({"problem_type": "multi_label_classification"}, ["multi label", "the data"]),
+        ({"id2label": THREE}, ["'bad', 'good', and the model knows only 'a', 'b', 'c'"]),
+        ({"id2label": OTHERS}, ["'bad', 'good', and the model knows only 'no', 'yes'"]),
+        ({"id2label": DEFAULT}, ["outputs are only numbered, from 0 to 1"]),
+        (
+            {"id2label": {0: "x"}, "problem_type": "regression"},
+            ["not every data.label is a number"],
+        ),
+        ({"problem_type": "multi_label_classification"}, ["no lists of labels"]),
     ],
 )
-def test_a_student_made_of_such_a_teacher_is_refused_too(
+@pytest.mark.parametrize("options", [{}, {"every_nth_layer": 2}])
+def test_a_teacher_of_other_labels_than_the_data_is_refused(
+    texts, student, quiet_trainer, tmp_path, changes, parts, options
+):
+    teacher = random_model(tmp_path / "teacher", **changes)
+    module = student(teacher=teacher, **options)
+    refuse(module, quiet_trainer(max_epochs=1), texts(), *parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"id2label": THREE}, ["3 labels", "the student 2", "fine-tune the teacher"]),
+        ({"id2label": SWAPPED}, ["good, bad", "bad, good", "same order"]),
+        ({"id2label": OTHERS}, ["no, yes", "bad, good", "same order"]),
+        ({"problem_type": "multi_label_classification"}, ["multi label", "fine-tune the teacher"]),
+    ],
+)
+def test_a_teacher_of_other_labels_than_a_trained_student_is_refused(
     texts, student, quiet_trainer, tmp_path, changes, parts
 ):
     teacher = random_model(tmp_path / "teacher", **changes)
-    module = student(teacher=teacher, every_nth_layer=2)
+    trained_student = random_model(tmp_path / "student")
+    module = student(teacher=teacher, pretrained=trained_student, config=None)
     refuse(module, quiet_trainer(max_epochs=1), texts(), "model.teacher", *parts)
 
 
-def test_names_that_are_but_numbers_or_letter_cases_say_nothing(
-    texts, student, quiet_trainer, trained_teacher, tmp_path
+@pytest.mark.parametrize("options", [{}, {"every_nth_layer": 2}])
+def test_a_student_takes_the_labels_of_its_teacher_in_their_order(
+    texts, student, quiet_trainer, trained_teacher, tmp_path, options
 ):
-    for names in ({0: "LABEL_0", 1: "LABEL_1"}, {0: "BAD", 1: "Good"}):
-        model = load_compressed(trained_teacher / "teacher")
-        model.config.id2label = names
-        save_compressed(model, tmp_path / "renamed")
-        module = student(teacher=str(tmp_path / "renamed"), every_nth_layer=2)
-        quiet_trainer(max_steps=1).fit(module, datamodule=texts())
-        assert module.model.config.id2label == NAMES["id2label"]
+    model = load_compressed(trained_teacher / "teacher")
+    with torch.no_grad():  # a teacher whose class 0 is "Good"
+        for weight in model.get_submodule("classifier").parameters():
+            weight.copy_(weight.flip(0))
+    model.config.id2label = {0: "Good", 1: "BAD"}
+    save_compressed(model, tmp_path / "teacher")
+    module = student(teacher=str(tmp_path / "teacher"), **options)
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=8)
+    trainer.fit(module, datamodule=texts())  # the teacher is better than chance
+    assert module.model.config.id2label == model.config.id2label
 
 
 def test_a_teacher_of_other_tokens_cannot_teach_them(
