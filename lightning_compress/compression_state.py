@@ -1,6 +1,7 @@
 """The compression state of a model: what rebuilds it from a dense one before weights are loaded."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
@@ -70,3 +71,11 @@ def store_compression(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Put the compression state of a model into a checkpoint, unless somebody has done so."""
     if COMPRESSION not in checkpoint:
         checkpoint[COMPRESSION] = compression_state(model)
+
+
+def is_saved_here(folder: str | Path) -> bool:
+    """Whether ``save_compressed`` wrote a folder, of a compressed or a dense model."""
+    try:
+        return f'"{COMPRESSION}"' in (Path(folder) / "config.json").read_text()
+    except OSError:
+        return False

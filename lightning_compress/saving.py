@@ -225,14 +225,6 @@ def _auto_map(model: "PreTrainedModel") -> dict[str, str]:
     return found
 
 
-def is_saved_here(folder: str | Path) -> bool:
-    """Whether :func:`save_compressed` wrote a folder, of a compressed or a dense model."""
-    try:
-        return f'"{COMPRESSION}"' in (Path(folder) / "config.json").read_text()
-    except OSError:
-        return False
-
-
 def edits_in(folder: str | Path) -> list[Edit]:
     """The manifest of a saved model; empty for a dense one and where there is no folder.
 
@@ -256,11 +248,14 @@ def edits_in(folder: str | Path) -> list[Edit]:
     return edits
 
 
-def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
+def load_compressed(
+    folder: str | Path, *, new_head: bool = False, **config: Any
+) -> "PreTrainedModel":
     """Load what :func:`save_compressed` wrote, in eval mode; any Hugging Face folder loads too.
 
     Args:
         folder: of the model.
+        new_head: put an untrained head in the place of one of another size.
         config: fields of its configuration to change, such as ``hidden_dropout_prob``.
 
     Raises:
@@ -288,6 +283,9 @@ def load_compressed(folder: str | Path, **config: Any) -> "PreTrainedModel":
             model, found = architecture.from_pretrained(
                 folder, output_loading_info=True, ignore_mismatched_sizes=True, **config
             )
+        if new_head:
+            body = f"{model.base_model_prefix}."
+            found["mismatched_keys"] = [k for k in found["mismatched_keys"] if body in k[0]]
         _require_complete(folder, name, found, exactly=state is not None)
         _forget_description_(model.config)
         if state is not None:

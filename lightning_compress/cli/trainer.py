@@ -17,7 +17,7 @@ from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.errors import InputError
-from lightning_compress.modules import NonFiniteLossError
+from lightning_compress.modules import FineTuningModule, NonFiniteLossError
 
 _DEFAULTS = {
     "model": {"class_path": "lightning_compress.modules.FineTuningModule"},
@@ -103,7 +103,9 @@ class CompressCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        """Check that the run's folder can be written, before anything is."""
+        """Name the checkpoint to the module, and check that the run's folder can be written."""
+        if isinstance(self.model, FineTuningModule):
+            self.model.restored_from = self._of_command("ckpt_path")
         if not self._of_command("trainer").fast_dev_run:
             check_writable(run_folder(self.trainer))
 

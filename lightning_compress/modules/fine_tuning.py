@@ -35,7 +35,7 @@ from lightning_compress.modules.pretrained import (
     require_same_tensors,
 )
 from lightning_compress.tasks import task_named, task_of
-from lightning_compress.tasks.labels import labels_of
+from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
 from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ class FineTuningModule(L.LightningModule):
             schedule, schedule_options, learning_rate=learning_rate, warmup_steps=1, total_steps=10
         )
         self.task = task_named(task, problem_type)
+        # The checkpoint that a command restores, whose labels hold; Lightning names it too late.
+        self.restored_from: str | None = None
         self._labels: dict[str, Any] = {}
         self._vocabulary: dict[str, Any] = {}
         self._seed: int | None = None
@@ -136,8 +138,7 @@ class FineTuningModule(L.LightningModule):
         """What model and options say of the labels; data modules ask before they read theirs."""
         if "model" in self._modules:
             return labels_of(self.model)
-        path = None if self._trainer is None else self._trainer.ckpt_path
-        stored = None if path is None else checkpoint_options(path)
+        stored = None if self.restored_from is None else checkpoint_options(self.restored_from)
         return known_labels(stored or self.hparams, self.task)
 
     def setup(self, stage: str) -> None:
@@ -306,6 +307,9 @@ class FineTuningModule(L.LightningModule):
                 "the checkpoint is of another module: it was not written by a "
                 f"{type(self).__name__} of this package. Give one that was"
             )
+        if not self.task.over_vocabulary:
+            theirs = named_outputs(checkpoint["hyper_parameters"]["config"]["id2label"])
+            require_same_names(theirs, "the checkpoint", labels_of(self.model), "the model here")
         self._seed = checkpoint["seed"]
         restore_compression_(self.model, checkpoint[COMPRESSION])
         require_same_tensors(self.state_dict(), checkpoint["state_dict"])

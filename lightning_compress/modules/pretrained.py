@@ -8,9 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lightning_compress.compression_state import is_saved_here
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.forward import most_tokens
-from lightning_compress.saving import is_saved_here, load_compressed, quiet_transformers
+from lightning_compress.saving import load_compressed, quiet_transformers
 from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -157,9 +158,8 @@ def _not_loaded(option: str, name: str, error: Exception) -> InputError:
 def _compressed(
     folder: str, task: Task, fields: dict[str, Any], new_head: bool, option: str
 ) -> "PreTrainedModel":
-    new = {"ignore_mismatched_sizes": True} if new_head else {}
     try:
-        model = load_compressed(folder, dtype="float32", **new, **fields)
+        model = load_compressed(folder, new_head=new_head, dtype="float32", **fields)
     except InputError as error:
         raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
     if task_of(model).auto_class != task.auto_class:
