@@ -11,7 +11,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
-from lightning_compress.models.structure import Units
+from lightning_compress.models.structure import Units, linear_at
 from lightning_compress.pruning.importance import UNIT_SCORES, UnitScore
 from lightning_compress.pruning.reconstruction import (
     absorb_means_,
@@ -74,8 +74,10 @@ class UnitRemoval:
         self.charts = tuple(Chart(f"remaining {kind}", (f"^{kind}/layer",)) for kind in minimums)
 
     def check(self, model: "PreTrainedModel") -> None:
-        """Refuse a budget that the minimums do not allow."""
+        """Refuse a budget that the minimums do not allow, and layers that cannot be sliced."""
         units = self._units(model)
+        for name in (name for one in units for name in (*one.inputs, one.output)):
+            linear_at(model, name)  # raises if its weight is no parameter
         scores = {one.output: torch.zeros(one.count) for one in units}
         costs = self._budget.costs(model, units, tokens=1)
         max_cost = self._budget.remaining(total_cost(units, costs), 1.0)

@@ -122,7 +122,8 @@ def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Un
     projections = entry.heads if kind == "heads" else entry.neurons
     found = []
     for layer, block in enumerate(blocks):
-        rows = outputs_of(linear_at(model, f"{block}.{projections.inputs[-1]}"))
+        values = cast(nn.Linear, model.get_submodule(f"{block}.{projections.inputs[-1]}"))
+        rows = outputs_of(values)
         attention = model.get_submodule(f"{block}.{entry.attention}")
         size = int(getattr(attention, entry.head_size)) if kind == "heads" else 1
         found.append(
@@ -146,8 +147,26 @@ def transformer_in(module: nn.Module) -> "PreTrainedModel | None":
 
 
 def linear_at(model: nn.Module, name: str) -> nn.Linear:
-    """The linear layer of that name; it may be a ``Conv1D``, with its weight transposed."""
-    return cast(nn.Linear, model.get_submodule(name))
+    """The linear layer of that name; it may be a ``Conv1D``, with its weight transposed.
+
+    Raises:
+        InputError: its weight is no parameter.
+    """
+    module = cast(nn.Linear, model.get_submodule(name))
+    if has_computed_weight(module):
+        raise InputError(f"{name}: {COMPUTED_WEIGHT}")
+    return module
+
+
+COMPUTED_WEIGHT = (
+    "its weight is computed from other tensors in every step; make it permanent first, with "
+    "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+)
+
+
+def has_computed_weight(module: nn.Module) -> bool:
+    """Whether a module has a weight that is no parameter: by a parametrization or torch's masks."""
+    return module._parameters.get("weight") is None
 
 
 def output_dim(module: nn.Module) -> int:

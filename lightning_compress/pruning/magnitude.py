@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models import structure_of
+from lightning_compress.models.structure import linear_at, structure_of
 from lightning_compress.pruning.kth_smallest import drop_smallest_, magnitude_keys
 
 _SHOWN = 20  # names listed in an error
@@ -33,10 +33,14 @@ def prunable_weights(model: nn.Module, patterns: list[str] | None) -> list[str]:
             the classifier.
 
     Raises:
-        InputError: a pattern matches nothing, or the model is of no known family.
+        InputError: a pattern matches nothing, the model is of no known family, or a weight is
+            computed from other tensors.
     """
     if patterns is None:
-        return [f"{layer}.weight" for layer in structure_of(model).linear_names()]
+        layers = structure_of(model).linear_names()
+        for layer in layers:
+            linear_at(model, layer)  # raises if its weight is no parameter
+        return [f"{layer}.weight" for layer in layers]
     names = [name for name, _ in model.named_parameters()]
     idle = [pattern for pattern in patterns if not any(fnmatchcase(n, pattern) for n in names)]
     if idle or not patterns:

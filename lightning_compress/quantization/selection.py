@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.structure import output_dim
+from lightning_compress.models.structure import (
+    COMPUTED_WEIGHT,
+    has_computed_weight,
+    output_dim,
+)
 from lightning_compress.quantization.modules import embedding_factor
 
 if TYPE_CHECKING:
@@ -24,10 +28,6 @@ if TYPE_CHECKING:
 
 SKIPPED_BY_NAME = "named in skip_modules"
 
-_COMPUTED = (
-    "its weight is computed from other tensors in every step; make it permanent first, with "
-    "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
-)
 _ADAPTER = "adapter of PEFT: call merge_and_unload() before quantizing"
 # self.lm_head.weight where it is read; its device is the same of a quantized weight.
 _READ = re.compile(r"\b(\w+)((?:\.[A-Za-z_]\w*)+)\.weight\b(?!\.device\b)(?!\s*=[^=])")
@@ -108,8 +108,8 @@ def _unknown(module: nn.Module) -> str | None:
     from transformers.pytorch_utils import Conv1D
 
     kind = type(module)
-    if not isinstance(module._parameters.get("weight"), Tensor):
-        return _COMPUTED
+    if has_computed_weight(module):
+        return COMPUTED_WEIGHT
     if isinstance(module, nn.Embedding):
         known = embedding_factor(module) is not None
     else:
