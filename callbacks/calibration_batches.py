@@ -1,20 +1,24 @@
 """Calibration sets from the training data of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_compress.data.dataloader import ResumableLoader
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import device_of, model_inputs
 from lightning_compress.tasks import Task, task_of
 from lightning_compress.types import Batch
+
+from .own_training_step import loss_by_step, require_callable_step, step_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
 def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int) -> Calibration:
     """Take a calibration set from the training data: the same examples at every call and rank.
 
-    The position of the training in its data does not change.
+    The position of the training in its data does not change. Where the model has a head of a known
+    task and the batches are dictionaries with ``input_ids`` and ``labels``, the loss is the task's;
+    else inputs and loss are those of the module's ``training_step``.
 
     Args:
         trainer: of the run, during ``fit``.
@@ -32,22 +38,19 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
             classifier's examples without a label do not count.
 
     Raises:
-        InputError: no example has a label, or the batches are not the dictionaries that Hugging
-            Face models take.
+        InputError: no example has a label, or the batches or the module cannot be used.
     """
-    task = task_of(model)
+    task = _task(model)
     batches: list[Batch] = []
-    for batch in _batches(trainer.train_dataloader):
-        if not isinstance(batch, dict) or "input_ids" not in batch or "labels" not in batch:
-            raise InputError(
-                "calibration needs training batches that are dictionaries with input_ids and "
-                f"labels, as Hugging Face models take them, not {type(batch).__name__}"
-            )
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        if not task.per_token:
-            tensors = _labelled(tensors, task)
-        if len(tensors["input_ids"]):
-            batches.append({name: value.to(device_of(model)) for name, value in tensors.items()})
+    raw: dict[int, Any] = {}
+    for given in _batches(trainer.train_dataloader):
+        if task is not None and _is_standard(given):
+            batch = _on_device(given, model, task)
+        else:
+            batch = _of_own_step(trainer, model, given)
+            raw[id(batch)] = given
+        if len(batch["input_ids"]):
+            batches.append(batch)
         if sum(len(one["input_ids"]) for one in batches) >= examples:
             break
     if not batches:
@@ -55,22 +58,90 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
             "calibration_examples: no training example has a label; with unlabelled texts set "
             "data.train_on to both"
         )
+    calibration = as_calibration(model, batches)
+    if not raw:
+        return calibration
+    return replace(calibration, loss=loss_by_step(trainer.lightning_module, raw))
 
-    return as_calibration(model, batches)
+
+def check_calibration(trainer: L.Trainer, model: "PreTrainedModel") -> None:
+    """Check that the run can be calibrated, before its first step.
+
+    Args:
+        trainer: of the run, in ``on_train_start`` or later.
+        model: the one that is compressed.
+
+    Raises:
+        InputError: see :func:`calibration_for`.
+    """
+    with isolate_rng(), torch.no_grad():
+        calibration = calibration_for(trainer, model, 1)
+        calibration.loss(calibration.batches[0])
+
+
+def require_predictions(model: "PreTrainedModel", option: str, remedy: str) -> None:
+    """Refuse an option that compares predictions if the model has no head.
+
+    Raises:
+        InputError: it has none of a known task.
+    """
+    try:
+        task_of(model)
+    except InputError as error:
+        raise InputError(f"{option} compares predictions: {error}; or {remedy}") from error
 
 
 def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibration:
-    """A calibration set of batches that are on the model's device."""
-    task = task_of(model)
+    """A calibration set of batches that are on the model's device.
+
+    A model without a head has no logits and no loss: its first output takes the logits' place.
+    """
+    task = _task(model)
 
     def logits(batch: Batch) -> Tensor:
-        found: Tensor = model(**model_inputs(model, batch)).logits
+        output = model(**model_inputs(model, batch))
+        found: Tensor = output[0] if task is None else output.logits
         return found
 
     def loss(batch: Batch) -> Tensor:
-        return task.loss(logits(batch), batch["labels"])
+        return task_of(model).loss(logits(batch), batch["labels"])
 
     return Calibration(batches, loss, logits)
+
+
+def _task(model: "PreTrainedModel") -> Task | None:
+    try:
+        return task_of(model)
+    except InputError:
+        return None
+
+
+def _is_standard(batch: object) -> bool:
+    return isinstance(batch, Mapping) and "input_ids" in batch and "labels" in batch
+
+
+def _on_device(batch: Mapping[str, Any], model: "PreTrainedModel", task: Task) -> Batch:
+    """The tensors of a batch on the model's device, without examples that have no label."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if not task.per_token:
+        tensors = _labelled(tensors, task)
+    return {name: value.to(device_of(model)) for name, value in tensors.items()}
+
+
+def _of_own_step(trainer: L.Trainer, model: "PreTrainedModel", batch: Any) -> Batch:
+    """What the module's training step makes of a batch."""
+    module = trainer.lightning_module
+    require_callable_step(module)
+    try:
+        with torch.no_grad():
+            return step_inputs(module, model, trainer.strategy.batch_to_device(batch))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"calibration: {type(module).__name__}.training_step fails on a batch of the training "
+            f"dataloader: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _labelled(batch: Batch, task: Task) -> Batch:

@@ -22,8 +22,9 @@ from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
 
-from .calibration_batches import calibration_for
+from .calibration_batches import calibration_for, check_calibration
 from .figures import run_figures
+from .model_edit import shortfalls
 from .run import dense_models, is_dev_run, run_folder
 from .split_examples import examples_of_all, split_batches
 from .tensorboard import log_charts, log_final
@@ -62,7 +63,8 @@ class CompressionBenchmark(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """See before anything is trained that the baseline is there."""
-        self._started = self._started or datetime.now().astimezone()
+        if stage == "fit" or self._started is None:
+            self._started, self._training = datetime.now().astimezone(), None
         if self.baseline is not None and not (Path(self.baseline) / "config.json").is_file():
             raise InputError(
                 f"baseline: {self.baseline} is no saved model, it has no config.json: give the "
@@ -76,6 +78,8 @@ class CompressionBenchmark(L.Callback):
         if model is not None:
             task = task_of(model)
             metric = f"val_{task.primary_metric}"
+            if self.settings.needs_calibration:
+                check_calibration(trainer, model)
             log_charts(trainer, pl_module, metric, metric_is_fraction=task.higher_is_better)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,8 +102,9 @@ class CompressionBenchmark(L.Callback):
         batches = split_batches(trainer.test_dataloaders, trainer.num_test_batches)
         examples, folder = examples_of_all(trainer, batches, "test"), run_folder(trainer)
         if trainer.is_global_zero:
-            tokenizer = DataInfo.of_trainer(trainer).tokenizer
-            save_compressed(model, folder / "model", tokenizer)
+            # A run that has not compressed its model leaves none that passes for compressed.
+            if manifest_of(model) or not shortfalls(trainer):
+                save_compressed(model, folder / "model", DataInfo.of_trainer(trainer).tokenizer)
             # Lightning's test loop is in inference mode, which new parameters would remember.
             with torch.inference_mode(False):
                 report = self._measure(trainer, model, examples, folder)
@@ -121,6 +126,7 @@ class CompressionBenchmark(L.Callback):
             run_name="/".join(folder.absolute().parts[-2:]),
             task_name=DataInfo.of_trainer(trainer).task_name or type(model).__name__,
             started=self._started,
+            notes=shortfalls(trainer),
             calibration_batches=self._seen,
             on_update=lambda report: write_report(report, folder, run_figures(folder)),
             progress=trainer.progress_bar_callback is not None,

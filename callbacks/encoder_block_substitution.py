@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import evaluating
@@ -26,7 +26,7 @@ from lightning_compress.substitution.group_selection import Selection, check_gro
 from lightning_compress.substitution.initialization import Initialization
 from lightning_compress.types import Chart
 
-from .calibration_batches import calibration_for
+from .calibration_batches import calibration_for, require_predictions
 from .figures import log_block_fit, log_substitution
 from .model_edit import (
     ModelEdit,
@@ -148,6 +148,10 @@ class EncoderBlockSubstitution(ModelEdit):
             heads=options["heads"],
         )
         if groups is None:
+            if options["selection"] == "divergence":
+                require_predictions(
+                    model, "selection: divergence", "choose selection: even, or name the groups"
+                )
             check_groups(len(structure_of(model).layers), **self._group_options())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -312,7 +316,4 @@ def _check_options(options: Any) -> None:
             "distil_learning_rate positive"
         )
     for name, choices in (("initialization", Initialization), ("selection", Selection)):
-        if options[name] not in get_args(choices):
-            raise InputError(
-                f"{name} is one of {', '.join(get_args(choices))}, not {options[name]!r}"
-            )
+        require_choice(name, options[name], get_args(choices))

@@ -12,7 +12,7 @@ from lightning_compress.models.forward import evaluating
 from lightning_compress.pruning.schedule import Phases, Unit, pruning_steps
 from lightning_compress.types import Chart
 
-from .calibration_batches import calibration_for
+from .calibration_batches import calibration_for, check_calibration
 from .model_edit import ModelEdit, follow_reshaping, require_reshapable, reshapable_model
 from .run import dense_models, run_length, run_seed
 
@@ -128,7 +128,10 @@ class GradualPruning(ModelEdit):
         run, epoch = run_length(trainer)
         schedule = self._phases.in_steps(1.0, run, epoch)
         self._due_at = pruning_steps(schedule.begin, schedule.end, self._count)
-        self._removal.log(trainer, reshapable_model(pl_module), max(self._progress.step, 0))
+        model = reshapable_model(pl_module)
+        if self._done < self._count:
+            check_calibration(trainer, model)
+        self._removal.log(trainer, model, max(self._progress.step, 0))
         self._advance(trainer, pl_module)
 
     def on_train_batch_end(

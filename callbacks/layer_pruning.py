@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.layers import layer_count, remove_layers_
 from lightning_compress.pruning.layer_importance import LAYER_SCORES, LayerScore, select_layers
 from lightning_compress.types import Chart, KeywordsOf
 
+from .calibration_batches import require_predictions
 from .gradual_pruning import GradualPruning, ScheduleOptions
 from .run import digest_of, require_agreement
 
@@ -68,14 +69,15 @@ class _LayerRemoval:
     def __init__(self, count: int, score: LayerScore) -> None:
         if count < 1:
             raise InputError(f"removed_count must be at least 1, not {count}")
-        if score not in LAYER_SCORES:
-            raise InputError(f"score is one of {', '.join(LAYER_SCORES)}, not {score!r}")
+        require_choice("score", score, LAYER_SCORES)
         self._count = count
         self._score = score
         self._dense: int | None = None  # layers before the first pruning step
 
     def check(self, model: "PreTrainedModel") -> None:
         structure_of(model)
+        if self._score == "divergence":
+            require_predictions(model, "score: divergence", "choose score: influence")
         layers = layer_count(model)
         if layers is None:
             raise InputError(

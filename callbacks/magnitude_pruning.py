@@ -1,6 +1,6 @@
 """Iterative magnitude pruning: masks grow gradually while a model trains."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -8,10 +8,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models import apply_masks_, set_masks_
 from lightning_compress.models.masks import (
     forget_pruned_,
+    held_masks_,
     masks_digest,
     masks_of,
     pruned_of,
@@ -28,9 +29,9 @@ from lightning_compress.pruning.magnitude import (
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 from lightning_compress.types import Chart
 
-from .model_edit import ModelEdit, edited_module, follow_checkpoints
-from .rewinding import Rewinding
-from .run import dense_models, require_agreement, require_single, run_length
+from .model_edit import ModelEdit, edited_module
+from .rewinding import Rewinding, Rewound
+from .run import dense_models, require_agreement, run_length
 
 _TECHNIQUE = "magnitude_pruning"
 
@@ -85,6 +86,7 @@ class IterativeMagnitudePruning(ModelEdit):
         IterativeMagnitudePruning(sparsity=0.8, warmup=0.1, recovery=0.3)
     """
 
+    remedy_for_two = "keep one, and name all weights in its option weights"
     charts: ClassVar = (
         Chart("sparsity", ("^sparsity/total$",), with_metric=True),
         Chart("sparsity of each layer", ("^sparsity/(?!total$)",)),
@@ -102,13 +104,14 @@ class IterativeMagnitudePruning(ModelEdit):
         scope: Scope = "global",
         weights: list[str] | None = None,
         pattern: str | None = None,
-        rewind: Literal["learning_rate", "weights"] | None = None,
+        rewind: Rewound | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self._pattern = NM.parse(pattern) if pattern is not None else None
         self._target = target_sparsity(sparsity, self._pattern)
         self._phases = Phases(schedule, warmup, recovery, interval, unit)
+        require_choice("scope", scope, get_args(Scope))
         if rewind is not None and schedule == "one_shot":
             raise InputError(
                 "rewind: one_shot prunes at the end of the warm-up, so there is nothing to "
@@ -122,14 +125,10 @@ class IterativeMagnitudePruning(ModelEdit):
         self._schedule: PruningSchedule
         self._hooks: dict[Optimizer, RemovableHandle] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a second callback of this kind: the two would undo each other's masks."""
-        require_single(trainer, self, "keep one, and name all weights in its option weights")
-        follow_checkpoints(pl_module)
-
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the weights and the learning-rate schedule."""
         model = edited_module(pl_module)
+        held_masks_(model)
         names = prunable_weights(model, self._weights)
         if self._pattern is not None:
             input_dims(model, names, self._pattern.m)

@@ -2,14 +2,16 @@
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.models.forward import evaluating
 
+from .calibration_batches import check_calibration
 from .model_edit import ModelEdit, require_reshapable, reshapable_model
 from .run import dense_models, is_dev_run, model_checkpoints, run_folder
 
@@ -42,6 +44,20 @@ class PostTraining(ModelEdit):
         model = reshapable_model(pl_module)
         if not self.target_reached:
             self._check(trainer, model)
+
+    @property
+    @abstractmethod
+    def _needs_calibration(self) -> bool:
+        """Whether training examples are needed."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check before the training that its data can be used after it."""
+        if self._needs_calibration and not self.target_reached:
+            check_calibration(trainer, reshapable_model(pl_module))
+
+    def _options_are_fixed(self, state: Mapping[str, Any]) -> bool:
+        """Only when it is done: before the end of ``fit`` nothing depends on them."""
+        return bool(state["target_reached"])
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compress, and make the result the best checkpoint."""

@@ -93,6 +93,10 @@ class PostTrainingPruning(PostTraining):
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
         self._calibration_examples = calibration_examples
 
+    @property
+    def _needs_calibration(self) -> bool:
+        return True
+
     def _check(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         units = [one for kind in self._minimums for one in units_of(model, kind)]
         costs = unit_macs(model, units, tokens=1)
@@ -148,5 +152,6 @@ class PostTrainingPruning(PostTraining):
 
 
 def _logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    logits: Tensor = model(**model_inputs(model, batch)).logits
-    return logits
+    # Of a model without a head, its first output.
+    output: Tensor = model(**model_inputs(model, batch))[0]
+    return output

@@ -22,7 +22,7 @@ from lightning_compress.quantization import (
 from lightning_compress.types import Batch
 
 from .accuracy_guard import AccuracyGuard, validation_examples
-from .calibration_batches import calibration_for
+from .calibration_batches import calibration_for, require_predictions
 from .figures import describe_coverage, log_quantization
 from .post_training import PostTraining
 from .run import digest_of, require_agreement
@@ -87,8 +87,15 @@ class PostTrainingQuantization(PostTraining):
         if calibration_examples < 1:
             raise InputError(f"calibration_examples must be at least 1, not {calibration_examples}")
 
+    @property
+    def _needs_calibration(self) -> bool:
+        sensitivities = self.hparams["skip_most_sensitive"] is not None
+        return sensitivities or self.hparams["quantization"].needs_calibration
+
     def _check(self, trainer: L.Trainer, model: "PreTrainedModel") -> None:
         check_quantization(model, self.hparams["quantization"])
+        if self.hparams["skip_most_sensitive"] is not None:
+            require_predictions(model, "skip_most_sensitive", "leave it out")
         if self.hparams["max_loss"] is not None:
             validation_examples(trainer, model)
 

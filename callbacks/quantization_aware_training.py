@@ -19,7 +19,7 @@ from lightning_compress.quantization import (
 from lightning_compress.quantization.fake_quantized import convert_, is_prepared, log_scales_of
 from lightning_compress.types import Batch
 
-from .calibration_batches import calibration_for
+from .calibration_batches import calibration_for, check_calibration
 from .figures import describe_coverage, log_quantization
 from .model_edit import (
     ModelEdit,
@@ -91,6 +91,8 @@ class QuantizationAwareTraining(ModelEdit):
         run, _ = run_length(trainer)
         self._start_step = round(self.hparams["start"] * run) if self.hparams["start"] else 0
         self._freeze_step = (1 - self.hparams["freeze"]) * run
+        if self.hparams["quantization"].needs_calibration and not self.target_reached:
+            check_calibration(trainer, reshapable_model(pl_module))
         self._prepare_if_due(trainer, pl_module)
 
     def on_train_batch_end(

@@ -11,7 +11,7 @@ rate passes through the rest of its schedule once more, sped up so that both end
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.pruning.schedule import PruningSchedule
 
 State = dict[str, Any]
+Rewound = Literal["learning_rate", "weights"]
 
 
 class Rewinding:
@@ -35,7 +36,9 @@ class Rewinding:
         state: the training state that is kept, as plain data; empty before and after the pruning.
     """
 
-    def __init__(self, what: Literal["learning_rate", "weights"] | None) -> None:
+    def __init__(self, what: Rewound | None) -> None:
+        if what is not None:
+            require_choice("rewind", what, get_args(Rewound))
         self._what = what
         self.state: dict[str, Any] = {}
 

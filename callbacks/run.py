@@ -176,12 +176,14 @@ class TargetProgress:
     Attributes:
         step: the last optimizer step that was handled; -1 before the first.
         target_reached: whether the target is reached.
+        shortfall: of a training that ended before its target: what was reached instead.
     """
 
     def __init__(self, callback: str) -> None:
         self._callback = callback
         self.step = -1
         self.target_reached = False
+        self.shortfall: str | None = None
 
     def enter_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """Whether the current optimizer step is a new one; it counts as handled from then on.
@@ -220,10 +222,11 @@ class TargetProgress:
         """
         if not self.target_reached:
             step = steps_done(trainer, pl_module)
-            rank_zero_warn(
+            self.shortfall = (
                 f"{self._callback}: the run ended at step {step}, before its target at step {due}: "
                 f"{state}; train longer, or {remedy}"
             )
+            rank_zero_warn(self.shortfall)
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
@@ -233,6 +236,7 @@ class TargetProgress:
         """Restore progress."""
         self.step = state_dict["step"]
         self.target_reached = state_dict["target_reached"]
+        self.shortfall = None
 
 
 def restart_best_checkpoint(trainer: L.Trainer) -> None:

@@ -58,7 +58,7 @@ class RunSafety(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handle Ctrl-C until the training ends."""
-        self._training = True
+        self._training, self._asked_to_stop = True, False
         # In the background, where the shell ignores Ctrl-C for the run, it stays ignored.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._handler = signal.signal(signal.SIGINT, self._on_signal)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import require_choice
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.families import UnitKind
@@ -63,8 +63,7 @@ class UnitRemoval:
         score: UnitScore,
         refit: bool,
     ) -> None:
-        if score not in UNIT_SCORES:
-            raise InputError(f"score is one of {', '.join(UNIT_SCORES)}, not {score!r}")
+        require_choice("score", score, UNIT_SCORES)
         self._budget = budget
         self._minimums = minimums
         self._technique = technique

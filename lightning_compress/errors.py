@@ -1,4 +1,6 @@
-"""The exception for input that the user can correct, and short texts of other exceptions."""
+"""Exceptions of this package, and short texts of those of others."""
+
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,6 +9,27 @@ class InputError(ValueError):
     The message names the option or the file and the remedy. The command line prints it without a
     traceback.
     """
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; the weights are still those before the step."""
+
+
+def require_choice(option: str, value: object, choices: Iterable[object]) -> None:
+    """Refuse a value that is not one of the choices of an option.
+
+    Args:
+        option: name of the option, for the message.
+        value: what was given.
+        choices: what may be given.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    known = list(choices)
+    if value not in known:
+        names = ", ".join(str(one) for one in known)
+        raise InputError(f"{option} must be one of {names}, not {value!r}")
 
 
 def first_line(error: BaseException) -> str:

@@ -378,3 +378,35 @@ def test_a_recipe_that_distils(text_files, run, quiet_trainer, caplog):
     for arguments_of in (["test", *arguments], ["fit", *arguments, "--trainer.max_epochs", "3"]):
         code, printed = run(*arguments_of, "--ckpt_path", checkpoint)
         assert code == 0, printed
+
+
+def test_options_changed_for_a_resume_are_refused_and_the_recipe_tells_the_truth(
+    recipe, text_files, run
+):
+    quick = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)
+    code, printed = run("fit", "--config", recipe, *quick, "--trainer.limit_test_batches", 1)
+    assert code == 0, printed
+    folder = next((text_files / "logs").rglob("config.yaml")).parent
+    before = (folder / "config.yaml").read_text()
+    checkpoint = next(folder.rglob("*.ckpt"))
+    for option, value, named in (
+        ("--trainer.callbacks.sparsity", 0.75, "began with sparsity: 0.5 and cannot go on"),
+        ("--model.learning_rate", 0.5, "began with learning_rate: 0.001 and cannot go on"),
+    ):
+        changed = (*quick, option, value, "--ckpt_path", checkpoint)
+        code, printed = run("fit", "--config", recipe, *changed)
+        assert code == 2
+        assert named in printed
+        assert (folder / "config.yaml").read_text() == before
+
+
+def test_a_run_that_ends_before_its_target_exits_with_one_and_reports_it(recipe, text_files, run):
+    options = ("--trainer.max_time", "00:00:00:01", "--trainer.limit_test_batches", 1)
+    missed = "IterativeMagnitudePruning: the run ended at step"
+    with pytest.warns(UserWarning, match=missed):
+        code, _ = run("fit", "--config", recipe, "--trainer.max_epochs", 9999, *options)
+    assert code not in (0, 2)
+    assert missed in str(code)
+    report = json.loads(next((text_files / "logs").rglob("report.json")).read_text())
+    assert [note[: len(missed)] for note in report["notes"]] == [missed]
+    assert not list((text_files / "logs").rglob("model"))  # it is dense

@@ -36,9 +36,12 @@ def main() -> None:
 
             run_export(sys.argv[2:])
         elif command in COMMANDS:
-            from lightning_compress.cli.trainer import run_trainer
+            from lightning_compress.cli.trainer import TargetNotReachedError, run_trainer
 
-            run_trainer()
+            try:
+                run_trainer()
+            except TargetNotReachedError as error:
+                sys.exit(f"error: {error}")
         else:
             _overview().parse_args()
     except ValueError as error:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.callbacks import CompressionBenchmark, RunSafety
+from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.errors import InputError
@@ -41,6 +42,23 @@ _NOISE = (
 
 
 _CHATTER = ("Tip: ", "Loading `train_dataloader` to estimate")
+
+
+class TargetNotReachedError(RuntimeError):
+    """A run ended before a technique reached its target."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` once the run is known to start, and not when it is refused."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, but for a fit, whose options a checkpoint may refuse."""
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        super().setup(trainer, pl_module, "fit")
 
 
 class CompressCLI(LightningCLI):
@@ -113,11 +131,17 @@ class CompressCLI(LightningCLI):
         """End the run with the test loop on the best checkpoint; the benchmark reports."""
         if self._of_command("trainer").fast_dev_run:
             return
-        # Where nothing was trained or saved, the model as it is.
-        best = any(getattr(one, "best_model_path", "") for one in self.trainer.checkpoint_callbacks)
+        missed = shortfalls(self.trainer)
+        # Where nothing was trained or saved, the model as it is; where a target was not reached,
+        # too: the best checkpoint would be one of the least compressed model.
+        best = not missed and any(
+            getattr(one, "best_model_path", "") for one in self.trainer.checkpoint_callbacks
+        )
         self.trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path="best" if best else None
         )
+        if missed:
+            raise TargetNotReachedError("\n".join(missed))
 
     def predict(self, **kwargs: Any) -> None:
         """Write one line per example to ``predictions.jsonl`` in the run's folder."""
@@ -144,6 +168,7 @@ def command_line() -> CompressCLI:
         # Every option is plain data, so a checkpoint needs no parser to be read again.
         load_from_checkpoint_support=False,
         seed_everything_default=0,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
     )
 

@@ -1,6 +1,6 @@
 """Texts as they are, for causal and masked language modelling."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
 from lightning_compress.data.token_cache import Encoding
 from lightning_compress.data.tokenizer import special_tokens_around
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.types import KeywordsOf
 
 Objective = Literal["causal", "masked"]
@@ -46,6 +46,7 @@ class LanguageModelingDataModule(TextDataModule):
         **options: KeywordsOf[TextDataOptions],
     ) -> None:
         super().__init__(**options)
+        require_choice("data.objective", objective, get_args(Objective))
         self.objective = objective
         self.packing = packing
         self.mask_probability = mask_probability

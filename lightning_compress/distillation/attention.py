@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed
+from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed, check_layers
 from lightning_compress.distillation.outputs import Attention
 from lightning_compress.errors import InputError
 
@@ -63,6 +63,7 @@ class AttentionMaps:
 
     def __post_init__(self) -> None:
         check_annealed("losses.attention_maps.weight", self.weight, zero_at_one_end=True)
+        check_layers("losses.attention_maps.layers", self.layers)
 
 
 def attention_map_loss(
@@ -131,6 +132,7 @@ class Relations:
 
     def __post_init__(self) -> None:
         check_annealed("losses.relations.weight", self.weight, zero_at_one_end=True)
+        check_layers("losses.relations.layers", self.layers)
         if self.heads is not None and self.heads < 1:
             raise InputError(f"losses.relations.heads must be at least 1, not {self.heads}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed
+from lightning_compress.distillation.options import Annealed, LayerMap, check_annealed, check_layers
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class HiddenStates:
 
     def __post_init__(self) -> None:
         check_annealed("losses.hidden_states.weight", self.weight, zero_at_one_end=True)
+        check_layers("losses.hidden_states.layers", self.layers)
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 
 Annealed = float | tuple[float, float]
 """A constant, or the values at the first and the last step with linear interpolation between."""
@@ -39,6 +39,16 @@ def check_annealed(name: str, value: Annealed, *, zero_at_one_end: bool) -> None
 LayerMap = Literal["uniform", "last"] | dict[int, int]
 """``uniform``: every student layer from the teacher layer at the same relative depth; ``last``: the
 last from the last; or ``{student layer: teacher layer}``, counted from 0."""
+
+
+def check_layers(name: str, layers: LayerMap) -> None:
+    """Require that a map of layers given by its name exists.
+
+    Raises:
+        InputError: it does not.
+    """
+    if isinstance(layers, str):
+        require_choice(name, layers, ("uniform", "last"))
 
 
 def layer_pairs(layers: LayerMap, student: int, teacher: int) -> list[tuple[int, int]]:

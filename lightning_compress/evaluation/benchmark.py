@@ -43,6 +43,7 @@ def benchmark(
     split: str = "test",
     calibration_batches: Sequence[Batch] = (),
     started: datetime | None = None,
+    notes: Sequence[str] = (),
     on_update: Callable[[Report], None] = lambda report: None,
     progress: bool = False,
 ) -> Report:
@@ -60,6 +61,7 @@ def benchmark(
         split: the split's name in the report.
         calibration_batches: batches of training examples, for precisions that need calibration.
         started: when the run started; None for now.
+        notes: remarks on the run, which head the notes of the report.
         on_update: called with the unfinished report whenever rows have been added or measured, so
             that finished rows can be written before an interruption.
         progress: show a progress bar on the terminal.
@@ -83,7 +85,7 @@ def benchmark(
         run = Run(run_name, _timestamp(started), host_facts(), versions())
         task = _task_facts(measured[0], task_name, split, examples)
         protocol = methodology(settings, work, runtimes, measured[0].metrics)
-        report = Report(run, task, settings.batch_size, protocol)
+        report = Report(run, task, settings.batch_size, protocol, list(notes))
         measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
         for device in settings.device_names():
             measurement.on(device, threads if device == "cpu" else threads[:1])

@@ -14,7 +14,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.hooks import Call, after_calls
 from lightning_compress.models.manifest import LAYERS_EDIT, StatePart, require_float
-from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
+from lightning_compress.models.masks import held_masks_, masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import (
     CompactBlock,
     new_layer,
@@ -162,7 +162,7 @@ def remove_layers_(
             forget_(optimizer, model.get_submodule(structure.layers[layer]).parameters())
     kept = [layer for layer in range(len(structure.layers)) if layer not in removed]
     names = {structure.layers[old]: structure.layers[new] for new, old in enumerate(kept)}
-    masks = renamed_masks(masks_of(model), names, structure.layers)
+    masks = renamed_masks(held_masks_(model), names, structure.layers)
     config: Any = model.config
     types = getattr(config, "layer_types", None)
     replace_layers_(model, [model.get_submodule(structure.layers[layer]) for layer in kept])

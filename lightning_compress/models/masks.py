@@ -5,6 +5,7 @@ The functions here keep pruned weights, their gradients and their optimizer stat
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ def set_masks_(model: nn.Module, masks: dict[str, Tensor], *, technique: str | N
         },
     }
     others = [other for other in manifest_of(model) if other["edit"] != MASK_EDIT]
-    set_manifest_(model, [*others, edit])
+    set_manifest_(model, [*others, edit] if masks else others)
 
 
 @torch.no_grad()
@@ -84,6 +85,29 @@ def apply_masks_(model: nn.Module) -> None:
         if mask.device != weight.device:
             mask = masks[name] = mask.to(weight.device)
         zero_pruned_(weight, mask)
+
+
+@torch.no_grad()
+def held_masks_(model: nn.Module) -> dict[str, Tensor]:
+    """The masks whose pruned weights are zero; drops those of weights trained on without them.
+
+    Warns of the dropped ones.
+    """
+    masks, parameters = masks_of(model), dict(model.named_parameters())
+    held = {
+        name: mask
+        for name, mask in masks.items()
+        if name not in parameters or not parameters[name][~mask.to(parameters[name].device)].any()
+    }
+    if len(held) < len(masks):
+        warnings.warn(
+            f"pruned weights of {len(masks) - len(held)} of {len(masks)} layers are not zero any "
+            "more: they were trained without their masks, which are dropped. To keep them zero, "
+            "train with a FineTuningModule, or with IterativeMagnitudePruning in the callbacks",
+            stacklevel=2,
+        )
+        set_masks_(model, held)
+    return dict(held)
 
 
 def zero_pruned_(tensor: Tensor, mask: Tensor) -> None:
@@ -177,7 +201,7 @@ def renamed_masks(
 
 
 def _capture(model: nn.Module) -> dict[str, Tensor]:
-    return {name: pack_mask(mask) for name, mask in masks_of(model).items()}
+    return {name: pack_mask(mask) for name, mask in held_masks_(model).items()}
 
 
 def _restore_(model: nn.Module, packed: Mapping[str, Tensor]) -> None:

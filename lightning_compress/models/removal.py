@@ -26,7 +26,7 @@ from lightning_compress.models.manifest import (
     require_float,
     set_manifest_,
 )
-from lightning_compress.models.masks import masks_of, set_masks_
+from lightning_compress.models.masks import held_masks_, set_masks_
 from lightning_compress.models.modeling_compressed import resize_
 from lightning_compress.models.structure import (
     Units,
@@ -57,9 +57,10 @@ def cut_(model: nn.Module, cuts: Sequence[Cut], optimizers: Iterable[Optimizer] 
         model: any module.
         cuts: by parameter name, relative to ``model``; the same parameter may be cut along both
             dimensions.
-        optimizers: that train the model; their state is sliced too.
+        optimizers: that train the model; their state is sliced too, or dropped where it has no
+            dimension of the parameter.
     """
-    masks = dict(masks_of(model))
+    masks = held_masks_(model)
     for cut in cuts:
         owner, _, leaf = cut.parameter.rpartition(".")
         module = model.get_submodule(owner)
@@ -91,12 +92,31 @@ def _replace_(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, cut: C
     for group in optimizer.param_groups:
         group["params"] = [new if weight is old else weight for weight in group["params"]]
     if old in optimizer.state:
-        optimizer.state[new] = {
-            name: _kept(value, cut)
-            if isinstance(value, Tensor) and value.shape == old.shape
-            else value
-            for name, value in optimizer.state.pop(old).items()
-        }
+        state = optimizer.state.pop(old)
+        if all(_is_cuttable(value, old) for value in state.values()):
+            optimizer.state[new] = {
+                name: _kept(value, cut) if _has_dim(value, old, cut.dim) else value
+                for name, value in state.items()
+            }
+
+
+def _has_dim(value: object, parameter: Tensor, dim: int) -> bool:
+    """Whether a value of the optimizer's state has the dimension of its parameter."""
+    if not isinstance(value, Tensor) or value.dim() != parameter.dim():
+        return False
+    return value.shape[dim] == parameter.shape[dim]
+
+
+def _is_cuttable(value: object, parameter: Tensor) -> bool:
+    """Whether a value is a number, or a tensor like the parameter or its mean along dimensions.
+
+    Others, such as a vector of a matrix's rows, cannot be assigned to its dimensions:
+    the optimizer starts anew with this one.
+    """
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        return True
+    pairs = zip(value.shape, parameter.shape, strict=False)
+    return value.dim() == parameter.dim() and all(have in (1, of) for have, of in pairs)
 
 
 _PRUNE_FIRST = "prune the model that it came from, and quantize the result"

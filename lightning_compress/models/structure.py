@@ -6,7 +6,7 @@ A model's family is its ``config.model_type``, an entry of ``FAMILIES``. Linear 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -140,10 +140,53 @@ def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Un
 
 
 def transformer_in(module: nn.Module) -> "PreTrainedModel | None":
-    """The Hugging Face model inside a module: itself, or the first one found, or None."""
+    """The Hugging Face model inside a module, which is the one to compress; None without one.
+
+    Of several it is the one that ``module.compressed_model`` names, or the only one with a
+    parameter to train: a teacher is frozen. Models inside a model are parts of it.
+
+    Raises:
+        InputError: several could be meant, or the name is not that of one.
+    """
+    found = dict(_outermost_models(module))
+    named = getattr(module, "compressed_model", None)
+    if named is not None:
+        if named not in found:
+            raise InputError(
+                f"{type(module).__name__}.compressed_model is {named!r}, which is no Hugging Face "
+                f"model in it: name one of {', '.join(found) or 'those that there are (none)'}"
+            )
+        return found[named]
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    trained = [name for name, model in found.items() if _is_trained(model)]
+    if len(trained) != 1:
+        raise InputError(
+            f"{type(module).__name__} holds {len(found)} Hugging Face models, "
+            f"{', '.join(found)}, of which {len(trained)} are trained: set its attribute "
+            "compressed_model to the name of the one to compress, or freeze the others with "
+            "requires_grad_(False)"
+        )
+    return found[trained[0]]
+
+
+def _outermost_models(module: nn.Module, name: str = "") -> "Iterator[tuple[str, PreTrainedModel]]":
+    """Each Hugging Face model that is inside no other, with its name; a shared one once."""
     from transformers import PreTrainedModel
 
-    return next((child for child in module.modules() if isinstance(child, PreTrainedModel)), None)
+    if isinstance(module, PreTrainedModel):
+        yield name, module
+        return
+    seen = set()
+    for child_name, child in module.named_children():
+        for path, model in _outermost_models(child, f"{name}.{child_name}".lstrip(".")):
+            if model not in seen:
+                seen.add(model)
+                yield path, model
+
+
+def _is_trained(model: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in model.parameters())
 
 
 def linear_at(model: nn.Module, name: str) -> nn.Linear:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,7 +21,7 @@ from lightning_compress.distillation.outputs import (
 from lightning_compress.distillation.soft_targets import soft_target_loss
 from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models.families import is_causal
 from lightning_compress.modules.fine_tuning import FineTuningModule, FineTuningOptions
 from lightning_compress.modules.teacher_inputs import CacheUse, maybe_cached, retokenized_inputs
@@ -94,6 +94,7 @@ class DistillationModule(FineTuningModule):
         if top_k < 1:
             raise InputError(f"model.top_k must be at least 1, not {top_k}")
         self.losses = losses
+        require_choice("model.teacher_cache", teacher_cache, get_args(CacheUse))
         # A LiveTeacher from setup on; at the start of training its cache may take its place.
         self._teacher: Teacher | None = None
         self._teacher_metrics: dict[str, float] = {}

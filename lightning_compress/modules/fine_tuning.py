@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -14,7 +15,7 @@ from torchmetrics import MetricCollection
 from lightning_compress.compression_state import restore_compression_, store_compression
 from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, NonFiniteLossError
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.manifest import COMPRESSION, require_float
@@ -34,6 +35,7 @@ from lightning_compress.modules.pretrained import (
     require_readable,
     require_same_tensors,
 )
+from lightning_compress.resuming import require_same_options
 from lightning_compress.tasks import task_named, task_of
 from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
 from lightning_compress.types import Batch, ProblemType
@@ -42,8 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite; the weights are still those before the step."""
+_KEPT = ("optimizer", "learning_rate", "weight_decay")  # the optimizer's state holds them
 
 
 class FineTuningOptions(TypedDict, total=False):
@@ -300,7 +301,7 @@ class FineTuningModule(L.LightningModule):
         """Give the model the checkpoint's shapes, before the weights arrive.
 
         Raises:
-            InputError: the checkpoint is of another model.
+            InputError: the checkpoint is of another model, or a resumed run has another optimizer.
         """
         if COMPRESSION not in checkpoint or "seed" not in checkpoint:
             raise InputError(
@@ -310,6 +311,8 @@ class FineTuningModule(L.LightningModule):
         if not self.task.over_vocabulary:
             theirs = named_outputs(checkpoint["hyper_parameters"]["config"]["id2label"])
             require_same_names(theirs, "the checkpoint", labels_of(self.model), "the model here")
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            require_same_options("model", checkpoint["hyper_parameters"], self.hparams, _KEPT)
         self._seed = checkpoint["seed"]
         restore_compression_(self.model, checkpoint[COMPRESSION])
         require_same_tensors(self.state_dict(), checkpoint["state_dict"])

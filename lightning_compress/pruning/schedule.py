@@ -10,9 +10,9 @@ pruning for model compression", 2017, https://arxiv.org/abs/1710.01878.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 
 Shape = Literal["one_shot", "linear", "cubic"]
 Unit = Literal["run", "epochs", "steps"]
@@ -83,6 +83,8 @@ class Phases:
     unit: Unit
 
     def __post_init__(self) -> None:
+        require_choice("schedule", self.shape, get_args(Shape))
+        require_choice("unit", self.unit, get_args(Unit))
         lengths = {
             "warmup": self.warmup,
             "recovery": self.recovery,

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
 
 PrecisionName = Literal[
@@ -189,16 +189,12 @@ class QuantizationConfig:
     skip_modules: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
-            raise InputError(f"scheme must be one of {', '.join(SCHEMES)}, not {self.scheme!r}")
+        require_choice("scheme", self.scheme, SCHEMES)
         if self.group_size < 2 or self.group_size % 2:
             raise InputError(
                 f"group_size must be an even number of weights, at least 2, not {self.group_size}"
             )
-        if self.observer not in get_args(Observer):
-            raise InputError(
-                f"observer must be one of {', '.join(get_args(Observer))}, not {self.observer!r}"
-            )
+        require_choice("observer", self.observer, get_args(Observer))
         if self.smooth_alpha is not None and not 0 <= self.smooth_alpha <= 1:
             raise InputError(f"smooth_alpha must be in [0, 1], not {self.smooth_alpha}")
 

@@ -26,7 +26,7 @@ from lightning_compress.models.manifest import (
     require_float,
     set_manifest_,
 )
-from lightning_compress.models.masks import masks_of, renamed_masks, set_masks_
+from lightning_compress.models.masks import held_masks_, masks_of, renamed_masks, set_masks_
 from lightning_compress.models.modeling_compressed import CompactBlock
 from lightning_compress.models.removal import forget_
 from lightning_compress.models.structure import structure_of
@@ -133,7 +133,7 @@ def insert_switches_(
     edit = {"edit": SUBSTITUTION_EDIT, "technique": technique, "depth": depth, **narrow}
     edit["groups"] = [list(group) for group in groups]
     names = _renaming(structure.layers, groups)
-    kept = renamed_masks(masks_of(model), names, structure.layers)
+    kept = renamed_masks(held_masks_(model), names, structure.layers)
     replace_layers_(model, inserted)
     if kept:
         set_masks_(model, kept)
@@ -169,7 +169,7 @@ def finalize_substitution_(model: nn.Module, optimizers: Iterable[Optimizer] = (
         else:
             names[name] = name
             layers.append(layer)
-    kept = renamed_masks(masks_of(model), names, list(names))
+    kept = renamed_masks(held_masks_(model), names, list(names))
     kept = {name: mask for name, mask in kept.items() if ".predecessor." not in name}
     replace_layers_(model, layers)
     if masks_of(model):

@@ -611,8 +611,11 @@ def test_two_processes_replace_the_same_and_stay_the_same(run_script, tmp_path):
         ({"distil_learning_rate": 0}, "distil_learning_rate positive"),
         ({"width_fraction": 0.0}, r"width_fraction lies in \(0, 1\], not 0.0"),
         ({"width_fraction": 1.5}, "width_fraction lies in"),
-        ({"initialization": "nothing"}, "initialization is one of random, zero, .*, not 'nothing'"),
-        ({"selection": "dice"}, "selection is one of divergence, even, not 'dice'"),
+        (
+            {"initialization": "nothing"},
+            "initialization must be one of random, .*, not 'nothing'",
+        ),
+        ({"selection": "dice"}, "selection must be one of divergence, even, not 'dice'"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from torch import nn
 from transformers import AlbertConfig, AlbertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5Model
@@ -61,3 +63,20 @@ def test_the_transformer_is_found_inside_another_module(tiny_bert):
     assert transformer_in(outer) is tiny_bert
     assert transformer_in(outer[1]) is tiny_bert
     assert transformer_in(nn.Linear(2, 2)) is None
+
+
+def test_of_several_models_the_trained_one_is_found(tiny_model):
+    teacher, student = tiny_model("bert"), tiny_model("bert")
+    outer: Any = nn.ModuleDict({"teacher": teacher, "wrapped": nn.ModuleList([student])})
+    with pytest.raises(InputError, match=r"2 Hugging Face models, teacher, wrapped\.0, of which 2"):
+        transformer_in(outer)
+    teacher.requires_grad_(False)
+    assert transformer_in(outer) is student
+    outer.compressed_model = "teacher"
+    assert transformer_in(outer) is teacher
+    outer.compressed_model = "wrapped"
+    with pytest.raises(InputError, match=r"'wrapped'.*name one of teacher, wrapped\.0"):
+        transformer_in(outer)
+    shared: Any = nn.ModuleDict()
+    shared["one"] = shared["again"] = student
+    assert transformer_in(shared) is student

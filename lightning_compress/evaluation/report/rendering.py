@@ -41,7 +41,7 @@ def markdown(report: Report) -> str:
     winners = [f"- {_described(one)}" for one in fastest(report.rows)]
     if winners:
         sections += ["## Fastest", "\n".join(winners)]
-    notes = [*_unsteady(report), *_notes(report, name_rows=True)]
+    notes = [*report.notes, *_unsteady(report), *_notes(report, name_rows=True)]
     if notes:
         sections += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     sections += ["## How it was measured", "\n".join(f"- {line}" for line in report.protocol)]
@@ -156,7 +156,12 @@ def _table(report: Report, headings: Sequence[str], cells: Sequence[Sequence[str
 
 def _footnotes(report: Report) -> list[str]:
     """What is below the table on the terminal, line by line."""
-    return [*_unsteady(report), *_main_winners(report), *_notes(report, name_rows=False)]
+    return [
+        *report.notes,
+        *_unsteady(report),
+        *_main_winners(report),
+        *_notes(report, name_rows=False),
+    ]
 
 
 def _notes(report: Report, *, name_rows: bool) -> list[str]:
@@ -234,6 +239,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "schema": SCHEMA,
         "run": asdict(report.run),
         "task": asdict(report.task),
+        "notes": report.notes,
         "rows": [_row_as_json(report, row) for row in report.rows],
         "fastest": [_fastest_as_json(one) for one in fastest(report.rows)],
     }

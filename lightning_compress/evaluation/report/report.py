@@ -109,6 +109,7 @@ class Report:
         task: what quality was measured on.
         throughput_batch_size: the batch size that speedup is computed at.
         protocol: how the figures were measured, one item for each.
+        notes: remarks on the whole run.
         rows: in the order dense, compressed for each device, runtime and precision.
     """
 
@@ -116,6 +117,7 @@ class Report:
     task: TaskFacts
     throughput_batch_size: int
     protocol: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def reference(self, row: Row) -> Row | None:
