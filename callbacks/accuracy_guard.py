@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Example, length_bucketed, spread_evenly
-from lightning_compress.evaluation.measurement import evaluate
+from lightning_compress.evaluation.measurement import NotFiniteError, evaluate
 from lightning_compress.evaluation.model_under_test import check_examples
 from lightning_compress.evaluation.runtimes.eager import TorchModel
 from lightning_compress.models.forward import device_of
@@ -128,15 +128,18 @@ class AccuracyGuard:
 
     def _metric(self, model: "PreTrainedModel", what: str, advance: Advance) -> float | None:
         """The primary metric, the same in every process; None if it is not finite."""
-        values = evaluate(
-            TorchModel(model, model),
-            self._batches,
-            task=self._task,
-            num_labels=model.config.num_labels,
-            advance=partial(advance, what, 1),
-        )
+        try:
+            value = evaluate(
+                TorchModel(model, model),
+                self._batches,
+                task=self._task,
+                num_labels=model.config.num_labels,
+                advance=partial(advance, what, 1),
+            )[self._task.primary_metric]
+        except NotFiniteError:
+            value = None
         # Devices may round differently, and all processes must go the same way.
-        return self._trainer.strategy.broadcast(values[self._task.primary_metric])
+        return self._trainer.strategy.broadcast(value)
 
     def _loss_without(
         self,

@@ -11,6 +11,8 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
+from lightning_compress.models.finite import is_finite, not_finite
+from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
 from lightning_compress.progress import progress_bar
 from lightning_compress.quantization import (
     QuantizationConfig,
@@ -19,6 +21,7 @@ from lightning_compress.quantization import (
     quantize_,
     sensitivities,
 )
+from lightning_compress.quantization.quantize import in_precision
 from lightning_compress.types import Batch
 
 from .accuracy_guard import AccuracyGuard, validation_examples
@@ -30,6 +33,7 @@ from .run import digest_of, require_agreement
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_OVERFLOW_EXAMPLES = 8
 _SENSITIVITY_EXAMPLES = 128  # the model runs on them once per module
 
 
@@ -39,6 +43,7 @@ class PostTrainingQuantization(PostTraining):
     Runs at the end of ``fit``, on the best checkpoint's weights if a ModelCheckpoint monitors the
     run, and saves the result as the best checkpoint. With ``trainer.max_epochs: 0`` nothing is
     trained at all. Works on any LightningModule that holds a Hugging Face model, pruned or not.
+    A model whose outputs would not be finite in 16 bits stays in floating point, with a warning.
     To compare several schemes in one run, list them in ``precisions`` of CompressionBenchmark.
 
     Args:
@@ -102,6 +107,10 @@ class PostTrainingQuantization(PostTraining):
     def _compress(self, trainer: L.Trainer, model: "PreTrainedModel") -> str | None:
         config: QuantizationConfig = self.hparams["quantization"]
         batches: Sequence[Batch] = ()
+        overflow = None if config.precision.dtype is None else _overflow(trainer, model, config)
+        if overflow is not None:
+            rank_zero_warn(f"quantization: {overflow}. The model stays in floating point")
+            return None
         if config.needs_calibration:
             batches = calibration_for(trainer, model, self.hparams["calibration_examples"]).batches
         divergences: dict[str, float] = {}
@@ -147,3 +156,23 @@ class PostTrainingQuantization(PostTraining):
                 calibration,
                 on_progress=lambda name: advance(f"quantizing {name} alone", 1),
             )
+
+
+def _overflow(
+    trainer: L.Trainer, model: "PreTrainedModel", config: QuantizationConfig
+) -> str | None:
+    """Why a model cannot be cast: values that are not finite; None if they all are."""
+    try:
+        calibration = calibration_for(trainer, model, _OVERFLOW_EXAMPLES)
+    except InputError:
+        return None  # these training batches are not the model's own
+    batch = calibration.batches[0]
+    if not is_finite(calibration.logits(batch), batch):
+        return None  # casting is not the reason
+    try:
+        made = in_precision(model, config.scheme, str(device_of(model)), ())
+    except InputError as error:
+        return str(error)
+    with evaluating(made):
+        logits = logits_by(made, made)(**inputs_for(made, batch))
+    return None if is_finite(logits, batch) else not_finite(made, batch, config.scheme)

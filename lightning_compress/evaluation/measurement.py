@@ -26,10 +26,12 @@ from lightning_compress.evaluation.latency import (
 from lightning_compress.evaluation.model_under_test import ModelUnderTest
 from lightning_compress.evaluation.report.columns import columns_for
 from lightning_compress.evaluation.report.report import Report, Row, reference_for
+from lightning_compress.evaluation.runtimes.eager import TorchModel
 from lightning_compress.evaluation.runtimes.runtime import Runtime, UnavailableError
 from lightning_compress.evaluation.runtimes.subprocess_worker import WorkerError
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
 from lightning_compress.evaluation.trial import Trial
+from lightning_compress.models.finite import is_finite, not_finite
 from lightning_compress.progress import Advance
 from lightning_compress.quantization.precisions import own_precision
 
@@ -56,13 +58,16 @@ def evaluate(
 
     Returns:
         The value of every metric; None where it is not finite.
+
+    Raises:
+        NotFiniteError: an output is not finite.
     """
     metrics = task.metrics(num_labels)
     for metric in metrics.values():
         # Only one process measures: torchmetrics must not wait for the others.
         metric.distributed_available_fn = lambda: False
     for batch in batches:
-        logits = prepared(prepared.load(batch))
+        logits = finite_outputs(prepared, batch)
         if not task.over_vocabulary:
             logits = logits.cpu()  # small; the logits of a language model stay on their device
         metrics = metrics.to(logits.device)
@@ -71,6 +76,26 @@ def evaluate(
         advance()
     values = {name: float(value) for name, value in metrics.compute().items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+class NotFiniteError(Exception):
+    """A model's outputs are not finite on a batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__("the outputs are not finite")
+        self.batch = batch
+
+
+def finite_outputs(prepared: PreparedModel, batch: Batch) -> Tensor:
+    """The logits of a batch.
+
+    Raises:
+        NotFiniteError: one is not finite. A metric would take it for a prediction.
+    """
+    logits = prepared(prepared.load(batch))
+    if not is_finite(logits, batch):
+        raise NotFiniteError(batch)
+    return logits
 
 
 def plan(
@@ -193,11 +218,17 @@ class Measurement:
                     num_labels=model.num_labels,
                     advance=partial(self.advance, f"Testing {row.title}", 1),
                 )
+            else:
+                finite_outputs(prepared, self.work.whole[0])
             for column in columns_for(self.report.metrics()):
                 if column.measure is not None and column.key is not None:
                     row.measured[column.key] = column.measure(prepared, self.work)
         except WorkerError as error:
             row.failure = f"{row.runtime}: {error}"
+            return False
+        except NotFiniteError as error:
+            watched = prepared.model if isinstance(prepared, TorchModel) else None
+            row.failure = not_finite(watched, error.batch, row.precision)
             return False
         return True
 

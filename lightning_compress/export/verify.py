@@ -1,5 +1,6 @@
 """Compare an exported model with the model in PyTorch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ class Agreement:
 
     Attributes:
         examples: number of examples compared.
-        largest_difference: largest absolute difference between logits; infinite for NaN.
+        largest_difference: largest absolute difference between logits; infinite if one of them
+            is not finite, in both programs too.
         largest_logit: largest magnitude of the reference's logits.
         equal_predictions: fraction of examples (tokens, for a language model) with the same largest
             logit; None for models with one output.
@@ -49,8 +51,9 @@ def agreement_of(
         if expected.dim() == 3:
             mask = token_mask(batch)
             found, expected = found[mask], expected[mask]
-        difference = float((found - expected).abs().max())
-        largest = max(largest, difference if difference == difference else float("inf"))
+        finite = bool(found.isfinite().all() and expected.isfinite().all())
+        difference = float((found - expected).abs().max()) if finite else math.inf
+        largest = max(largest, difference)
         size = max(size, float(expected.abs().max()))
         equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
         predictions += len(expected)
@@ -68,6 +71,11 @@ def require_within_tolerance(agreement: Agreement, precision: str) -> None:
     allowed = tolerance.max_difference * max(1.0, agreement.largest_logit)
     found = agreement.equal_predictions
     too_few_equal = found is not None and found < tolerance.min_equal
+    if math.isinf(agreement.largest_difference):
+        raise InputError(
+            f"outputs are not finite (NaN or infinite) in {precision}, those of the exported "
+            "model or PyTorch's: nothing was written; choose another precision"
+        )
     if agreement.largest_difference > allowed or too_few_equal:
         raise InputError(
             f"the exported model's outputs differ from PyTorch's on {agreement.examples} examples: "

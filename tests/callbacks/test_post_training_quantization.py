@@ -190,3 +190,26 @@ def test_impossible_options_are_refused_before_training(toy_data, quiet_trainer,
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0
     assert manifest_of(module.model) == []
+
+
+@pytest.mark.parametrize("max_loss", [None, 1.0])
+@pytest.mark.parametrize("where", ["a weight", "an output"])
+def test_a_model_that_overflows_in_fp16_stays_in_floating_point(
+    toy_data, quiet_trainer, where, max_loss
+):
+    module = Foreign()
+    layer = module.net.bert.encoder.layer[0]
+    with torch.no_grad():
+        if where == "a weight":
+            layer.intermediate.dense.bias[0] = 1e5
+            layer.output.dense.weight[:, 0] = 0
+        else:
+            layer.intermediate.dense.bias[0] = 6e4
+            layer.output.dense.weight[0, 0] = 100
+    callback = PostTrainingQuantization(quantization=QuantizationConfig("fp16"), max_loss=max_loss)
+    trainer = quiet_trainer(max_epochs=0, callbacks=[callback])
+    named = "layer.0.intermediate.dense.bias" if where == "a weight" else "layer.0.output.dense"
+    with pytest.warns(UserWarning, match=f"{named}.*The model stays in floating point"):
+        trainer.fit(module, toy_data)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert not manifest_of(module.net)

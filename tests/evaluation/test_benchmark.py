@@ -1,6 +1,7 @@
 """The protocol on tiny models; no test looks at how fast something is."""
 
 import copy
+import dataclasses
 import json
 import math
 import platform
@@ -18,7 +19,7 @@ from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import Example, examples_of
 from lightning_compress.evaluation.report.notes import notes_of
 from lightning_compress.evaluation.report.rendering import as_json, write_report
-from lightning_compress.evaluation.report.report import MASKS_ONLY, Report
+from lightning_compress.evaluation.report.report import MASKS_ONLY, Report, fastest
 from lightning_compress.evaluation.runtimes.eager import EagerRuntime
 from lightning_compress.evaluation.runtimes.runtime import PreparedModel, RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
@@ -151,8 +152,35 @@ def test_without_labels_quality_is_unknown_and_the_rest_is_measured(
     assert row.metrics == {"accuracy": None, "f1": None, "mcc": None}
     assert row.throughput is not None
     assert [str(note) for note in notes_of(report, row)] == [
-        "accuracy, f1, mcc: there are no labels, or the outputs are not finite"
+        "accuracy, f1, mcc: there are no labels"
     ]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_row_whose_outputs_are_not_finite_has_failed(
+    tiny_bert: PreTrainedModel, examples: list[Example], labelled: bool
+) -> None:
+    """The sums behind this layer overflow in fp16 and its output is multiplied by zero."""
+    layer: Any = tiny_bert.get_submodule("bert.encoder.layer.0")
+    with torch.no_grad():
+        layer.intermediate.dense.bias[0] = 6e4
+        layer.intermediate.dense.weight[0] = 0
+        layer.output.dense.weight[:, 0] = 0
+        layer.output.dense.weight[0, 0] = 100
+    if not labelled:
+        examples = [dataclasses.replace(example, labels=None) for example in examples]
+    settings = dataclasses.replace(QUICK, precisions=["fp32", "fp16"])
+    report = measured({"dense": tiny_bert}, examples, settings)
+    fine, failed = report.rows
+    assert fine.failure is None
+    assert failed.failure is not None
+    assert "not finite (NaN or infinite) in fp16, first those of " in failed.failure
+    assert "bert.encoder.layer.0.output.dense; fp16 holds" in failed.failure
+    assert not failed.metrics or set(failed.metrics.values()) == {None}
+    assert failed.throughput is None
+    assert not failed.rates
+    assert {one.row.precision for one in fastest(report.rows)} == {"fp32"}
+    assert [str(note) for note in notes_of(report, failed)] == [failed.failure]
 
 
 def test_rates_are_told_for_every_batch_size_and_number_of_threads(

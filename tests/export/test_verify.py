@@ -30,7 +30,6 @@ class Constant:
         (Agreement(1000, 0.09, 0.5, 0.98), "int8-static", True),
         (Agreement(1000, 0.2, 0.5, 0.98), "int8-static", False),
         (Agreement(1000, 0.09, 0.5, 0.96), "int8-static", False),
-        (Agreement(8, float("inf"), 0.5, 1.0), "int8-static", False),
         (Agreement(8, 1e-6, 0.5, None), "fp32", True),
     ],
 )
@@ -52,3 +51,13 @@ def test_padding_is_not_compared_and_nan_is_an_infinite_difference():
     assert found == Agreement(1, 3.0, 3.0, 0.5)
     nothing = agreement_of(Constant([[float("nan"), 0.0]]), lambda _: torch.zeros(1, 2), [batch])
     assert nothing.largest_difference == float("inf")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_in_both_is_not_equal(value):
+    batch = {"input_ids": torch.tensor([[5, 6]])}
+    logits = [[value, 0.0]]
+    found = agreement_of(Constant(logits), lambda _: torch.tensor(logits), [batch])
+    assert found.largest_difference == float("inf")
+    with pytest.raises(InputError, match=r"not finite .* in fp16"):
+        require_within_tolerance(found, "fp16")

@@ -87,7 +87,7 @@ def _no_error(report: Report, row: Row) -> None:
 
 def _why_no_metric(report: Report, row: Row) -> str:
     if all(value is None for value in row.metrics.values()):
-        return "there are no labels, or the outputs are not finite"
+        return "there are no labels"
     return "not finite on this split"
 
 
