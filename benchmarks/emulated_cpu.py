@@ -149,7 +149,8 @@ def main():
                     text=True,
                 )
                 if done.returncode:
-                    print(f"| {place.name} | {runtime} failed: {done.stderr.splitlines()[-1:]} |")
+                    why = done.stderr.strip().splitlines()[-1:]
+                    print(f"| {place.name} | {runtime} failed: {why} |", flush=True)
                     continue
                 here, there = np.load(place / "here.npy"), np.load(place / f"{runtime}.npy")
                 equal = (here.argmax(1) == there.argmax(1)).mean()
