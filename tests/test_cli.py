@@ -410,3 +410,16 @@ def test_a_run_that_ends_before_its_target_exits_with_one_and_reports_it(recipe,
     report = json.loads(next((text_files / "logs").rglob("report.json")).read_text())
     assert [note[: len(missed)] for note in report["notes"]] == [missed]
     assert not list((text_files / "logs").rglob("model"))  # it is dense
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("single", [True, False])
+def test_one_file_of_ones_own_and_no_test_split(single, recipe, text_files, run, caplog):
+    options = ["--data.path", text_files / "train.csv"] if single else [
+        "--data.splits", "{train: train.csv}"]  # fmt: skip
+    code, printed = run("fit", "--config", recipe, *options)
+    assert code == 0, printed
+    folder = text_files / "logs" / "recipe" / "version_0"
+    assert load_compressed(folder / "model").config.id2label == {0: "bad", 1: "good"}
+    assert (folder / "report.json").is_file() == single
+    assert ("there will be no report" in caplog.text) != single

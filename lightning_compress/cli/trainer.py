@@ -17,8 +17,11 @@ from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
+from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
+from lightning_compress.models import transformer_in
 from lightning_compress.modules import FineTuningModule, NonFiniteLossError
+from lightning_compress.saving import save_compressed
 
 _DEFAULTS = {
     "model": {"class_path": "lightning_compress.modules.FineTuningModule"},
@@ -137,11 +140,31 @@ class CompressCLI(LightningCLI):
         best = not missed and any(
             getattr(one, "best_model_path", "") for one in self.trainer.checkpoint_callbacks
         )
-        self.trainer.test(
-            self.model, datamodule=self.datamodule, ckpt_path="best" if best else None
-        )
+        last = self.trainer.test if self._has_test() else self.trainer.validate
+        last(self.model, datamodule=self.datamodule, ckpt_path="best" if best else None)
+        if not self._has_test():
+            self._save_model()
         if missed:
             raise TargetNotReachedError("\n".join(missed))
+
+    def before_fit(self) -> None:
+        """Say at the start that there will be no report."""
+        if not self._has_test():
+            rank_zero_info(
+                "data.path: there is no test split, so there will be no report; name a file in "
+                "data.splits.test for one."
+            )
+
+    def _has_test(self) -> bool:
+        return bool(getattr(self.datamodule, "has_test", True))
+
+    def _save_model(self) -> None:
+        """What the benchmark does otherwise."""
+        model = transformer_in(self.model)
+        if model is not None and self.trainer.is_global_zero:
+            folder = run_folder(self.trainer) / "model"
+            save_compressed(model, folder, DataInfo.of(self.datamodule).tokenizer)
+            rank_zero_info(f"There is no test split, so there is no report. Model: {folder}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write one line per example to ``predictions.jsonl`` in the run's folder."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
+from lightning_compress.errors import InputError
+
 _POOL = 50  # batches whose examples are sorted together
 
 
@@ -126,6 +128,24 @@ class LengthBucketedBatches(DistributedSampler[BatchRequest]):
             # The last step takes from the one before what it lacks for every process to have one.
             cuts[-1] = min(cuts[-1], len(self.lengths) - self.num_replicas)
         return cuts
+
+
+def require_same_order(checkpoint: str | None, order: LengthBucketedBatches) -> None:
+    """Refuse to resume in the middle of an epoch of other batches.
+
+    Args:
+        checkpoint: fingerprint of the order in the checkpoint; None: unknown.
+        order: of the run.
+
+    Raises:
+        InputError: they differ.
+    """
+    if checkpoint not in (None, order.fingerprint):
+        raise InputError(
+            "the checkpoint was written in the middle of an epoch with other data, "
+            "data.batch_size, data.seed, data.max_length or number of processes: "
+            "resume with the same, or from a checkpoint of an epoch's end"
+        )
 
 
 class _Sized(Dataset[BatchRequest]):

@@ -9,13 +9,17 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from lightning_compress.data.dataloader import LengthBucketedBatches, ResumableLoader
+from lightning_compress.data import options as of_user
+from lightning_compress.data.dataloader import (
+    LengthBucketedBatches,
+    ResumableLoader,
+    require_same_order,
+)
 from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
 from lightning_compress.data.labels import KnownLabels
 from lightning_compress.data.local_files import FileFormat
-from lightning_compress.data.options import check_columns, check_length, check_options
-from lightning_compress.data.sources import Source, find_sources
-from lightning_compress.data.splits import SplitName, carve_validation, splits_of
+from lightning_compress.data.sources import Source, find_sources, is_single_file
+from lightning_compress.data.splits import SplitName, rows_of, splits_of
 from lightning_compress.data.token_cache import Encoding, TokenStore, tokenized
 from lightning_compress.data.tokenizer import tokenizer_for
 from lightning_compress.errors import InputError
@@ -29,8 +33,9 @@ class TextDataModule(LightningDataModule, ABC):
     """Reads, tokenizes and batches texts; subclasses add the targets.
 
     Only the splits of the running stage are read, so the test split is touched by the test loop
-    alone. Without a validation split, one is split off the training rows (seeded).
-    With several processes, every process reads a distinct part of every split.
+    alone. Without a validation split, one is split off the training rows (seeded). A single file
+    is split in three; without a trainer, and for predictions, it is the test split as a whole. With
+    several processes, every process reads a distinct part of every split.
 
     Args:
         path: a file, a folder whose files are named after their splits, or a dataset on the Hub;
@@ -45,7 +50,8 @@ class TextDataModule(LightningDataModule, ABC):
         max_length: maximum tokens of a sequence.
         batch_size: examples of a training batch on each process.
         eval_batch_size: examples of any other batch; None: as in training.
-        validation_fraction: fraction of the training rows used for validation.
+        validation_fraction: fraction of the training rows used for validation; of a single file,
+            as many are used for the test.
         limits: read only so many rows from the top of a split.
         seed: decides about the validation rows, the order of batches and the masks.
         num_workers: processes that make batches ahead; tokens lie ready, so 0 is quick.
@@ -55,13 +61,11 @@ class TextDataModule(LightningDataModule, ABC):
         InputError: an option is out of its range.
     """
 
-    # Known after ``setup``.
-    tokenizer: "PreTrainedTokenizerBase | None" = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None  # the first four are known after ``setup``
     num_labels: int | None = None
     label_names: list[str] | None = None
     problem_type: ProblemType | None = None
-    # What the model says of its labels; None: asked of the module in ``setup``.
-    known_labels: KnownLabels | None = None
+    known_labels: KnownLabels | None = None  # of the model; None: asked of the module in ``setup``
     _sources: dict[SplitName, Source] | None = None
     _order: LengthBucketedBatches | None = None
     _resumed_order: str | None = None
@@ -101,7 +105,7 @@ class TextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser()
         counts = {"batch_size": batch_size, "eval_batch_size": self.eval_batch_size}
-        check_options(
+        of_user.check_options(
             counts=counts | {f"limits.{split}": limit for split, limit in self.limits.items()},
             numbers={"num_workers": num_workers, "seed": seed},
             validation_fraction=validation_fraction,
@@ -137,6 +141,11 @@ class TextDataModule(LightningDataModule, ABC):
             )
         return self._sources
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are rows for the test loop."""
+        return "test" in self.sources or is_single_file(self.path, self.splits)
+
     def prepare_data(self) -> None:
         """Download and tokenize what the running stage needs; Lightning calls it on one process."""
         if self.trainer is not None and self.trainer.state.fn is not None:
@@ -146,7 +155,7 @@ class TextDataModule(LightningDataModule, ABC):
         """Open the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
         if self.tokenizer is None:
             tokenizer = tokenizer_for(self.path, self.tokenizer_name)
-            check_length(tokenizer, self.max_length, texts=len(self.columns))
+            of_user.check_length(tokenizer, self.max_length, texts=len(self.columns))
             self.tokenizer = tokenizer
         self._check_sources(stage)
         self._learn(stage)
@@ -225,15 +234,10 @@ class TextDataModule(LightningDataModule, ABC):
 
     def _check_sources(self, stage: str) -> None:
         """See that the columns are there; before training those of the test split, too."""
-        for split in self.limits:
-            if split not in self.sources:
-                raise InputError(
-                    f"data.limits.{split}: there is no {split} split; there are "
-                    f"{', '.join(self.sources)}"
-                )
+        of_user.check_limits(self.limits, self.sources)
         later = [split for split in self.sources if stage == "fit" and split != "unlabelled"]
         for split in (*splits_of(stage), *later):
-            check_columns(self.sources[self._origin(split)], split, self._columns_of(split))
+            of_user.check_columns(self.sources[self._origin(split)], split, self._columns_of(split))
 
     def _tokens(self, origin: SplitName) -> TokenStore:
         """Token ids of all rows of a source."""
@@ -253,6 +257,8 @@ class TextDataModule(LightningDataModule, ABC):
         """The source that a split's rows come from."""
         stand_in: dict[SplitName, SplitName] = {"validation": "train", "predict": "test"}
         origin = split if split in self.sources else stand_in.get(split, split)
+        if origin not in self.sources and self.has_test:
+            origin = "train"
         if origin not in self.sources:
             raise InputError(
                 f"data.path: there is no {origin} split in {self.path}: name its file in "
@@ -263,14 +269,16 @@ class TextDataModule(LightningDataModule, ABC):
     def _open(self, split: SplitName) -> TokenBatches:
         origin = self._origin(split)
         rows = np.arange(len(self._tokens(origin)))
-        if origin == "train" and "validation" not in self.sources:
-            train, validation = carve_validation(
+        whole = split == "predict" or (split == "test" and self.trainer is None)
+        if origin == "train" and "validation" not in self.sources and not whole:
+            rows = rows_of(
+                split,
                 len(rows),
                 fraction=self.validation_fraction,
                 seed=self.seed,
                 classes=self._classes(),
+                with_test=is_single_file(self.path, self.splits),
             )
-            rows = train if split == "train" else validation
         return TokenBatches(
             self._sequences(split, origin, rows),
             pad_token_id=self.pad_token_id,
@@ -307,10 +315,6 @@ class TextDataModule(LightningDataModule, ABC):
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         done = int(progress.processed)
         assert self._order is not None
-        if done and self._resumed_order not in (None, self._order.fingerprint):
-            raise InputError(
-                "the checkpoint was written in the middle of an epoch with other data, "
-                "data.batch_size, data.seed, data.max_length or number of processes: "
-                "resume with the same, or from a checkpoint of an epoch's end"
-            )
+        if done:
+            require_same_order(self._resumed_order, self._order)
         return done

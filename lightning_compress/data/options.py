@@ -1,6 +1,6 @@
 """Options that all data modules share, and the checks of them before anything is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from lightning_compress.data.local_files import FileFormat
@@ -85,6 +85,19 @@ def check_length(tokenizer: "PreTrainedTokenizerBase", max_length: int, *, texts
         )
 
 
+def check_limits(limits: Iterable[SplitName], splits: Collection[SplitName]) -> None:
+    """Check that there are the splits that are limited.
+
+    Raises:
+        InputError: one is not there.
+    """
+    for split in limits:
+        if split not in splits:
+            raise InputError(
+                f"data.limits.{split}: there is no {split} split; there are {', '.join(splits)}"
+            )
+
+
 def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -> None:
     """Check that a split has the columns that the options name, without reading its rows.
 
@@ -102,10 +115,22 @@ def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -
             f"{source.name}: no column, it is empty or its files have none in common: data.path "
             "needs files with rows in them"
         )
+    headless = not set(wanted) & set(present) and any(map(_is_data, present))
     for column, option in wanted.items():
+        if column not in present and headless:
+            raise InputError(
+                f"data.{option}: the first line of {source.name} seems to be a row and not the "
+                f"names of its columns: {', '.join(map(repr, present))}. Put a line with the names "
+                f"first, such as {','.join(wanted)}"
+            )
         if column not in present:
             raise InputError(
                 f"data.{option}: {source.name} has no column {column!r}; it has "
                 f"{', '.join(map(repr, present))}. Name one of these, or another file in "
                 f"data.splits.{split}"
             )
+
+
+def _is_data(name: str) -> bool:
+    """Whether the name of a column is rather a text or a number."""
+    return len(name.split()) > 2 or name.strip().replace(".", "", 1).lstrip("-").isdigit()

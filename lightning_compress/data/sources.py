@@ -167,6 +167,11 @@ def find_sources(
     return _dataset_splits(_from_hub(path, config, cache_dir), path, splits)
 
 
+def is_single_file(path: str | None, splits: Mapping[SplitName, str | list[str]] | None) -> bool:
+    """Whether all rows come from one file that is not said to be of one split."""
+    return splits is None and path is not None and Path(path).expanduser().is_file()
+
+
 def _from_hub(path: str, config: str | None, cache_dir: Path) -> Mapping[str, Any]:
     import datasets
 

@@ -6,6 +6,7 @@ A validation split, split off the training rows.
 from typing import Literal
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from lightning_compress.errors import InputError
@@ -37,6 +38,41 @@ def first_id(origin: SplitName) -> int:
 def splits_of(stage: str) -> tuple[SplitName, ...]:
     """The splits that a stage of Lightning's (``fit``, ``test``, ...) reads."""
     return _STAGES[stage]
+
+
+def rows_of(
+    split: SplitName,
+    rows: int,
+    *,
+    fraction: float,
+    seed: int,
+    classes: NDArray[np.int64] | None,
+    with_test: bool,
+) -> NDArray[np.int64]:
+    """The rows of one of the splits that share a file.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        rows: how many there are in the file.
+        fraction: fraction of the rows for validation and, of what is left, for the test.
+        seed: chooses the rows.
+        classes: [rows] class of each row; every class then gives its share.
+        with_test: whether there are test rows, too.
+
+    Raises:
+        InputError: there are too few rows.
+    """
+    rest = np.arange(rows)
+    found: dict[SplitName, NDArray[np.int64]] = {}
+    for name in ("test", "validation") if with_test else ("validation",):
+        left = None if classes is None else classes[rest]
+        kept, carved = carve_validation(len(rest), fraction=fraction, seed=seed, classes=left)
+        rest, found[name] = rest[kept], rest[carved]
+    found["train"] = rest
+    if with_test and split == "train":
+        counts = ", ".join(f"{len(chosen)} {name}" for name, chosen in found.items())
+        rank_zero_info(f"data.path is a single file, divided by data.seed: {counts} rows.")
+    return found[split]
 
 
 def carve_validation(
