@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_compress.compression_state import edited_module
 from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models import apply_masks_, set_masks_
 from lightning_compress.models.masks import (
@@ -29,7 +30,7 @@ from lightning_compress.pruning.magnitude import (
 from lightning_compress.pruning.schedule import Phases, PruningSchedule, Shape, Unit
 from lightning_compress.types import Chart
 
-from .model_edit import ModelEdit, edited_module
+from .model_edit import ModelEdit
 from .rewinding import Rewinding, Rewound
 from .run import dense_models, require_agreement, run_length
 

@@ -13,17 +13,16 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_compress.compression_state import (
     RestoresCompression,
-    restore_compression_,
+    edited_module,
+    restore_from_checkpoint_,
     store_compression,
 )
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
-from lightning_compress.models.manifest import COMPRESSION
 from lightning_compress.resuming import require_same_options
 
 from .rewinding import rewind_schedule_, schedule_state
@@ -69,7 +68,7 @@ class ModelEdit(L.Callback, HyperparametersMixin):
         return self._progress.shortfall
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a run that edits do not fit; restore the compression state of checkpoints."""
+        """Refuse a run that edits do not fit; keep the compression state in checkpoints."""
         require_single(trainer, self, self.remedy_for_two)
         if stage == "fit":
             require_one_copy(trainer, type(self).__name__)
@@ -83,12 +82,6 @@ class ModelEdit(L.Callback, HyperparametersMixin):
         if self._fit is not None and [one() for one in self._fit] != [trainer, pl_module]:
             self.load_state_dict(copy.deepcopy(self._new_state))
         self._fit = ref(trainer), ref(pl_module)
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Store the compression state."""
-        store_compression(edited_module(pl_module), checkpoint)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -130,29 +123,29 @@ def shortfalls(trainer: L.Trainer) -> list[str]:
     return [one.shortfall for one in edits if one.shortfall is not None]
 
 
-def edited_module(pl_module: L.LightningModule) -> nn.Module:
-    """The module that carries edits and masks: the Hugging Face model, or the whole module."""
-    return transformer_in(pl_module) or pl_module
-
-
 def follow_checkpoints(pl_module: L.LightningModule) -> None:
-    """Restore the compression state of a checkpoint before its weights are loaded.
+    """Put the compression state in checkpoints, and restore it before weights are loaded.
 
-    Lightning calls the module's ``on_load_checkpoint`` before it loads the weights and that of
-    callbacks afterwards, so the module's is extended where it does not restore the state itself.
+    Both by the hooks of the module, which are extended where it does not do so itself: Lightning
+    calls that of callbacks after the weights are loaded, and not at all for checkpoints of weights
+    only.
     """
     if isinstance(pl_module, RestoresCompression):
         return
     if "on_load_checkpoint" in vars(pl_module):  # another callback has done it
         return
-    own_hook = pl_module.on_load_checkpoint
+    own_load, own_save = pl_module.on_load_checkpoint, pl_module.on_save_checkpoint
 
     def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-        if COMPRESSION in checkpoint:
-            restore_compression_(edited_module(pl_module), checkpoint[COMPRESSION])
-        own_hook(checkpoint)
+        restore_from_checkpoint_(pl_module, checkpoint)
+        own_load(checkpoint)
+
+    def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
+        own_save(checkpoint)
+        store_compression(edited_module(pl_module), checkpoint)
 
     pl_module.on_load_checkpoint = on_load_checkpoint  # type: ignore[method-assign]
+    pl_module.on_save_checkpoint = on_save_checkpoint  # type: ignore[method-assign]
 
 
 def reshapable_model(pl_module: L.LightningModule) -> "PreTrainedModel":

@@ -1,3 +1,6 @@
+from lightning_compress.compression_state import (
+    restore_from_checkpoint_ as restore_from_checkpoint_,
+)
 from lightning_compress.distillation.objective import Losses as Losses
 from lightning_compress.errors import InputError as InputError
 from lightning_compress.evaluation import BenchmarkSettings as BenchmarkSettings

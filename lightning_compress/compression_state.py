@@ -11,6 +11,7 @@ from lightning_compress.models.layers import LAYERS
 from lightning_compress.models.manifest import COMPRESSION, EDITS, change_shape, manifest_of
 from lightning_compress.models.masks import MASKS
 from lightning_compress.models.removal import SIZES
+from lightning_compress.models.structure import transformer_in
 from lightning_compress.quantization.fake_quantized import FAKE_QUANTIZED
 from lightning_compress.quantization.modules import DTYPE, QUANTIZED
 
@@ -45,6 +46,28 @@ def restore_compression_(model: nn.Module, state: Mapping[str, Any]) -> None:
                 part.restore_(model, state[part.key])
             except AttributeError as error:
                 raise InputError(f"the manifest belongs to another model: {error}") from error
+
+
+def restore_from_checkpoint_(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Give the model of a LightningModule the shapes of a checkpoint before its weights are loaded.
+
+    For ``on_load_checkpoint`` of a module of one's own, so that ``load_from_checkpoint`` and a
+    Trainer without the callbacks load what the callbacks have made.
+
+    Args:
+        module: freshly built, dense; or compressed already.
+        checkpoint: of Lightning; one without compression changes nothing.
+
+    Raises:
+        InputError: as for :func:`restore_compression_`.
+    """
+    if COMPRESSION in checkpoint:
+        restore_compression_(edited_module(module), checkpoint[COMPRESSION])
+
+
+def edited_module(module: nn.Module) -> nn.Module:
+    """The module that carries edits and masks: the Hugging Face model, or the whole module."""
+    return transformer_in(module) or module
 
 
 def require_format(state: Mapping[str, Any]) -> None:
