@@ -13,6 +13,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.models.finite import is_finite, not_finite
 from lightning_compress.models.forward import device_of, evaluating, inputs_for, logits_by
+from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
 from lightning_compress.progress import progress_bar
 from lightning_compress.quantization import (
     QuantizationConfig,
@@ -114,6 +115,7 @@ class PostTrainingQuantization(PostTraining):
         if config.needs_calibration:
             batches = calibration_for(trainer, model, self.hparams["calibration_examples"]).batches
         divergences: dict[str, float] = {}
+        reasons: dict[str, str] = {}
         if self.hparams["skip_most_sensitive"] is not None:
             divergences = self._sensitivities(trainer, model)
             # Embeddings stay quantized: they are most of a small model's bytes.
@@ -122,8 +124,9 @@ class PostTrainingQuantization(PostTraining):
                 for name in divergences
                 if not isinstance(model.get_submodule(name), nn.Embedding)
             ]
-            skipped = [*config.skip_modules, *linear[: self.hparams["skip_most_sensitive"]]]
-            config = dataclasses.replace(config, skip_modules=skipped)
+            most = linear[: self.hparams["skip_most_sensitive"]]
+            reasons |= dict.fromkeys(most, "most sensitive (skip_most_sensitive)")
+            config = dataclasses.replace(config, skip_modules=[*config.skip_modules, *most])
         guard = None
         if self.hparams["max_loss"] is not None:
             guard = AccuracyGuard(trainer, model, self.hparams["max_loss"])
@@ -131,11 +134,13 @@ class PostTrainingQuantization(PostTraining):
             if given_back is None:
                 rank_zero_warn(guard.refusal(config))
                 return None
-            skipped = [*config.skip_modules, *given_back]
-            config = dataclasses.replace(config, skip_modules=skipped)
+            reasons |= dict.fromkeys(given_back, "given back by the accuracy guard (max_loss)")
+            config = dataclasses.replace(config, skip_modules=[*config.skip_modules, *given_back])
         quantize_(
             model, config, calibration_batches=batches, technique="post_training_quantization"
         )
+        skipped = edits_of(model, QUANTIZATION_EDIT)[0].get("skipped", {})
+        skipped.update((name, reasons[name]) for name in skipped if name in reasons)
         notes = []
         if guard is not None:
             notes = [guard.record_()]

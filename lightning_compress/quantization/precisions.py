@@ -174,10 +174,11 @@ class QuantizationConfig:
             within ±63, for which int8 products are exact on every CPU. In full range ONNX Runtime
             and OpenVINO compute other sums on x86 CPUs without VNNI (two products are added in 16
             bits there), and PyTorch computes the right ones as slowly as in float32.
-        skip_modules: names of modules that stay in floating point, with all that is in them.
+        skip_modules: names of modules that stay in floating point, with all that is in them; not
+            with ``bf16`` and ``fp16``.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or has no meaning for the scheme.
     """
 
     scheme: PrecisionName = "int8-dynamic"
@@ -195,6 +196,13 @@ class QuantizationConfig:
                 f"group_size must be an even number of weights, at least 2, not {self.group_size}"
             )
         require_choice("observer", self.observer, get_args(Observer))
+        options = {"skip_modules": list(self.skip_modules), "smooth_alpha": self.smooth_alpha}
+        for name, value in options.items() if self.precision.dtype is not None else ():
+            if value not in (None, []):
+                raise InputError(
+                    f"{name}: {self.scheme} casts the whole model; leave it out, or choose a "
+                    "scheme with 8 or 4 bits"
+                )
         if self.smooth_alpha is not None and not 0 <= self.smooth_alpha <= 1:
             raise InputError(f"smooth_alpha must be in [0, 1], not {self.smooth_alpha}")
 

@@ -135,8 +135,7 @@ def _check_range(model: nn.Module, config: QuantizationConfig) -> None:
         if beyond and parameter.isfinite().all():
             raise InputError(
                 f"{config.scheme}: {name} has values up to {float(parameter.abs().max()):.3g}, "
-                f"beyond {largest:.5g}, which would become infinite: choose another scheme, such "
-                "as bf16"
+                f"beyond {largest:.5g}, which would become infinite: choose another scheme"
             )
 
 

@@ -6,7 +6,12 @@ import torch
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.models.modeling_quantized import QuantizedLinear
-from lightning_compress.quantization.precisions import PRECISIONS, PrecisionName, own_precision
+from lightning_compress.quantization.precisions import (
+    PRECISIONS,
+    PrecisionName,
+    QuantizationConfig,
+    own_precision,
+)
 from lightning_compress.quantization.quantize import in_precision
 
 BATCHES = [{"input_ids": torch.randint(2, 100, (2, 8))}]
@@ -52,3 +57,11 @@ def test_static_precisions_need_calibration_examples(tiny_bert):
         match="int8-static needs calibration examples: pass",
     ):
         in_precision(tiny_bert, "int8-static", "cpu", ())
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "fp16"])
+@pytest.mark.parametrize("option", [{"skip_modules": ["bert.pooler"]}, {"smooth_alpha": 0.5}])
+def test_options_without_a_meaning_in_16_bits_are_refused(scheme, option):
+    with pytest.raises(InputError, match=f"{next(iter(option))}: {scheme} casts the whole model"):
+        QuantizationConfig(scheme, **option)
+    QuantizationConfig("int8-dynamic", **option)
