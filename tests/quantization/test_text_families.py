@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from lightning_compress.errors import InputError
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization import QuantizationConfig, quantize_
 from lightning_compress.quantization.fake_quantized import convert_
@@ -20,10 +21,10 @@ from .text_families import CLASSES, text_batch, text_logits, tiny_text_model
 # Scaled and positional embeddings, weights read by name, own linear layers, tied weights.
 SAMPLE = ["bart", "gemma", "deberta-v2", "opt", "roformer", "t5", "falcon", "mamba", "rwkv",
           "m2m_100", "mobilebert", "nanochat"]  # fmt: skip
-# transformers itself cannot run them in bf16.
-NO_BF16 = {"deberta", "fnet", "mra", "reformer", "xlnet"}
-# Their files have names that transformers changes back for its own class only.
-RENAMED = {"bailing_hybrid", "hy_v4", "inkling2_text", "inkling_text"}
+# transformers itself cannot run them in bf16 or fp16.
+NO_16_BITS = {"deberta", "deepseek_v4", "fnet", "mra", "reformer", "xlnet"}
+# transformers changes names in their files for its own class only, or cannot tie CANINE's weights.
+NOT_LOADED = {"canine", "bailing_hybrid", "hy_v4", "inkling2_text", "inkling_text"}
 
 
 def families(sample):
@@ -74,14 +75,14 @@ def dequantized_copy(dense, quantized):
 def test_a_quantized_model_equals_one_with_dequantized_weights(tmp_path, family, scheme):
     model, batch, before = built(family)
     dense = copy.deepcopy(model)
-    coverage = quantize_(model, QuantizationConfig(scheme, group_size=8))
+    coverage = quantize_(model, QuantizationConfig(scheme, group_size=4))
     found = text_logits(model, batch)
     wanted = text_logits(dequantized_copy(dense, model), batch)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(before.std()))
     assert coverage.quantized
     with_weights = {name.rpartition(".")[0] for name, _ in dense.named_parameters()}
     assert with_weights <= {*coverage.quantized, *coverage.skipped}
-    if family not in RENAMED:
+    if family not in NOT_LOADED:
         save_compressed(model, tmp_path / "model")
         assert torch.equal(text_logits(load_compressed(tmp_path / "model"), batch), found)
 
@@ -93,7 +94,11 @@ def test_quantized_inputs_change_little(family):
     model, batch, before = built(family)
     for scheme in ("int8-dynamic", "int8-static"):
         made = copy.deepcopy(model)
-        quantize_(made, scheme, calibration_batches=[batch])
+        try:
+            quantize_(made, scheme, calibration_batches=[batch])
+        except InputError as refusal:
+            assert "was not used by any calibration example" in str(refusal)  # noqa: PT017
+            continue
         error = (text_logits(made, batch) - before).square().mean().sqrt()
         assert error < 0.3 * float(before.std()) or "moe" in family
 
@@ -102,7 +107,7 @@ def test_quantized_inputs_change_little(family):
 @pytest.mark.parametrize("family", families(["llama", "gemma", "m2m_100", "t5", "bert"]))
 @torch.no_grad()
 def test_a_cast_model_is_the_same_after_loading(tmp_path, family, scheme):
-    if family in NO_BF16:
+    if family in NO_16_BITS:
         pytest.skip("transformers cannot run it in 16 bits")
     model, batch, before = built(family)
     quantize_(model, scheme)
@@ -120,6 +125,8 @@ def test_a_cast_model_is_the_same_after_loading(tmp_path, family, scheme):
 @pytest.mark.parametrize("scheme", ["int8-dynamic"])
 @pytest.mark.parametrize("family", families(["bart", "gemma", "falcon"]))
 def test_a_prepared_model_trains_and_converts_bit_exactly(family, scheme):
+    if family in ("reformer", "rwkv"):
+        pytest.skip("transformers has no gradients of it in eval mode")
     model, batch, _ = built(family)
     quantized = copy.deepcopy(model)
     quantize_(quantized, scheme)
