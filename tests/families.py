@@ -44,7 +44,7 @@ def tiny_options(family: str, **changes: object) -> dict[str, Any]:
         "num_attention_heads": HEADS,
         entry.inner: NEURONS,
         # Two more where positions are counted from behind the padding index.
-        "max_position_embeddings": POSITIONS + 2 * entry.positions_after_padding,
+        "max_position_embeddings": POSITIONS + 2 * (family == "roberta"),
     }
     if hasattr(default, "embedding_size"):
         sizes["embedding_size"] = 16

@@ -147,7 +147,7 @@ def check_examples(
             f"{embeddings.num_embeddings}: set data.tokenizer to the one that the model was "
             "trained with"
         )
-    longest, limit = max(len(example) for example in examples), most_tokens(model.config)
+    longest, limit = max(len(example) for example in examples), most_tokens(model)
     if limit is not None and longest > limit:
         raise InputError(
             f"the {split} split holds {longest} tokens in one example and the {name} model reads "

@@ -110,7 +110,7 @@ def _missing_tensorrt() -> str | None:
 
 def build_command(model: "PreTrainedModel", max_batch_size: int) -> list[str]:
     """The command that builds the engine, with one profile for all batch sizes and lengths."""
-    longest = min(most_tokens(model.config) or _LONGEST, _LONGEST)
+    longest = min(most_tokens(model) or _LONGEST, _LONGEST)
     shapes = {
         "min": (1, 1),
         "opt": (max_batch_size, min(_TYPICAL_LENGTH, longest)),

@@ -85,6 +85,6 @@ def _traced_with(
     ids = torch.zeros(_BATCH, _LENGTH, dtype=torch.long)
     shape = {
         0: torch.export.Dim("batch", max=max_batch_size),
-        1: torch.export.Dim("sequence", max=most_tokens(model.config)),
+        1: torch.export.Dim("sequence", max=most_tokens(model)),
     }
     return tuple(named_inputs(input_names(model), {"input_ids": ids})), shape

@@ -1,7 +1,7 @@
 """The supported model families. A family is one entry of ``FAMILIES``, by ``model_type``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class Family:
     ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
     stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
     sees only those before it. ``substitutable``: compact blocks can replace layers.
-    ``positions_after_padding``: the first position is the padding index plus one.
     """
 
     blocks: str
@@ -48,7 +47,6 @@ class Family:
     norm_first: bool = False
     causal: bool = False
     substitutable: bool = False
-    positions_after_padding: bool = False
 
 
 _BERT = Family(
@@ -67,7 +65,7 @@ _BERT = Family(
 
 FAMILIES = {
     "bert": _BERT,
-    "roberta": replace(_BERT, positions_after_padding=True),
+    "roberta": _BERT,
     "electra": _BERT,
     "distilbert": Family(
         blocks="transformer.layer.*",

@@ -3,16 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.models.families import FAMILIES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -24,15 +20,20 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return {name: value for name, value in batch.items() if name in known and name != "labels"}
 
 
-def most_tokens(config: "PreTrainedConfig") -> int | None:
-    """The longest sequence, in tokens, that a model has positions for; None without a bound."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
+def most_tokens(model: nn.Module) -> int | None:
+    """The longest sequence, in tokens, that a model has positions for; None without a bound.
+
+    RoBERTa and its many relatives count positions from behind the padding index, which their
+    position embeddings have as their own.
+    """
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
     if positions is None:
         return None
-    family = FAMILIES.get(config.model_type)
-    if family is None or not family.positions_after_padding:
-        return positions
-    return positions - int(config.pad_token_id) - 1
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if padding is not None and name.endswith("embeddings.position_embeddings"):
+            return positions - int(padding) - 1
+    return positions
 
 
 @contextmanager

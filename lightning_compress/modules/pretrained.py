@@ -97,7 +97,7 @@ def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
     """How many different tokens a model knows, and how many it reads at once, where that is set."""
     embeddings = model.get_input_embeddings()
     rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
-    return rows, most_tokens(model.config)
+    return rows, most_tokens(model)
 
 
 def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":

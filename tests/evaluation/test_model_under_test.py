@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.benchmark import benchmark
@@ -30,12 +31,29 @@ def test_what_does_not_fit_is_named(tiny_bert, misfit, message):
 def test_the_most_that_a_model_takes_fits(tiny_model):
     for family, limit in (("bert", 64), ("roberta", 65), ("gpt2", 64)):
         model = tiny_model(family)
-        assert most_tokens(model.config) == limit
+        assert most_tokens(model) == limit
         check_examples("dense", model, [example(tokens=[99] * limit), example(label=0)])
     check_examples("dense", tiny_model("bert", num_labels=1), [example(label=4)])  # a number
     several = example(label=[1.0, 0.0])
     many = tiny_model("bert", problem_type="multi_label_classification")
     check_examples("dense", many, [several])
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "camembert", "mpnet", "roberta", "electra"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_positions_behind_the_padding_index_are_known_of_any_relative(family, quantized):
+    config = AutoConfig.for_model(
+        family, vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=12, pad_token_id=1, embedding_size=16,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    if quantized:
+        quantize_(model, "int8-weight")
+    longest = most_tokens(model)
+    assert longest == (12 if family == "electra" else 10)
+    model(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 5))
 
 
 @pytest.mark.parametrize("kernel", ["int_mm", "fbgemm"])

@@ -36,7 +36,6 @@ BERT_LIKE = Family(
     head_size="attention_head_size",
     counts={"num_attention_heads": "heads", "all_head_size": "width"},
     substitutable=True,
-    positions_after_padding=True,
 )
 NEW = {
     "camembert": BERT_LIKE,
@@ -91,7 +90,7 @@ def test_structure_and_longest_sequence(new_family):
     assert [units.count for units in units_of(model, "neurons")] == [64, 64]
     # The padding index is 0, and all but OPT count positions from 1.
     longest = {"opt": POSITIONS}.get(new_family, POSITIONS + 1)
-    assert most_tokens(model.config) == longest
+    assert most_tokens(model) == longest
     ids = torch.full((1, longest), 5)
     assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
 
