@@ -19,6 +19,7 @@ from lightning_compress.export.tracing import input_names, named_inputs, program
 from lightning_compress.quantization.precisions import PRECISIONS
 
 if TYPE_CHECKING:
+    from onnx_ir import Model
     from transformers import PreTrainedModel
 
 FILE = "model.onnx"
@@ -88,8 +89,33 @@ def write_onnx(model: "PreTrainedModel", folder: Path, *, reader: Reader = "onnx
             verbose=False,
         )
     assert written is not None
+    _separate_zero_points_(written.model)
     written.save(folder / FILE)
     onnx.checker.check_model(str(folder / FILE), full_check=True)
+
+
+def _separate_zero_points_(model: "Model") -> None:
+    """Give each quantized weight zero points of its own; the exporter lets equal ones be shared.
+
+    On CPUs with AVX2 only, ONNX Runtime converts weights in full range and their zero points to
+    uint8, and fails where two weights share zero points (``session.x64quantprecision``, 1.31).
+    """
+    from onnx_ir import Value
+
+    for node in model.graph:
+        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if weight is None or not weight.is_initializer():
+            continue
+        shared = node.inputs[2]
+        assert shared is not None
+        own = Value(
+            name=f"{weight.name}/zero_points",
+            shape=shared.shape,
+            type=shared.type,
+            const_value=shared.const_value,
+        )
+        model.graph.register_initializer(own)
+        node.replace_input_with(2, own)
 
 
 @contextmanager

@@ -117,3 +117,18 @@ def test_tied_embeddings_are_stored_once(batches, tmp_path, torch_logits):
     written = onnx.load(tmp_path / "model.onnx")
     shapes = [tuple(one.dims) for one in written.graph.initializer]
     assert sum(sorted(shape) == [32, 1000] for shape in shapes) == 1
+
+
+def test_no_two_quantized_weights_share_zero_points(tiny_bert, batches, tmp_path):
+    config = QuantizationConfig("int8-static", full_range=True)
+    quantize_(tiny_bert, config, calibration_batches=batches)
+    write_onnx(tiny_bert, tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    zero_points = [
+        node.input[2]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    assert len(set(zero_points)) == len(zero_points) > 6
+    assert all(not stored[name].any() for name in zero_points)
