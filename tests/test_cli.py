@@ -124,7 +124,9 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
     (predictions,) = text_files.glob("logs/recipe/*/predictions.jsonl")
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
     assert len(rows) == 40
-    assert rows[0].keys() == {"example_id", "class", "logits"}
+    assert rows[0].keys() == {"row", "example_id", "class", "label", "probabilities", "logits"}
+    assert [row["row"] for row in rows] == [row["example_id"] % 2**40 for row in rows]
+    assert all(row["label"] == ["bad", "good"][row["class"]] for row in rows)
     right = sum((row["example_id"] % 2) == row["class"] for row in rows) / len(rows)
     assert right == pytest.approx(report["rows"][1]["metrics"]["accuracy"])
 

@@ -17,6 +17,7 @@ from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
+from lightning_compress.cli.predictions import described
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
@@ -172,11 +173,14 @@ class CompressCLI(LightningCLI):
         rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = run_folder(self.trainer) / f"predictions{rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        model = transformer_in(self.model)
+        names = [] if model is None else list((model.config.id2label or {}).values())
+        with path.open("w", encoding="utf-8") as file:
             for batch in batches:
                 columns = [values.tolist() for values in batch.values()]
                 for row in zip(*columns, strict=True):
-                    file.write(json.dumps(dict(zip(batch, row, strict=True))) + "\n")
+                    line = described(dict(zip(batch, row, strict=True)), names)
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
         rank_zero_info(f"Predictions: {path}")
 
 

@@ -35,6 +35,11 @@ def first_id(origin: SplitName) -> int:
     return SPLITS.index(origin) * 2**40
 
 
+def row_of(example_id: int) -> int:
+    """The row of its file, counted from 0, that has an ``example_id``."""
+    return example_id % 2**40
+
+
 def splits_of(stage: str) -> tuple[SplitName, ...]:
     """The splits that a stage of Lightning's (``fit``, ``test``, ...) reads."""
     return _STAGES[stage]

@@ -116,6 +116,8 @@ def _separate_zero_points_(model: "Model") -> None:
         )
         model.graph.register_initializer(own)
         node.replace_input_with(2, own)
+        if shared.name is not None and not shared.uses():
+            model.graph.initializers.pop(shared.name, None)
 
 
 @contextmanager

@@ -253,8 +253,8 @@ class FineTuningModule(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """``example_id`` [B] and the predictions of the task.
 
-        ``class`` [B] and ``logits`` [B, C] in classification; ``logits`` in regression and
-        multi-label classification; ``tokens`` [B, S] of a language model.
+        ``class`` [B], ``probabilities`` and ``logits`` [B, C] in classification, the last two with
+        several labels; ``logits`` in regression; ``tokens`` [B, S] of a language model.
         """
         predictions = self.task.predict(self(batch).float())
         return {"example_id": batch["example_id"], **predictions}

@@ -51,8 +51,9 @@ class Classification(Task):
         return logits.argmax(-1)
 
     def predict(self, logits: Tensor) -> Batch:
-        """Return ``class`` [B] and ``logits`` [B, C]."""
-        return {"class": logits.argmax(-1), "logits": logits}
+        """Return ``class`` [B], ``probabilities`` [B, C] and ``logits`` [B, C]."""
+        probabilities = logits.softmax(-1)
+        return {"class": logits.argmax(-1), "probabilities": probabilities, "logits": logits}
 
     def trivial_baseline(
         self, *, examples: int, label_counts: Sequence[int], vocabulary: int

@@ -51,8 +51,8 @@ class MultiLabelClassification(Task):
         return logits > 0
 
     def predict(self, logits: Tensor) -> Batch:
-        """Return ``logits`` [B, C]."""
-        return {"logits": logits}
+        """Return ``probabilities`` [B, C] and ``logits`` [B, C]."""
+        return {"probabilities": logits.sigmoid(), "logits": logits}
 
     def trivial_baseline(
         self, *, examples: int, label_counts: Sequence[int], vocabulary: int

@@ -132,3 +132,4 @@ def test_no_two_quantized_weights_share_zero_points(tiny_bert, batches, tmp_path
     ]
     assert len(set(zero_points)) == len(zero_points) > 6
     assert all(not stored[name].any() for name in zero_points)
+    assert set(stored) <= {name for node in graph.node for name in node.input}
