@@ -14,6 +14,12 @@ def test_every_name_is_importable(name: str) -> None:
     assert getattr(found, "__name__", name) in (name, "dict")  # Batch is an alias of dict
 
 
+def test_a_star_imports_every_name() -> None:
+    names: dict[str, object] = {}
+    exec("from lightning_compress import *", names)
+    assert set(dir(lightning_compress)) <= names.keys()
+
+
 def test_importing_the_package_imports_no_torch() -> None:
     script = "import sys, lightning_compress; assert not {'torch', 'transformers'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", script], check=True)
