@@ -89,7 +89,7 @@ def test_structure_and_longest_sequence(new_family):
     assert [units.count for units in units_of(model, "heads")] == [4, 4]
     assert [units.count for units in units_of(model, "neurons")] == [64, 64]
     # The padding index is 0, and all but OPT count positions from 1.
-    longest = {"opt": POSITIONS}.get(new_family, POSITIONS + 1)
+    longest = {"opt": POSITIONS}.get(new_family, POSITIONS - 1)
     assert most_tokens(model) == longest
     ids = torch.full((1, longest), 5)
     assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()

@@ -3,6 +3,7 @@ import torch
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import (
+    apply_masks_,
     manifest_of,
     remove_heads_,
     remove_neurons_,
@@ -100,6 +101,7 @@ def test_masks_and_optimizer_moments_are_cut_alike(tiny_model):
     set_masks_(model, {name: parameters[name] > 0 for name in names}, technique="by_sign")
     model(**padded_batch(), labels=torch.tensor([0, 1, 0])).loss.backward()
     optimizer.step()
+    apply_masks_(model)
     moments = {name: optimizer.state[weight]["exp_avg"] for name, weight in parameters.items()}
     masks = dict(masks_of(model))
     remove_neurons_(model, {0: [0, 2]}, optimizers=[optimizer])

@@ -18,7 +18,7 @@ def test_json_keeps_to_schema_1_with_null_for_the_unmeasured() -> None:
     )  # fmt: skip
     full = make_report(make_row("dense"), failed)
     data = as_json(full)
-    assert list(data) == ["schema", "run", "task", "rows", "fastest"]
+    assert list(data) == ["schema", "run", "task", "notes", "rows", "fastest"]
     assert data["schema"] == 1
     assert data["run"] == {
         "name": "mine/version_3",
