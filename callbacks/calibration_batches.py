@@ -18,7 +18,7 @@ from lightning_compress.models.forward import device_of, model_inputs
 from lightning_compress.tasks import Task, task_of
 from lightning_compress.types import Batch
 
-from .own_training_step import loss_by_step, require_callable_step, step_inputs
+from .own_training_step import require_callable_step, step_inputs, step_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +61,8 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
     calibration = as_calibration(model, batches)
     if not raw:
         return calibration
-    return replace(calibration, loss=loss_by_step(trainer.lightning_module, raw))
+    module = trainer.lightning_module
+    return replace(calibration, loss=lambda batch: step_loss(module, raw[id(batch)]))
 
 
 def check_calibration(trainer: L.Trainer, model: "PreTrainedModel") -> None:

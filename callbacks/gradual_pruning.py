@@ -100,6 +100,8 @@ class GradualPruning(ModelEdit):
         calibration_examples: int = 512,
     ) -> None:
         super().__init__()
+        # Those of the subclass too, and the defaults of those that it passes on.
+        self.save_hyperparameters(ignore="removal", logger=False)
         if pruning_steps < 1:
             raise InputError(f"pruning_steps must be at least 1, not {pruning_steps}")
         if calibration_examples < 1:

@@ -58,4 +58,3 @@ class HeadPruning(GradualPruning):
             refit=refit,
         )
         super().__init__(removal=removal, **options)
-        self.save_hyperparameters(logger=False)

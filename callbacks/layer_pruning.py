@@ -58,7 +58,6 @@ class LayerPruning(GradualPruning):
         super().__init__(
             removal=_LayerRemoval(removed_count, score), pruning_steps=pruning_steps, **options
         )
-        self.save_hyperparameters(logger=False)
 
 
 class _LayerRemoval:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-AVERAGING = (WeightAveraging, StochasticWeightAveraging)
+_AVERAGING = (WeightAveraging, StochasticWeightAveraging)
 
 
 class ModelEdit(L.Callback, HyperparametersMixin):
@@ -169,7 +169,7 @@ def require_one_copy(trainer: L.Trainer, callback: str) -> None:
     Raises:
         InputError: a callback averages weights, or processes are started by ``spawn`` or ``fork``.
     """
-    averaging = [one for one in callbacks_of(trainer) if isinstance(one, AVERAGING)]
+    averaging = [one for one in callbacks_of(trainer) if isinstance(one, _AVERAGING)]
     if averaging:
         raise InputError(
             f"trainer.callbacks: {callback} changes the model while it is trained, and the "

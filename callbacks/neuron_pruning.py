@@ -61,4 +61,3 @@ class NeuronPruning(GradualPruning):
             refit=refit,
         )
         super().__init__(removal=removal, **options)
-        self.save_hyperparameters(logger=False)

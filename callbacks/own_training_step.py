@@ -6,7 +6,7 @@ What the Hugging Face model gets, and the loss, are those of its ``training_step
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -82,16 +82,6 @@ def step_inputs(pl_module: L.LightningModule, model: "PreTrainedModel", batch: A
             f"{type(model).__name__} {len(calls)} times for a batch, and not once with input_ids"
         )
     return calls[0]
-
-
-def loss_by_step(pl_module: L.LightningModule, raw: Mapping[int, Any]) -> Callable[[Batch], Tensor]:
-    """The loss of calibration batches.
-
-    Args:
-        pl_module: whose ``training_step`` it is.
-        raw: the batches of the dataloader, by ``id`` of the calibration batch.
-    """
-    return lambda batch: step_loss(pl_module, raw[id(batch)])
 
 
 def _without_traces(pl_module: L.LightningModule) -> L.LightningModule:

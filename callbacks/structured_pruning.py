@@ -64,4 +64,3 @@ class StructuredPruning(GradualPruning):
             refit=refit,
         )
         super().__init__(removal=removal, **options)
-        self.save_hyperparameters(logger=False)

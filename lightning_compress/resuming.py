@@ -20,11 +20,12 @@ def require_same_options(
     Raises:
         InputError: an option has changed.
     """
-    changed = [name for name in names or now if before.get(name) != now[name]]
+    compared = names or {**before, **now}
+    changed = [name for name in compared if before.get(name) != now.get(name)]
     if changed:
         name = changed[0]
         raise InputError(
             f"{owner}: the run began with {name}: {before.get(name)!r} and cannot go on with "
-            f"{now[name]!r}. Resume it with the former, or start a new run, without ckpt_path, "
+            f"{now.get(name)!r}. Resume it with the former, or start a new run, without ckpt_path, "
             "from a saved model"
         )

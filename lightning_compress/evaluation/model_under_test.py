@@ -1,12 +1,18 @@
 """A model to measure: whether the examples fit it, and its properties in every runtime."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from lightning_compress.errors import InputError
+from lightning_compress.evaluation.examples import Example
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.models import modeling_kernels
+from lightning_compress.models.forward import most_tokens
 from lightning_compress.models.manifest import MASK_EDIT, manifest_of
 from lightning_compress.quantization.accuracy_guard import ACCURACY_GUARD, describe_guard
 from lightning_compress.quantization.modules import is_in_full_range
@@ -16,17 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from lightning_compress.tasks import Task
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from torch import nn
-
-from lightning_compress.errors import InputError
-from lightning_compress.evaluation.examples import Example
-from lightning_compress.models.forward import most_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 _FULL_RANGE = (

@@ -10,37 +10,34 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Stoch
 from torch import nn
 from transformers.optimization import Adafactor as TransformersAdafactor
 
-from lightning_compress.callbacks import (
-    EncoderBlockSubstitution,
-    HeadPruning,
-    IterativeMagnitudePruning,
-    LayerPruning,
-    NeuronPruning,
-    PostTrainingPruning,
-    PostTrainingQuantization,
-    QuantizationAwareTraining,
-    StructuredPruning,
-)
+from lightning_compress.callbacks import HeadPruning
 from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of, units_of
 from lightning_compress.models.masks import masks_of
 
+from ..invariants.techniques import TECHNIQUES
 from .conftest import Foreign
 
-EDITS: dict[str, Callable[[], L.Callback]] = {
-    "magnitude": lambda: IterativeMagnitudePruning(sparsity=0.5),
-    "heads": lambda: HeadPruning(removed_fraction=0.5, calibration_examples=8),
-    "neurons": lambda: NeuronPruning(removed_fraction=0.5, calibration_examples=8),
-    "structured": lambda: StructuredPruning(removed_macs_fraction=0.3, calibration_examples=8),
-    "layers": lambda: LayerPruning(removed_count=1, calibration_examples=8),
-    "substitution": lambda: EncoderBlockSubstitution(
-        groups=[[1]], width=8, distil_steps=2, calibration_examples=8
-    ),
-    "qat": lambda: QuantizationAwareTraining(calibration_examples=8),
-    "post_training": lambda: PostTrainingPruning(removed_macs_fraction=0.3, calibration_examples=8),
-    "ptq": lambda: PostTrainingQuantization(calibration_examples=8),
-}
+POST_TRAINING = ("post-training pruning", "post-training quantization")
+EDITS = (
+    "magnitude",
+    "heads",
+    "neurons",
+    "heads and neurons",
+    "layers",
+    "substitution",
+    "quantization-aware",
+    *POST_TRAINING,
+)
+
+
+def edit_of(technique: str) -> Any:
+    """Its callback."""
+    (callback,) = TECHNIQUES[technique].callbacks()
+    return callback
+
+
 each_edit = pytest.mark.parametrize("edit", EDITS)
 
 
@@ -48,12 +45,12 @@ each_edit = pytest.mark.parametrize("edit", EDITS)
 def test_one_callback_for_several_fits_starts_anew_for_each(
     edit: str, toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    callback = EDITS[edit]()
+    callback = edit_of(edit)
     states = []
     for _ in range(2):
         module = Foreign()
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, toy_data)
-        assert callback.target_reached  # type: ignore[attr-defined]
+        assert callback.target_reached
         assert manifest_of(module.net)
         states.append({name: value.clone() for name, value in module.state_dict().items()})
     for name, value in states[0].items():
@@ -63,7 +60,7 @@ def test_one_callback_for_several_fits_starts_anew_for_each(
 def test_the_same_trainer_goes_on_with_the_same_module(
     toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    callback, module = EDITS["heads"](), Foreign()
+    callback, module = edit_of("heads"), Foreign()
     trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
     trainer.fit(module, toy_data)
     left = sum(one.count for one in units_of(module.net, "heads"))
@@ -73,23 +70,36 @@ def test_the_same_trainer_goes_on_with_the_same_module(
     assert sum(one.count for one in units_of(module.net, "heads")) == left
 
 
-@pytest.mark.parametrize("edit", [one for one in EDITS if one not in ("post_training", "ptq")])
+@pytest.mark.parametrize("edit", [one for one in EDITS if one not in POST_TRAINING])
 def test_a_resumed_run_has_the_options_that_it_began_with(
     edit: str, toy_data: Any, quiet_trainer: Callable[..., L.Trainer], tmp_path: Any
 ) -> None:
-    trainer = quiet_trainer(max_epochs=1, callbacks=[EDITS[edit]()])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[edit_of(edit)])
     trainer.fit(Foreign(), toy_data)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     saved = torch.load(tmp_path / "run.ckpt", weights_only=True)
-    changed = EDITS[edit]()
+    changed = edit_of(edit)
     name = "sparsity" if edit == "magnitude" else "calibration_examples"
-    changed.hparams[name] = 0.75  # type: ignore[attr-defined]
+    changed.hparams[name] = 0.75
     assert saved["callbacks"][changed.state_key]["options"][name] != 0.75
     run = quiet_trainer(max_epochs=2, callbacks=[changed])
     with pytest.raises(InputError, match=rf"began with {name}: .* cannot go on with 0.75"):
         run.fit(Foreign(), toy_data, ckpt_path=tmp_path / "run.ckpt", weights_only=True)
     assert run.global_step == 0
-    run = quiet_trainer(max_epochs=2, callbacks=[EDITS[edit]()])
+
+
+def test_options_are_compared_with_their_defaults(
+    toy_data: Any, quiet_trainer: Callable[..., L.Trainer], tmp_path: Any
+) -> None:
+    options: dict[str, Any] = {"removed_fraction": 0.5, "pruning_steps": 2}
+    trainer = quiet_trainer(max_epochs=1, callbacks=[HeadPruning(**options, recovery=0.5)])
+    trainer.fit(Foreign(), toy_data)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    left_out = quiet_trainer(max_epochs=2, callbacks=[HeadPruning(**options)])
+    with pytest.raises(InputError, match=r"began with recovery: 0\.5 and cannot go on with None"):
+        left_out.fit(Foreign(), toy_data, ckpt_path=tmp_path / "run.ckpt", weights_only=True)
+    default = HeadPruning(**options, recovery=0.5, unit="run", calibration_examples=512)
+    run = quiet_trainer(max_epochs=2, callbacks=[default])
     run.fit(Foreign(), toy_data, ckpt_path=tmp_path / "run.ckpt", weights_only=True)
     assert run.global_step == 16
 
@@ -104,7 +114,7 @@ def test_averaged_weights_are_refused_at_the_start(
     toy_data: Any,
     quiet_trainer: Callable[..., L.Trainer],
 ) -> None:
-    trainer = quiet_trainer(max_epochs=1, callbacks=[averaging(), EDITS[edit]()])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[averaging(), edit_of(edit)])
     with pytest.raises(InputError, match="WeightAveraging would be those of another model"):
         trainer.fit(Foreign(), toy_data)
     assert trainer.global_step == 0
@@ -134,12 +144,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("edit", ["heads", "structured", "layers"])
+@pytest.mark.parametrize("edit", ["heads", "heads and neurons", "layers"])
 def test_optimizers_of_any_state_follow(
     edit: str, optimizer: str, toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
     module = With(OPTIMIZERS[optimizer])
-    quiet_trainer(max_epochs=1, callbacks=[EDITS[edit]()]).fit(module, toy_data)
+    quiet_trainer(max_epochs=1, callbacks=[edit_of(edit)]).fit(module, toy_data)
     state = module.optimizers().state  # type: ignore[union-attr]
     parameters = set(module.parameters())
     assert set(state) <= parameters
@@ -170,7 +180,7 @@ def test_factored_state_is_cut_with_its_rows_and_columns(tiny_bert: Any) -> None
 def test_an_optimizer_with_one_state_for_all_is_refused_at_the_start(
     toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    trainer = quiet_trainer(max_epochs=1, callbacks=[EDITS["heads"]()])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[edit_of("heads")])
     with pytest.raises(InputError, match="LBFGS keeps the history"):
         trainer.fit(With(torch.optim.LBFGS), toy_data)
 
@@ -193,7 +203,7 @@ def test_the_model_that_is_trained_or_named_is_pruned_and_never_its_teacher(
     taught: Taught, toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
     before = sum(p.numel() for p in taught.teacher.parameters())
-    quiet_trainer(max_epochs=1, callbacks=[EDITS["heads"]()]).fit(taught, toy_data)
+    quiet_trainer(max_epochs=1, callbacks=[edit_of("heads")]).fit(taught, toy_data)
     assert manifest_of(taught.net)
     assert not manifest_of(taught.teacher["net"])
     assert sum(p.numel() for p in taught.teacher.parameters()) == before
@@ -206,7 +216,7 @@ def test_the_model_that_is_trained_or_named_is_pruned_and_never_its_teacher(
         (Taught(named="student"), "compressed_model is 'student', which is no Hugging Face model"),
     ],
 )
-@pytest.mark.parametrize("edit", ["magnitude", "heads", "ptq"])
+@pytest.mark.parametrize("edit", ["magnitude", "heads", "post-training quantization"])
 def test_several_models_that_could_be_meant_are_refused(
     edit: str,
     module: Taught,
@@ -214,7 +224,7 @@ def test_several_models_that_could_be_meant_are_refused(
     toy_data: Any,
     quiet_trainer: Callable[..., L.Trainer],
 ) -> None:
-    trainer = quiet_trainer(max_epochs=1, callbacks=[EDITS[edit]()])
+    trainer = quiet_trainer(max_epochs=1, callbacks=[edit_of(edit)])
     with pytest.raises(InputError, match=match):
         trainer.fit(module, toy_data)
     assert trainer.global_step == 0
@@ -224,7 +234,7 @@ def test_several_models_that_could_be_meant_are_refused(
 def test_processes_that_return_weights_only_are_refused(
     start: str, toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    callback = EDITS["magnitude"]()
+    callback = edit_of("magnitude")
     trainer = quiet_trainer(max_epochs=1, callbacks=[callback], devices=2, strategy=start)
     with pytest.raises(InputError, match=r"started by (spawn|fork) return weights"):
         callback.setup(trainer, Foreign(), "fit")
@@ -233,7 +243,7 @@ def test_processes_that_return_weights_only_are_refused(
 def test_a_run_that_ends_before_the_target_says_so(
     toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    callback = EDITS["magnitude"]()
+    callback = edit_of("magnitude")
     stop = EarlyStopping(monitor="score", mode="max", patience=1)  # the score falls
     trainer = quiet_trainer(max_epochs=8, callbacks=[stop, callback])
     with pytest.warns(UserWarning, match="ended at step 16, before its target at step 45"):
@@ -246,12 +256,12 @@ def test_a_sparse_model_that_is_trained_without_its_masks_loses_them(
     toy_data: Any, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
     module = Foreign()
-    quiet_trainer(max_epochs=1, callbacks=[EDITS["magnitude"]()]).fit(module, toy_data)
+    quiet_trainer(max_epochs=1, callbacks=[edit_of("magnitude")]).fit(module, toy_data)
     assert masks_of(module.net)
     quiet_trainer(max_epochs=1).fit(module, toy_data)
     trained = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.warns(UserWarning, match="trained without their masks, which are dropped"):
-        quiet_trainer(max_epochs=0, callbacks=[EDITS["magnitude"]()]).fit(module, toy_data)
+        quiet_trainer(max_epochs=0, callbacks=[edit_of("magnitude")]).fit(module, toy_data)
     assert not masks_of(module.net)
     assert not manifest_of(module.net)
     for name, value in module.state_dict().items():
