@@ -6,12 +6,15 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
     EncoderDecoderModel,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 from lightning_compress.errors import InputError
@@ -139,6 +142,23 @@ def test_a_bare_encoder_becomes_a_classifier_with_a_new_head(tmp_path):
         )
         with torch.inference_mode():
             assert torch.equal(made.bert(ids)[0], one(ids)[0])
+
+
+def test_a_model_whose_tensors_transformers_renames_in_its_files_loads_everywhere(tmp_path):
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+        image_size=8, patch_size=4,
+    )  # fmt: skip
+    model = ViTForImageClassification(config).eval()
+    quantize_(model, "int8-weight")
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        states, expected = model.vit(pixels)[0], model(pixels).logits
+        for auto in (AutoModelForImageClassification, AutoModel):
+            loaded = auto.from_pretrained(tmp_path, trust_remote_code=True).eval()
+            assert torch.equal(loaded(pixels)[0], states if auto is AutoModel else expected)
+        assert torch.equal(load_compressed(tmp_path)(pixels).logits, expected)
 
 
 def test_a_compressed_model_that_transformers_loaded_is_not_edited_further(tiny_bert, tmp_path):

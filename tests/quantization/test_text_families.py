@@ -23,8 +23,8 @@ SAMPLE = ["bart", "gemma", "deberta-v2", "opt", "roformer", "t5", "falcon", "mam
           "m2m_100", "mobilebert", "nanochat"]  # fmt: skip
 # transformers itself cannot run them in bf16 or fp16.
 NO_16_BITS = {"deberta", "deepseek_v4", "fnet", "mra", "reformer", "xlnet"}
-# transformers changes names in their files for its own class only, or cannot tie CANINE's weights.
-NOT_LOADED = {"canine", "bailing_hybrid", "hy_v4", "inkling2_text", "inkling_text"}
+# transformers cannot tie its weights.
+NOT_LOADED = {"canine"}
 
 
 def families(sample):
