@@ -179,13 +179,8 @@ def _write(
                 f"{type(model).__name__} is no class of transformers and could not be loaded: "
                 "save its state_dict and compression_state, see docs/custom-trainer.md"
             )
-        # In the names of the modules here: those of older versions of transformers are translated
-        # back for its own classes only.
-        options = {
-            **options,
-            "variant": modeling_compressed.VARIANT,
-            "save_original_format": False,
-        }
+        # In the names of its modules: older names are translated for transformers' classes only.
+        options |= {"variant": modeling_compressed.VARIANT, "save_original_format": False}
         for code in _CODE:
             shutil.copy(str(code.__file__), folder)
     with quiet_transformers(), _described(model, state):

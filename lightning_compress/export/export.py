@@ -122,7 +122,9 @@ def _written(
         target.write(source, folder, options)
         program = target.open(folder, names, options.precision, torch.get_num_threads())
         batches = _split(examples, options.max_batch_size)
-        return agreement_of(program, _reference(source, names), batches)
+        several = getattr(source.config, "problem_type", None) == "multi_label_classification"
+        reference = _reference(source, names)
+        return agreement_of(program, reference, batches, several_labels=several)
     except InputError:
         raise
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError) as error:

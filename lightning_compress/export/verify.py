@@ -23,7 +23,7 @@ class Agreement:
             is not finite, in both programs too.
         largest_logit: largest magnitude of the reference's logits.
         equal_predictions: fraction of examples (tokens, for a language model) with the same largest
-            logit; None for models with one output.
+            logit, or with the same labels; None for models with one output.
     """
 
     examples: int
@@ -36,6 +36,8 @@ def agreement_of(
     program: Program,
     reference: Callable[[Batch], Tensor],
     batches: Sequence[Batch],
+    *,
+    several_labels: bool = False,
 ) -> Agreement:
     """Compare an exported model with its reference on batches of real examples.
 
@@ -43,6 +45,7 @@ def agreement_of(
         program: the exported model.
         reference: the model in PyTorch: a batch to logits [B, C] or [B, S, V].
         batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S]; padding is not compared.
+        several_labels: an example has each label whose logit is positive, and not one class.
     """
     largest = size = 0.0
     equal, predictions = 0, 0
@@ -55,9 +58,12 @@ def agreement_of(
         difference = float((found - expected).abs().max()) if finite else math.inf
         largest = max(largest, difference)
         size = max(size, float(expected.abs().max()))
-        equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        if several_labels:
+            equal += int(((found > 0) == (expected > 0)).all(-1).sum())
+        else:
+            equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
         predictions += len(expected)
-    fraction = equal / predictions if expected.shape[-1] > 1 else None
+    fraction = equal / predictions if several_labels or expected.shape[-1] > 1 else None
     return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, fraction)
 
 

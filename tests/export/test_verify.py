@@ -61,3 +61,11 @@ def test_what_is_not_finite_in_both_is_not_equal(value):
     assert found.largest_difference == float("inf")
     with pytest.raises(InputError, match=r"not finite .* in fp16"):
         require_within_tolerance(found, "fp16")
+
+
+def test_several_labels_are_compared_label_by_label():
+    batch = {"input_ids": torch.tensor([[5], [6], [7]])}
+    wanted = torch.tensor([[2.0, 2.0, -1.0], [-1.0, -2.0, -3.0], [1.0, -1.0, 1e-3]])
+    nearly = torch.tensor([[1.9, 2.1, -1.0], [-3.0, -2.0, -1.0], [1.0, -1.0, -1e-3]])
+    found = agreement_of(Constant(nearly.tolist()), lambda _: wanted, [batch], several_labels=True)
+    assert found.equal_predictions == pytest.approx(2 / 3)
