@@ -1,8 +1,9 @@
 """What modules, callbacks and commands need to know of a data module, whoever wrote it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
+from lightning_compress.data.tokenizer import vocabulary_size
 from lightning_compress.types import ProblemType
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class DataInfo:
         num_labels: number of classes, or of numbers per example; None without labels.
         problem_type: kind of labels; None without labels.
         label_names: names of the classes in the order of their indices.
+        label_frequencies: fraction of the labelled training examples with each label.
         max_length: maximum tokens per example; 0 if unknown.
         train_on: ``labelled``, ``unlabelled`` or ``both``: the examples of training batches.
         task_name: name of the data in reports; empty for no data module.
@@ -30,6 +32,7 @@ class DataInfo:
     num_labels: int | None = None
     problem_type: ProblemType | None = None
     label_names: list[str] | None = None
+    label_frequencies: list[float] | None = None
     max_length: int = 0
     train_on: str = "labelled"
     task_name: str = ""
@@ -39,7 +42,8 @@ class DataInfo:
         """Read the facts off a data module; defaults stand for attributes that it does not have."""
         if datamodule is None:
             return cls()
-        names = ["tokenizer", "num_labels", "problem_type", "label_names", "max_length", "train_on"]
+        computed = ("task_name", "pad_token_id")
+        names = [field.name for field in fields(cls) if field.name not in computed]
         declared = {name: getattr(datamodule, name) for name in names if hasattr(datamodule, name)}
         tokenizer = declared.get("tokenizer")
         if tokenizer is not None:  # before setup there is neither
@@ -58,7 +62,7 @@ class DataInfo:
         if self.tokenizer is None:
             return {}
         return {
-            "vocab_size": len(self.tokenizer),
+            "vocab_size": vocabulary_size(self.tokenizer),
             "pad_token_id": self.pad_token_id,
             "bos_token_id": self.tokenizer.bos_token_id,
             "eos_token_id": self.tokenizer.eos_token_id,

@@ -89,6 +89,41 @@ def label_column(labels: "pa.ChunkedArray", where: str) -> LabelColumn:
     return LabelColumn(_one_array(values), lengths)
 
 
+def columns_as_lists(table: "pa.Table", where: str) -> "pa.ChunkedArray":
+    """Turn several columns, each of which says whether one label holds, into one column of lists.
+
+    Args:
+        table: the label columns, of zeros and ones, or of booleans.
+        where: what error messages call the source.
+
+    Returns:
+        For each row the positions of the columns whose label holds.
+
+    Raises:
+        InputError: a value is missing, or is something else.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    holds = []
+    for name in table.column_names:
+        values = label_column(table.column(name), f"{where}, column {name!r}").values
+        if {str(value).lower() for value in values.unique().to_pylist()} <= {"true", "false"}:
+            values = compute.equal(compute.utf8_lower(values.cast(pa.string())), "true")
+        strange = [value for value in values.unique().to_pylist() if value not in (0, 1)]
+        if strange:
+            hint = " (-1 marks rows without a label)" if -1 in strange else ""
+            raise InputError(
+                f"{where}: column {name!r} of data.label holds {shown(strange)}{hint}: each of "
+                "several label columns holds 0 or 1 in every row"
+            )
+        holds.append(np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool))
+    rows, positions = np.nonzero(np.stack(holds, axis=1))
+    offsets = np.searchsorted(rows, np.arange(table.num_rows + 1))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(positions))
+    return pa.chunked_array([lists])
+
+
 def shown(values: Any) -> str:
     """The first of some labels, for messages."""
     texts = ", ".join(repr(value) for value in list(values)[:5])

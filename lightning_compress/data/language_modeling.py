@@ -12,7 +12,7 @@ from lightning_compress.data.options import TextDataOptions
 from lightning_compress.data.sequences import PackedBlocks, StoredTexts
 from lightning_compress.data.splits import SplitName, first_id
 from lightning_compress.data.token_cache import Encoding
-from lightning_compress.data.tokenizer import special_tokens_around
+from lightning_compress.data.tokenizer import special_tokens_around, vocabulary_size
 from lightning_compress.errors import InputError, require_choice
 from lightning_compress.types import KeywordsOf
 
@@ -142,6 +142,6 @@ class LanguageModelingDataModule(TextDataModule):
             probability=self.mask_probability,
             mask_token_id=mask_token_id,
             special_token_ids=self.tokenizer.all_special_ids,
-            vocabulary=len(self.tokenizer),
+            vocabulary=vocabulary_size(self.tokenizer),
             seed=self.seed,
         )

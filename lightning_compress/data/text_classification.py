@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
+from lightning_compress.data.label_column import columns_as_lists, shown
 from lightning_compress.data.labels import (
     KnownLabels,
     LabelScheme,
@@ -39,10 +40,12 @@ class TextClassificationDataModule(TextDataModule):
     go through the tokenizer's own pair encoding. Rows without a label have -100 for a class, else
     NaN.
 
-    After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``.
+    After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, ``problem_type``, and for
+    training ``label_frequencies``.
 
     Args:
-        label: the label column.
+        label: the label column; or several columns of zeros and ones, one for each label of a
+            multi-label problem, whose names the labels get.
         train_on: what training batches hold: the ``labelled`` rows of the ``train`` split, the
             ``unlabelled`` split, from which a student can be distilled, or ``both``, mixed. In any
             case the classes are those of the ``train`` labels, and without a validation split,
@@ -56,7 +59,7 @@ class TextClassificationDataModule(TextDataModule):
     def __init__(
         self,
         *,
-        label: str = "label",
+        label: str | list[str] = "label",
         train_on: TrainOn = "labelled",
         **options: KeywordsOf[TextDataOptions],
     ) -> None:
@@ -65,10 +68,28 @@ class TextClassificationDataModule(TextDataModule):
             raise InputError(
                 f"data.train_on is {train_on!r}: it must be one of {', '.join(get_args(TrainOn))}"
             )
-        self.label = label
+        self.label_columns = [label] if isinstance(label, str) else list(label)
+        if not self.label_columns or len(set(self.label_columns)) < len(self.label_columns):
+            raise InputError(
+                f"data.label is {self.label_columns}: name the label column, or several "
+                "different ones"
+            )
         self.train_on = train_on
         self._scheme: LabelScheme | None = None
         self._labels: dict[SplitName, NDArray[Any]] = {}
+        self._train_labels: NDArray[Any] | None = None
+
+    @property
+    def label_frequencies(self) -> list[float] | None:
+        """Fraction of the labelled training rows with each label; None in a regression."""
+        labels, scheme = self._train_labels, self._scheme
+        if labels is None or scheme is None or scheme.names is None:
+            return None
+        if scheme.one_class:
+            counts = np.bincount(labels, minlength=scheme.num_labels)
+        else:
+            counts = labels.sum(axis=0, dtype=np.float64)
+        return [float(count) / len(labels) for count in counts]
 
     def _encoding(self) -> Encoding:
         return Encoding(max_length=self.max_length)
@@ -82,6 +103,8 @@ class TextClassificationDataModule(TextDataModule):
 
     def _targets(self, split: SplitName, origin: SplitName, rows: NDArray[np.int64]) -> Targets:
         labels = self._labels[origin][rows]
+        if split == "train":
+            self._train_labels = labels
         if split != "train" or self.train_on == "labelled":
             return _RowLabels(labels)
         assert self._scheme is not None, "read off the training rows"
@@ -116,6 +139,8 @@ class TextClassificationDataModule(TextDataModule):
         scheme = self._scheme
         if scheme is None:
             return
+        if len(self.label_columns) > 1:
+            self._require_all_labels(scheme)
         self.problem_type = scheme.problem_type
         self.num_labels = scheme.num_labels
         self.label_names = None if scheme.names is None else list(scheme.names)
@@ -123,6 +148,17 @@ class TextClassificationDataModule(TextDataModule):
             origin = self._origin(split)
             if split != "predict" and origin not in self._labels:
                 self._labels[origin] = scheme.encode(*self._raw_labels(origin))
+
+    def _require_all_labels(self, scheme: LabelScheme) -> None:
+        """Refuse label columns that are not those of a trained model's labels."""
+        names = scheme.names or ()
+        same = {one.casefold() for one in names} == {one.casefold() for one in self.label_columns}
+        positions = KnownLabels(names=names).numbered and len(names) == len(self.label_columns)
+        if not same and not positions:
+            raise InputError(
+                f"data.label names the columns {shown(self.label_columns)}, and the model has the "
+                f"labels {shown(names)}: name one column for each label"
+            )
 
     def _known(self) -> KnownLabels:
         """What the model says: set by a command, or asked of the module that is run."""
@@ -134,7 +170,7 @@ class TextClassificationDataModule(TextDataModule):
         """The model's, or read off the training rows; where there are none, off others."""
         for origin in SPLITS if known.names is None or known.problem_type is None else ():
             source = self.sources.get(origin) if origin != "unlabelled" else None
-            if source is not None and self.label in source.columns():
+            if source is not None and set(self.label_columns) <= set(source.columns()):
                 labels, where, class_names = self._raw_labels(origin)
                 return label_scheme(labels, class_names, where, known)
         return None if known.names is None else scheme_of_model(known)
@@ -142,15 +178,20 @@ class TextClassificationDataModule(TextDataModule):
     def _raw_labels(self, origin: SplitName) -> "tuple[pa.ChunkedArray, str, list[str] | None]":
         """Labels of a source, its name, and the names of its classes where it declares them."""
         source = self.sources[origin]
-        table = source.read([self.label], limit=self.limits.get(origin))
-        return table.column(self.label), source.name, source.class_names(self.label)
+        table = source.read(self.label_columns, limit=self.limits.get(origin))
+        if len(self.label_columns) > 1:
+            return columns_as_lists(table, source.name), source.name, self.label_columns
+        (label,) = self.label_columns
+        return table.column(label), source.name, source.class_names(label)
 
     def _classes(self) -> NDArray[np.int64] | None:
         stratify = self._scheme is not None and self._scheme.one_class
         return self._labels["train"] if stratify else None
 
     def _columns_of(self, split: SplitName) -> dict[str, str]:
-        labelled = {} if split in ("predict", "unlabelled") else {self.label: "label"}
+        labelled = (
+            {} if split in ("predict", "unlabelled") else dict.fromkeys(self.label_columns, "label")
+        )
         return {**super()._columns_of(split), **labelled}
 
 
@@ -158,7 +199,7 @@ class _RowLabels(Targets):
     """Adds the labels of the rows to a batch."""
 
     def __init__(self, labels: NDArray[Any]) -> None:
-        self.labels = labels
+        self.label_columns = labels
 
     def __call__(self, batch: Batch, request: BatchRequest) -> None:
-        batch["labels"] = torch.from_numpy(self.labels[request.indices])
+        batch["labels"] = torch.from_numpy(self.label_columns[request.indices])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.data.sources import Source
-from lightning_compress.data.tokenizer import tokenizer_fingerprint
+from lightning_compress.data.tokenizer import tokenizer_fingerprint, vocabulary_size
 from lightning_compress.errors import InputError
 from lightning_compress.progress import progress_bar
 
@@ -106,7 +106,9 @@ def tokenized(
     )
     folder = cache_dir / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:32]
     return cached_tokens(
-        folder, len(tokenizer), lambda: _encoded(source, columns, tokenizer, encoding, limit)
+        folder,
+        vocabulary_size(tokenizer),
+        lambda: _encoded(source, columns, tokenizer, encoding, limit),
     )
 
 

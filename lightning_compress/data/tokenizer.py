@@ -62,6 +62,14 @@ def tokenizer_for(path: str | None, name: str | None) -> "PreTrainedTokenizerBas
     return tokenizer
 
 
+def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """How many embeddings a model needs for a tokenizer: its largest id, and 1.
+
+    That is more than it has tokens where its ids have gaps.
+    """
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def special_tokens_around(
     tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

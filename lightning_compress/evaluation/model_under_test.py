@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.examples import Example
 from lightning_compress.evaluation.footprint import count_macs, count_parameters
 from lightning_compress.evaluation.report.report import MASKS_ONLY, Row, Variant
 from lightning_compress.evaluation.runtimes.runtime import Runtime, precision_caveat
 from lightning_compress.models import modeling_kernels
-from lightning_compress.models.forward import most_tokens
+from lightning_compress.models.forward import known_tokens, most_tokens
 from lightning_compress.models.manifest import MASK_EDIT, manifest_of
 from lightning_compress.quantization.accuracy_guard import ACCURACY_GUARD, describe_guard
 from lightning_compress.quantization.modules import is_in_full_range
@@ -134,13 +132,12 @@ def check_examples(
     """
     from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
 
-    embeddings = model.get_input_embeddings()
+    known = known_tokens(model)
     token = max(int(example.tokens["input_ids"].max()) for example in examples)
-    if isinstance(embeddings, nn.Embedding) and token >= embeddings.num_embeddings:
+    if known is not None and token >= known:
         raise InputError(
-            f"the {split} split holds token {token} and the {name} model has "
-            f"{embeddings.num_embeddings}: set data.tokenizer to the one that the model was "
-            "trained with"
+            f"the {split} split holds token {token} and the {name} model has {known}: set "
+            "data.tokenizer to the one that the model was trained with"
         )
     longest, limit = max(len(example) for example in examples), most_tokens(model)
     if limit is not None and longest > limit:

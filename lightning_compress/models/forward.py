@@ -36,6 +36,13 @@ def most_tokens(model: nn.Module) -> int | None:
     return positions
 
 
+def known_tokens(model: nn.Module) -> int | None:
+    """How many token ids a model has embeddings for; None if it reads no tokens."""
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]  # of any transformer
+    rows: int | None = getattr(embeddings, "num_embeddings", None)
+    return rows
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in eval mode, and each of their modules back in its own mode afterwards."""

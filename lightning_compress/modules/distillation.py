@@ -264,7 +264,7 @@ class DistillationModule(FineTuningModule):
         weights = self.objective.weights(progress)
         if "task" in weights:
             assert isinstance(student.logits, Tensor)
-            terms["task"] = self.task.loss(student.logits, batch["labels"])
+            terms["task"] = self._training_loss(student.logits, batch["labels"])
         # Lightning's bookkeeping of a value takes longer than its computation.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
         if every and (self.global_step + 1) % every == 0:

@@ -1,7 +1,7 @@
 """Fine-tuning of any Hugging Face classifier, causal or masked language model."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import lightning as L
@@ -12,32 +12,36 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from lightning_compress.compression_state import restore_compression_, store_compression
+from lightning_compress.compression_state import store_compression
 from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
 from lightning_compress.errors import InputError, NonFiniteLossError
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.forward import model_inputs
-from lightning_compress.models.manifest import COMPRESSION, require_float
+from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
-from lightning_compress.modules.labels import checkpoint_options, known_labels, label_fields
+from lightning_compress.modules.checkpoint import (
+    checkpoint_options,
+    model_options,
+    restore_shapes_,
+)
+from lightning_compress.modules.class_weights import ClassWeights, check_weights, training_loss
+from lightning_compress.modules.labels import known_labels, label_fields
 from lightning_compress.modules.optimizers import (
-    adamw,
     check_warmup,
-    optimizer_factory,
+    optimizer_for,
     optimizer_spec,
-    optimizer_with,
     schedule_factor,
     scheduled,
 )
 from lightning_compress.modules.pretrained import (
     build_model,
     require_readable,
-    require_same_tensors,
+    resize_embeddings_,
 )
 from lightning_compress.resuming import require_same_options
 from lightning_compress.tasks import task_named, task_of
-from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
+from lightning_compress.tasks.labels import labels_of
 from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ class FineTuningOptions(TypedDict, total=False):
     task: str
     num_labels: int | None
     problem_type: ProblemType | None
+    class_weights: ClassWeights | None
+    resize_embeddings: bool
     optimizer: OptimizerCallable | None
     learning_rate: float
     weight_decay: float
@@ -78,6 +84,10 @@ class FineTuningModule(L.LightningModule):
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: kind of labels; default: that of the data.
+        class_weights: how much each class counts in the training loss (with several labels: the
+            examples that have the label, torch's ``pos_weight``): ``balanced``, a list in the order
+            of the classes, or a mapping by their names. ``val_loss`` and ``test_loss`` have none.
+        resize_embeddings: add untrained embeddings of tokens that only the tokenizer knows.
         optimizer: optimizer class with its options, or in Python a class or ``functools.partial``;
             default: AdamW. The next two options hold for it, whatever its own defaults are.
         learning_rate: peak of the schedule.
@@ -106,6 +116,8 @@ class FineTuningModule(L.LightningModule):
         task: str = "sequence-classification",
         num_labels: int | None = None,
         problem_type: ProblemType | None = None,
+        class_weights: ClassWeights | None = None,
+        resize_embeddings: bool = False,
         optimizer: OptimizerCallable | None = None,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
@@ -118,11 +130,13 @@ class FineTuningModule(L.LightningModule):
         if optimizer is not None:  # a checkpoint holds a description, which it can be loaded from
             self.hparams["optimizer"] = optimizer_spec(self.hparams["optimizer"])
         check_warmup(warmup)
+        check_weights(class_weights)
         # Wrong names and options fail here and not after the data are tokenized.
         schedule_factor(
             schedule, schedule_options, learning_rate=learning_rate, warmup_steps=1, total_steps=10
         )
         self.task = task_named(task, problem_type)
+        self._training_loss: Callable[[Tensor, Tensor], Tensor] = self.task.loss
         # The checkpoint that a command restores, whose labels hold; Lightning names it too late.
         self.restored_from: str | None = None
         self._labels: dict[str, Any] = {}
@@ -168,8 +182,10 @@ class FineTuningModule(L.LightningModule):
         self.task = task_of(self.model)
         metrics = self.task.metrics(self.model.config.num_labels)
         self.val_metrics, self.test_metrics = metrics, metrics.clone()
-        longest = DataInfo.of_trainer(self._trainer).max_length
-        require_readable(self.model, self._vocabulary.get("vocab_size", 0), longest)
+        tokens = self._vocabulary.get("vocab_size", 0)
+        if self.hparams["resize_embeddings"]:
+            resize_embeddings_(self.model, tokens)
+        require_readable(self.model, tokens, DataInfo.of_trainer(self._trainer).max_length)
 
     def _build(self) -> "PreTrainedModel":
         """Make the model that is trained."""
@@ -187,6 +203,12 @@ class FineTuningModule(L.LightningModule):
         """Logits of a batch: [B, C] of a classifier, [B, S, V] of a language model."""
         logits: Tensor = self.model(**model_inputs(self.model, batch)).logits
         return logits
+
+    def on_fit_start(self) -> None:
+        """Weigh the classes in the loss of the training."""
+        frequencies = DataInfo.of_trainer(self.trainer).label_frequencies
+        weights = self.hparams["class_weights"]
+        self._training_loss = training_loss(self.model, weights, frequencies)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random numbers of this batch (dropout) by the run, the batch and the rank.
@@ -216,7 +238,7 @@ class FineTuningModule(L.LightningModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         """What is minimised."""
-        return self.task.loss(self(batch), batch["labels"])
+        return self._training_loss(self(batch), batch["labels"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one validation batch."""
@@ -262,21 +284,18 @@ class FineTuningModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer and a schedule per step; pruned weights of the starting model stay zero."""
         require_float(self.model, "train the model that it came from", prepared=True)
-        options = self.hparams["learning_rate"], self.hparams["weight_decay"]
-        spec = self.hparams["optimizer"]
-        optimizer = (
-            adamw(self, *options)
-            if spec is None
-            else optimizer_with(optimizer_factory(spec), self, *options)
+        options = self.hparams
+        optimizer = optimizer_for(
+            self, options["optimizer"], options["learning_rate"], options["weight_decay"]
         )
         if masks_of(self.model):
             optimizer.register_step_post_hook(lambda *_: apply_masks_(self.model))
         schedule = scheduled(
             optimizer,
-            self.hparams["schedule"],
-            self.hparams["warmup"],
+            options["schedule"],
+            options["warmup"],
             self.trainer.estimated_stepping_batches,
-            self.hparams["schedule_options"],
+            options["schedule_options"],
         )
         return {
             "optimizer": optimizer,
@@ -285,15 +304,7 @@ class FineTuningModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put in the model's own configuration and manifest, so that no other file is needed."""
-        checkpoint["hyper_parameters"] |= {
-            "pretrained": None,
-            "config": {
-                **self.model.config.to_diff_dict(),
-                "id2label": self.model.config.id2label,
-            },
-            "num_labels": self.model.config.num_labels,
-            "problem_type": self.task.problem_type,
-        }
+        checkpoint["hyper_parameters"] |= model_options(self.model, self.task)
         store_compression(self.model, checkpoint)
         checkpoint["seed"] = self._seed
 
@@ -303,16 +314,7 @@ class FineTuningModule(L.LightningModule):
         Raises:
             InputError: the checkpoint is of another model, or a resumed run has another optimizer.
         """
-        if COMPRESSION not in checkpoint or "seed" not in checkpoint:
-            raise InputError(
-                "the checkpoint is of another module: it was not written by a "
-                f"{type(self).__name__} of this package. Give one that was"
-            )
-        if not self.task.over_vocabulary:
-            theirs = named_outputs(checkpoint["hyper_parameters"]["config"]["id2label"])
-            require_same_names(theirs, "the checkpoint", labels_of(self.model), "the model here")
+        restore_shapes_(self, checkpoint)
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             require_same_options("model", checkpoint["hyper_parameters"], self.hparams, _KEPT)
         self._seed = checkpoint["seed"]
-        restore_compression_(self.model, checkpoint[COMPRESSION])
-        require_same_tensors(self.state_dict(), checkpoint["state_dict"])

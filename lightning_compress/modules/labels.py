@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
@@ -78,16 +75,6 @@ def _names_in(pretrained: str | None, task: Task) -> KnownLabels | None:
     if not has_trained_head(config, task):
         return None
     return named_outputs(config.id2label, config.problem_type)
-
-
-def checkpoint_options(path: str | Path) -> dict[str, Any] | None:
-    """The options in a checkpoint of this package; None if it has none."""
-    if not Path(path).is_file():
-        return None
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    options = checkpoint.get("hyper_parameters", {})
-    wanted = {"pretrained", "config", "num_labels", "problem_type"}
-    return dict(options) if wanted <= options.keys() and options["config"] else None
 
 
 def label_fields(known: KnownLabels, data: DataInfo) -> dict[str, Any]:

@@ -18,6 +18,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_compress.errors import InputError, first_line
 
 
+def optimizer_for(
+    model: nn.Module, spec: Mapping[str, Any] | None, learning_rate: float, weight_decay: float
+) -> Optimizer:
+    """The optimizer of a description, see :func:`optimizer_spec`; AdamW without one."""
+    if spec is None:
+        return adamw(model, learning_rate, weight_decay)
+    return optimizer_with(optimizer_factory(spec), model, learning_rate, weight_decay)
+
+
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> AdamW:
     """Build AdamW over the trainable parameters; vectors (biases, norms) are not decayed.
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_compress.compression_state import is_saved_here
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.models.forward import most_tokens
+from lightning_compress.models.forward import known_tokens, most_tokens
+from lightning_compress.models.manifest import require_float
+from lightning_compress.models.masks import masks_of
 from lightning_compress.saving import load_compressed, quiet_transformers
 from lightning_compress.tasks import Task, task_of
 
@@ -91,13 +93,6 @@ def load_trained(name: str) -> "PreTrainedModel":
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"{name} lacks tensors of {found[0]} ({missing}): choose a complete model")
     return model
-
-
-def reading_limits(model: "PreTrainedModel") -> tuple[int | None, int | None]:
-    """How many different tokens a model knows, and how many it reads at once, where that is set."""
-    embeddings = model.get_input_embeddings()
-    rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
-    return rows, most_tokens(model)
 
 
 def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
@@ -196,6 +191,37 @@ def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str])
         rank_zero_info(f"The head on {name} is new and untrained.")
 
 
+def resize_embeddings_(model: "PreTrainedModel", tokens: int) -> None:
+    """Add embeddings for the tokens that a model does not know, in place.
+
+    They are drawn from the normal distribution with mean and covariance of the known ones (John
+    Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021,
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+
+    Args:
+        model: any Hugging Face model.
+        tokens: size of the tokenizer's vocabulary.
+
+    Raises:
+        InputError: the model is quantized, or its embeddings are pruned.
+    """
+    rows = known_tokens(model)
+    if rows is None or tokens <= rows:
+        return
+    remedy = "resize the embeddings of the dense model that it came from, and compress that one"
+    require_float(model, remedy)
+    embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = {name for name, module in model.named_modules() if id(module) in embeddings}
+    if any(name.rpartition(".")[0] in names for name in masks_of(model)):
+        raise InputError(f"the embeddings of {type(model).__name__} are pruned: {remedy}")
+    with quiet_transformers():
+        model.resize_token_embeddings(tokens)
+    rank_zero_info(
+        f"The model knew {rows} tokens and the tokenizer {tokens}: {tokens - rows} embeddings are "
+        "new and untrained."
+    )
+
+
 def require_readable(model: "PreTrainedModel", vocab_size: int, max_length: int) -> None:
     """Require that a model has embeddings for the tokens and the positions of the data.
 
@@ -207,11 +233,12 @@ def require_readable(model: "PreTrainedModel", vocab_size: int, max_length: int)
     Raises:
         InputError: there are too few, which would be an index error in the forward pass.
     """
-    rows, positions = reading_limits(model)
+    rows, positions = known_tokens(model), most_tokens(model)
     if rows is not None and vocab_size > rows:
         raise InputError(
             f"the tokenizer knows {vocab_size} tokens and the model {rows}: set data.tokenizer to "
-            "the one the model was trained with"
+            "the one the model was trained with, or model.resize_embeddings: true to add untrained "
+            "embeddings of the new tokens and train them"
         )
     if positions is not None and max_length > positions:
         raise InputError(

@@ -14,8 +14,10 @@ from lightning_compress.data.labels import KnownLabels
 from lightning_compress.distillation.outputs import RequestedOutputs
 from lightning_compress.distillation.teacher import LiveTeacher, freeze_
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.modules.labels import checkpoint_options, known_labels
-from lightning_compress.modules.pretrained import build_model, reading_limits
+from lightning_compress.models.forward import known_tokens, most_tokens
+from lightning_compress.modules.checkpoint import checkpoint_options
+from lightning_compress.modules.labels import known_labels
+from lightning_compress.modules.pretrained import build_model
 from lightning_compress.saving import edits_in
 from lightning_compress.tasks import Task, task_of
 from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
@@ -181,7 +183,7 @@ def check_inputs(teacher: "PreTrainedModel", *, tokens: int | None, max_length: 
     Raises:
         InputError: they are not, which would be an index error in the first step.
     """
-    rows, positions = reading_limits(teacher)
+    rows, positions = known_tokens(teacher), most_tokens(teacher)
     if tokens is not None and rows is not None and tokens > rows:
         raise InputError(
             f"model.teacher knows {rows} tokens and the tokenizer {tokens}: put the tokenizer that "

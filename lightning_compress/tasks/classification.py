@@ -1,6 +1,6 @@
 """Classification of texts, or of pairs of texts, into one of several classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,17 @@ class Classification(Task):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy over the labelled examples."""
         return labelled_loss(functional.cross_entropy, logits, labels, self.target_mask(labels))
+
+    def weighted_loss(self, class_weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss in which an example counts as much as its class."""
+
+        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+            each = functional.cross_entropy(logits, labels, reduction="none")
+            return (each * class_weights.to(labels.device)[labels]).mean()
+
+        return lambda logits, labels: labelled_loss(
+            weighted, logits, labels, self.target_mask(labels)
+        )
 
     def metrics(self, num_labels: int | None) -> MetricCollection:
         """Accuracy, Matthews correlation, and F1: of class 1 of two, else the mean over classes."""

@@ -1,6 +1,6 @@
 """Classification of texts by several labels, each of which holds or not."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +26,18 @@ class MultiLabelClassification(Task):
         labelled = self.target_mask(labels)
         return labelled_loss(
             functional.binary_cross_entropy_with_logits, logits, labels.float(), labelled
+        )
+
+    def weighted_loss(self, class_weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss in which an example that has a label counts as much as the label."""
+
+        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+            return functional.binary_cross_entropy_with_logits(
+                logits, labels, pos_weight=class_weights.to(labels.device)
+            )
+
+        return lambda logits, labels: labelled_loss(
+            weighted, logits, labels.float(), self.target_mask(labels)
         )
 
     def metrics(self, num_labels: int | None) -> MetricCollection:

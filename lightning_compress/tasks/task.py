@@ -1,12 +1,13 @@
 """The interface of a task: everything that training, evaluation and distillation ask about it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lightning_compress.errors import InputError
 from lightning_compress.types import Batch, ProblemType
 
 Distribution = Literal["categorical", "bernoulli", "continuous"]
@@ -47,6 +48,17 @@ class Task(ABC):
 
         A batch without targets has loss zero and zero gradients.
         """
+
+    def weighted_loss(self, class_weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss with a weight for each class, [C] float32.
+
+        Raises:
+            InputError: the task has no classes that could be weighted.
+        """
+        raise InputError(
+            f"model.class_weights: the loss of {self.problem_type or self.name} has no classes to "
+            "weigh: leave the option out"
+        )
 
     @abstractmethod
     def metrics(self, num_labels: int | None) -> MetricCollection:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_compress.data import TextClassificationDataModule, sources, token_cache
+from lightning_compress.data.labels import KnownLabels
 from lightning_compress.data.local_files import read_rows
 from lightning_compress.data.splits import first_id
 from lightning_compress.errors import InputError
@@ -242,3 +243,75 @@ def test_a_test_file_without_labels_is_found_before_training(
     data.setup("fit")
     with pytest.raises(InputError, match=r"no test split .*data\.splits\.test"):
         data.setup("test")
+
+
+@pytest.fixture
+def columns(classification: Build, tmp_path: Path) -> Callable[..., TextClassificationDataModule]:
+    """A data module of a csv file with several label columns."""
+
+    def build(lines: list[str], **options: object) -> TextClassificationDataModule:
+        for split in ("train", "validation", "test"):
+            (tmp_path / f"{split}.csv").write_text("\n".join(["text,rude,long,new", *lines]))
+        options = {"label": ["rude", "new"], **options}
+        return classification(path=str(tmp_path), splits=None, format="csv", **options)
+
+    return build
+
+
+def test_several_label_columns(columns: Build) -> None:
+    data = columns(["a,1,7,False", "b,1,7,False", "c,0.0,7,False", "d,1,7,True"])
+    data.setup("fit")
+    assert (data.problem_type, data.label_names) == ("multi_label_classification", ["rude", "new"])
+    (batch,) = data.val_dataloader()
+    order = batch["example_id"].argsort()
+    assert batch["labels"][order].tolist() == [[1, 0], [1, 0], [0, 0], [1, 1]]
+    assert data.label_frequencies == [0.75, 0.25]
+
+
+def test_several_label_columns_follow_the_names_of_a_trained_model(columns: Build) -> None:
+    data = columns(["a,1,7,0", "b,0,7,1"])
+    data.known_labels = KnownLabels("multi_label_classification", 2, ("new", "rude"))
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert batch["labels"][batch["example_id"].argsort()].tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("rude", "new", "old"),
+            "'rude', 'new', and the model has the labels 'rude', 'new', 'old'",
+        ),
+        (("rude", "old"), "'rude', 'new', and the model has the labels 'rude', 'old'"),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), "the model has the labels 'LABEL_0'"),
+    ],
+)
+def test_columns_of_other_labels_than_the_model_are_refused(
+    columns: Build, names: tuple[str, ...], message: str
+) -> None:
+    data = columns(["a,1,7,0", "b,0,7,1"])
+    data.known_labels = KnownLabels("multi_label_classification", len(names), names)
+    with pytest.raises(InputError, match=message):
+        data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a,1,7,0", "b,2,7,1"], r"column 'rude' of data\.label holds 2: each"),
+        (["a,1,7,0", "b,-1,7,-1"], "rows without a label"),
+        (["a,1,7,0", "b,0.5,7,1"], r"column 'rude' of data\.label holds 0\.5"),
+        (["a,1,7,0", "b,,7,1"], "column 'rude'.*no label.*row 2"),
+        (["a,yes,7,0", "b,no,7,1"], "column 'rude' of data.label holds"),
+    ],
+)
+def test_label_columns_hold_zeros_and_ones(columns: Build, lines: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        columns(lines).setup("fit")
+
+
+@pytest.mark.parametrize("label", [[], ["a", "a"]])
+def test_label_columns_are_named_once(classification: Build, label: list[str]) -> None:
+    with pytest.raises(InputError, match=r"data\.label is .* several different"):
+        classification(label=label)

@@ -195,8 +195,8 @@ def test_a_larger_tokenizer_is_refused(toy_data, quiet_trainer):
     class Tokenizer:
         pad_token_id = bos_token_id = eos_token_id = 0
 
-        def __len__(self):
-            return 101
+        def get_vocab(self):
+            return {str(token): token for token in range(101)}
 
     toy_data.tokenizer = Tokenizer()
     with pytest.raises(InputError, match=r"101 tokens and the model 100.*data\.tokenizer"):
