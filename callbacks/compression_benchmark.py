@@ -22,7 +22,7 @@ from lightning_compress.saving import load_compressed, save_compressed
 from lightning_compress.tasks import task_of
 from lightning_compress.types import Batch
 
-from .calibration_batches import calibration_for, check_calibration
+from .calibration_batches import calibration_for, check_calibration, require_predictions
 from .figures import run_figures
 from .model_edit import shortfalls
 from .run import dense_models, is_dev_run, run_folder
@@ -76,6 +76,11 @@ class CompressionBenchmark(L.Callback):
         self._training = "begun" if trainer.ckpt_path is None else "resumed"
         model = transformer_in(pl_module)
         if model is not None:
+            require_predictions(
+                model,
+                "CompressionBenchmark",
+                "leave it out: measure_latency and measure_footprint take any model",
+            )
             task = task_of(model)
             metric = f"val_{task.primary_metric}"
             if self.settings.needs_calibration:

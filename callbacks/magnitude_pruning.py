@@ -45,7 +45,8 @@ class IterativeMagnitudePruning(ModelEdit):
     step, with any optimizer, accumulation, precision and gradient clipping, and stay pruned. The
     keys of the module's ``state_dict`` do not change; masks and progress are in the
     checkpoint, and a resumed run is equal to an uninterrupted one, bit for bit. Masks that a model
-    has already are kept and count.
+    has already are kept and count. A Trainer takes one such callback: name all weights in
+    ``weights``.
 
     Args:
         sparsity: fraction of the selected weights that is zero in the end, in [0, 1); default with

@@ -23,6 +23,7 @@ from lightning_compress.compression_state import (
 )
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
+from lightning_compress.models.manifest import require_float
 from lightning_compress.resuming import require_same_options
 
 from .rewinding import rewind_schedule_, schedule_state
@@ -86,16 +87,20 @@ class ModelEdit(L.Callback, HyperparametersMixin):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to resume with other options than those of the checkpoint.
+        """Refuse to resume with other options than those of the checkpoint, or after the end.
 
         Raises:
-            InputError: an option has changed.
+            InputError: an option has changed, or the checkpoint holds a quantized model.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         saved = checkpoint["callbacks"].get(self.state_key)
         if saved is not None and self._options_are_fixed(saved):
             require_same_options(type(self).__name__, saved["options"], self._options())
+        model = transformer_in(pl_module)
+        if model is not None:
+            remedy = "resume from an earlier checkpoint, or measure this one with trainer.test"
+            require_float(model, remedy, prepared=True)
 
     def _options_are_fixed(self, state: Mapping[str, Any]) -> bool:
         """Whether a run that is resumed from a state needs the options that it began with."""

@@ -12,8 +12,9 @@ from lightning_compress.models.manifest import COMPRESSION, EDITS, change_shape,
 from lightning_compress.models.masks import MASKS
 from lightning_compress.models.removal import SIZES
 from lightning_compress.models.structure import transformer_in
+from lightning_compress.quantization.cast import DTYPE
 from lightning_compress.quantization.fake_quantized import FAKE_QUANTIZED
-from lightning_compress.quantization.modules import DTYPE, QUANTIZED
+from lightning_compress.quantization.modules import QUANTIZED
 
 PARTS = (LAYERS, SIZES, FAKE_QUANTIZED, QUANTIZED, DTYPE, MASKS, EDITS)
 """The parts of the state in the order in which they are restored."""

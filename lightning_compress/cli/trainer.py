@@ -11,7 +11,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.model_edit import shortfalls
@@ -129,7 +129,11 @@ class CompressCLI(LightningCLI):
         if isinstance(self.model, FineTuningModule):
             self.model.restored_from = self._of_command("ckpt_path")
         if not self._of_command("trainer").fast_dev_run:
-            check_writable(run_folder(self.trainer))
+            self._check_folder()
+
+    @rank_zero_only  # the other processes do not know yet which version of the run is theirs
+    def _check_folder(self) -> None:
+        check_writable(run_folder(self.trainer))
 
     def after_fit(self) -> None:
         """End the run with the test loop on the best checkpoint; the benchmark reports."""

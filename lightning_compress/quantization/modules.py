@@ -1,7 +1,5 @@
 """Quantized modules made from floating-point ones, and how a model gets them back when restored."""
 
-import copy
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.manifest import QUANTIZATION_EDIT, StatePart, edits_of
+from lightning_compress.models.manifest import StatePart
 from lightning_compress.models.modeling_quantized import (
     QMAX,
     QuantizedEmbedding,
@@ -67,59 +65,6 @@ def in_place_of_float(model: nn.Module, modules: Mapping[str, nn.Module]) -> Ite
 
 
 QUANTIZED = StatePart("quantized", quantized_specs, place_quantized_)
-
-
-def _recorded_dtype(model: nn.Module) -> str | None:
-    dtypes = [edit["dtype"] for edit in edits_of(model, QUANTIZATION_EDIT) if "dtype" in edit]
-    return dtypes[-1] if dtypes else None
-
-
-def _restore_dtype_(model: nn.Module, dtype: str | None) -> None:
-    if dtype is not None:
-        cast_(model, getattr(torch, dtype))
-
-
-def cast_(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast a model as transformers does when it loads one in that dtype, in place.
-
-    Buffers that no file holds, such as the frequencies of rotary position embeddings, keep their
-    dtype, and so do the tensors that the model's class keeps in float32 (``wo`` of T5 in fp16).
-    """
-    transformer: Any = model
-    plan = transformer._get_dtype_plan(dtype) if hasattr(model, "_get_dtype_plan") else {}
-    kept = [re.compile(pattern.replace("*", ".*")) for pattern in plan]
-    built = _dtypes_as_built(model, dtype)
-    for prefix, module in model.named_modules():
-        for tensors, unsaved in (
-            (module._parameters, set()),
-            (module._buffers, module._non_persistent_buffers_set),
-        ):
-            for key, tensor in tensors.items():
-                if tensor is None or not tensor.is_floating_point():
-                    continue
-                name = f"{prefix}.{key}" if prefix else key
-                wanted = built.get(name, tensor.dtype if key in unsaved else dtype)
-                if key not in unsaved and any(pattern.search(name) for pattern in kept):
-                    wanted = torch.float32
-                tensor.data = tensor.data.to(wanted)
-
-
-def _dtypes_as_built(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The dtypes that the class of a model gives its tensors where ``dtype`` is the default."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device("meta"):
-            built = type(model)(copy.deepcopy(model.config))
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
-        return {}  # a class of the user's own, which wants other arguments
-    finally:
-        torch.set_default_dtype(default)
-    tensors = [*built.named_parameters(), *built.named_buffers()]
-    return {name: tensor.dtype for name, tensor in tensors}
-
-
-DTYPE = StatePart("dtype", _recorded_dtype, _restore_dtype_)
 
 
 @torch.no_grad()

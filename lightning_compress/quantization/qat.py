@@ -50,8 +50,8 @@ def prepare_(
         technique: name of the edit in the report.
 
     Raises:
-        InputError: as :func:`~lightning_compress.quantization.quantize_`, or the scheme has 16
-            bits. The model is then unchanged.
+        InputError: as :func:`~lightning_compress.quantization.quantize_`, or the scheme or
+            the weights have 16 bits. The model is then unchanged.
     """
     config = config_from(config)
     check_preparation(model, config)
@@ -96,5 +96,11 @@ def check_preparation(model: "PreTrainedModel", config: QuantizationConfig) -> N
         raise InputError(
             f"{config.scheme} needs no quantization-aware training: train with trainer.precision "
             "bf16-mixed or 16-mixed, and quantize the result"
+        )
+    if model.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"{type(model).__name__} has weights of {model.dtype}, in which the small updates of "
+            "weights and scales would be lost: load it in float32 and train with trainer.precision "
+            "bf16-mixed or 16-mixed"
         )
     check_quantization(model, config)

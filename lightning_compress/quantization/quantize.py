@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
+from lightning_compress.quantization.cast import cast_, check_cast
 from lightning_compress.quantization.modules import Quantized
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ from lightning_compress.quantization.activation_stats import (
     collect_activation_stats,
 )
 from lightning_compress.quantization.modules import (
-    cast_,
     embedding_from_float,
     linear_from_float,
     linear_weight,
@@ -113,6 +113,7 @@ def quantize_(
     }
     if config.precision.dtype is not None:
         _check_range(model, config)
+        check_cast(model, config.precision.dtype)
         record["dtype"] = str(config.precision.dtype).removeprefix("torch.")
         cast_(model, config.precision.dtype)
     else:

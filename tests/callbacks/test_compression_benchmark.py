@@ -279,6 +279,8 @@ class Module(L.LightningModule):
         pass
 
 rows = [{"input_ids": torch.full((1 + n,), n), "labels": n % 2, "example_id": n} for n in range(9)]
+if sys.argv[2] == "without ids":
+    rows = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
 benchmark = CompressionBenchmark(
     runtimes=["eager"], precisions=["fp32"], devices=["cpu"], seconds=0.001)
 trainer = two_processes(sys.argv[1], callbacks=[benchmark])
@@ -287,10 +289,11 @@ trainer.test(Module(), DataLoader(rows, batch_size=1), verbose=False)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rows", ["with ids", "without ids"])
 def test_the_first_of_two_processes_measures_the_whole_split(
-    run_script: Callable[..., str], tmp_path: Path
+    run_script: Callable[..., str], tmp_path: Path, rows: str
 ) -> None:
-    run_script(SCRIPT)
+    run_script(SCRIPT, rows)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["task"]["examples"] == 9
     assert report["task"]["tokens"] == {"p50": 5, "p95": 9, "max": 9}

@@ -310,3 +310,17 @@ def test_two_processes_learn_equal_scales(run_script, tmp_path):
     assert found[0] == found[1]
     assert found[0][0] == 25
     assert found[0][1] > 0
+
+
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-static"])
+def test_a_run_that_has_ended_is_not_resumed(toy_data, quiet_trainer, tmp_path, scheme):
+    def fit(folder, **options):
+        callback = QuantizationAwareTraining(quantization=QuantizationConfig(scheme))
+        kept = ModelCheckpoint(dirpath=folder)
+        trainer = quiet_trainer(max_epochs=1, callbacks=[callback, kept], enable_checkpointing=True)
+        trainer.fit(Foreign(), toy_data, **options)
+        return kept.best_model_path
+
+    ended = fit(tmp_path / "first")
+    with pytest.raises(InputError, match=f"is quantized, to {scheme}: resume from an earlier"):
+        fit(tmp_path / "second", weights_only=True, ckpt_path=ended)

@@ -202,10 +202,5 @@ def test_a_sample_is_the_same_everywhere(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("family", ALL)
-def test_every_family_and_edit(
-    family: str, edit: str, dtype: torch.dtype, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if edit == "prepared" and dtype is torch.bfloat16:
-        reason = "fake-quantized embeddings of a bf16 model are float32, so that it does not run"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=RuntimeError, strict=True))
+def test_every_family_and_edit(family: str, edit: str, dtype: torch.dtype, tmp_path: Path) -> None:
     _assert_same_everywhere(family, edit, dtype, tmp_path)

@@ -1,5 +1,7 @@
 """Layers that round while they learn, and what they are converted to."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -129,6 +131,8 @@ def test_training_works_under_autocast(tiny_bert, calibration_of):
 def test_a_refused_model_is_unchanged(tiny_bert, calibration_of):
     with pytest.raises(InputError, match="bf16 needs no quantization-aware training: train with"):
         prepare_(tiny_bert, "bf16")
+    with pytest.raises(InputError, match=r"weights of torch\.bfloat16.*load it in float32"):
+        prepare_(copy.deepcopy(tiny_bert).to(torch.bfloat16), "int8-dynamic")
     with pytest.raises(InputError, match=r"scheme must be one of .*, not 'int3'"):
         prepare_(tiny_bert, "int3")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="int8-static needs calibration examples"):
