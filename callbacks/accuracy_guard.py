@@ -30,6 +30,7 @@ from lightning_compress.quantization.modules import Quantized, in_place_of_float
 from lightning_compress.quantization.quantize import quantized_modules
 from lightning_compress.quantization.sensitivity import divergences_with
 from lightning_compress.tasks import task_of
+from lightning_compress.tasks.labels import metrics_of
 from lightning_compress.types import Batch
 
 from .calibration_batches import as_calibration
@@ -133,7 +134,7 @@ class AccuracyGuard:
                 TorchModel(model, model),
                 self._batches,
                 task=self._task,
-                num_labels=model.config.num_labels,
+                metrics=metrics_of(model),
                 advance=partial(advance, what, 1),
             )[self._task.primary_metric]
         except NotFiniteError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 
+from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
 from lightning_compress.tasks import task_names, task_of
@@ -73,6 +74,7 @@ def set_up(data: Any, model: "PreTrainedModel", stage: str) -> None:
     """Set data up for a model: their labels are the model's, in the model's order."""
     from lightning_compress.tasks.labels import labels_of
 
+    DataInfo.of(data).require_task(task_of(model).name)
     data.known_labels = labels_of(model)
     data.setup(stage)
     if model.config.problem_type is None and data.known_labels.names is not None:

@@ -183,7 +183,7 @@ class CompressCLI(LightningCLI):
             for batch in batches:
                 columns = [values.tolist() for values in batch.values()]
                 for row in zip(*columns, strict=True):
-                    line = described(dict(zip(batch, row, strict=True)), names)
+                    line = described(dict(zip(batch, row, strict=True)), names, self.datamodule)
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         rank_zero_info(f"Predictions: {path}")
 

@@ -2,5 +2,10 @@
 
 from lightning_compress.data.language_modeling import LanguageModelingDataModule
 from lightning_compress.data.text_classification import TextClassificationDataModule
+from lightning_compress.data.token_classification import TokenClassificationDataModule
 
-__all__ = ["LanguageModelingDataModule", "TextClassificationDataModule"]
+__all__ = [
+    "LanguageModelingDataModule",
+    "TextClassificationDataModule",
+    "TokenClassificationDataModule",
+]

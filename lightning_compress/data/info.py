@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from lightning_compress.data.tokenizer import vocabulary_size
+from lightning_compress.errors import InputError
 from lightning_compress.types import ProblemType
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class DataInfo:
         max_length: maximum tokens per example; 0 if unknown.
         train_on: ``labelled``, ``unlabelled`` or ``both``: the examples of training batches.
         task_name: name of the data in reports; empty for no data module.
+        tasks: values of ``model.task`` that the labels are for; empty: not said.
     """
 
     tokenizer: "PreTrainedTokenizerBase | None" = None
@@ -36,6 +38,7 @@ class DataInfo:
     max_length: int = 0
     train_on: str = "labelled"
     task_name: str = ""
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, datamodule: "LightningDataModule | None") -> Self:
@@ -55,6 +58,19 @@ class DataInfo:
     def of_trainer(cls, trainer: "Trainer | None") -> Self:
         """Read the facts off the data module of a Trainer; it has none before it runs."""
         return cls.of(getattr(trainer, "datamodule", None))
+
+    def require_task(self, name: str) -> None:
+        """Refuse a task that the labels are not for.
+
+        Raises:
+            InputError: they are for others.
+        """
+        if self.tasks and name not in self.tasks:
+            raise InputError(
+                f"model.task is {name} and the data module gives labels for "
+                f"{' and '.join(self.tasks)}: set the one that you mean, or choose another data "
+                "module in data.class_path (--data of a command)"
+            )
 
     @property
     def vocabulary(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class LanguageModelingDataModule(TextDataModule):
         super().__init__(**options)
         require_choice("data.objective", objective, get_args(Objective))
         self.objective = objective
+        self.tasks = ("causal-lm",) if objective == "causal" else ("masked-lm",)
         self.packing = packing
         self.mask_probability = mask_probability
         if not 0 < mask_probability < 1:

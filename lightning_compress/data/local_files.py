@@ -1,4 +1,4 @@
-"""Rows out of local files: csv, tsv, JSON lines (all also as .gz), parquet and plain text."""
+"""Rows out of local files: csv, tsv, JSON lines, CoNLL (all also as .gz), parquet, plain text."""
 
 import gzip
 import json
@@ -8,13 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
+from lightning_compress.data.conll import conll_columns, conll_sentences
 from lightning_compress.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import csv as pa_csv
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "text"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "text", "conll"]
 
 _EXTENSIONS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -26,6 +27,10 @@ _EXTENSIONS: dict[str, FileFormat] = {
     ".txt": "text",
     ".tokens": "text",
     ".raw": "text",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
 }
 TEXT_COLUMN = "text"
 
@@ -62,6 +67,9 @@ def column_names(file: Path, form: FileFormat) -> list[str]:
             from pyarrow import parquet
 
             return list(parquet.read_schema(file).names)
+        if form == "conll":
+            with _open_text(file) as lines:
+                return conll_columns(lines)
         return list(_open_csv(file, form).schema.names)
 
 
@@ -91,6 +99,8 @@ def read_rows(
             table = _read_json(file, columns, limit)
         elif form == "parquet":
             table = _read_parquet(file, columns)
+        elif form == "conll":
+            table = _read_conll(file, columns, limit)
         else:
             table = _open_csv(file, form, list(columns)).read_all()
         return table if limit is None else table.slice(0, limit)
@@ -149,6 +159,22 @@ def _read_json(file: Path, columns: Sequence[str], limit: int | None) -> "pa.Tab
         for column in columns:
             values[column].append(row.get(column))
     return pa.table(values)
+
+
+def _read_conll(file: Path, columns: Sequence[str], limit: int | None) -> "pa.Table":
+    import pyarrow as pa
+
+    present = column_names(file, "conll")
+    with _open_text(file) as lines:
+        sentences = list(islice(conll_sentences(lines, len(present), file), limit))
+    places = {column: present.index(column) for column in columns}
+    kind = pa.list_(pa.string())
+    return pa.table(
+        {
+            column: pa.array([[cells[at] for cells in words] for words in sentences], kind)
+            for column, at in places.items()
+        }
+    )
 
 
 def _read_parquet(file: Path, columns: Sequence[str]) -> "pa.Table":

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class TextDataOptions(TypedDict, total=False):
-    """Options of :class:`~lightning_compress.data.datamodule.TextDataModule`, documented there."""
+class RowOptions(TypedDict, total=False):
+    """Options of every data module, whatever its rows hold."""
 
     path: str | None
     config: str | None
     splits: dict[SplitName, str | list[str]] | None
     format: FileFormat | None
-    text: str | list[str]
     tokenizer: str | None
     max_length: int
     batch_size: int
@@ -29,6 +28,12 @@ class TextDataOptions(TypedDict, total=False):
     seed: int
     num_workers: int
     cache_dir: str
+
+
+class TextDataOptions(RowOptions, total=False):
+    """Options of :class:`~lightning_compress.data.datamodule.TextDataModule`, documented there."""
+
+    text: str | list[str]
 
 
 def check_options(

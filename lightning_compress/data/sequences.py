@@ -59,6 +59,28 @@ class StoredTexts:
         return slice(first, first + self._content[index])
 
 
+class StoredWords(StoredTexts):
+    """Rows of a store of lists of words, which knows where each word starts."""
+
+    def segments(self, index: int) -> None:
+        """Words are single texts."""
+
+    def starts(self, index: int) -> NDArray[np.int64]:
+        """Places in an example of the first tokens of its words, as far as they are not cut."""
+        assert self.store.segments is not None, "the store is one of words"
+        return len(self._prefix) + np.flatnonzero(self.store.segments[self._place(index)])
+
+    def lost(self) -> tuple[int, int]:
+        """How many of the rows are cut, and how many words they lose."""
+        assert self.store.segments is not None, "the store is one of words"
+        cut = np.flatnonzero(self._content < self.store.lengths[self.rows]).tolist()
+        behind = (
+            self.store.segments[self._place(index).stop : self.store.offsets[self.rows[index] + 1]]
+            for index in cut
+        )
+        return len(cut), sum(int(np.sum(marks)) for marks in behind)
+
+
 class JoinedTexts:
     """The examples of the first part, then those of the second, and so on.
 

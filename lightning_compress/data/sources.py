@@ -242,7 +242,7 @@ def _by_file_name(folder: Path, form: FileFormat | None) -> dict[SplitName, Sour
     if not found:
         raise InputError(
             f"data.path: no file in {folder} is named after a split (train, validation, test) and "
-            "a format (.csv, .tsv, .jsonl, .parquet, .txt): name them in data.splits"
+            "a format (.csv, .tsv, .jsonl, .parquet, .txt, .conll): name them in data.splits"
         )
     # Unlabelled texts are read on request only, so the search for them takes no file from another
     # split and raises no error where their file is ambiguous.

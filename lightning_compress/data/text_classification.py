@@ -56,6 +56,8 @@ class TextClassificationDataModule(TextDataModule):
         InputError: an option is out of its range.
     """
 
+    tasks = ("sequence-classification",)
+
     def __init__(
         self,
         *,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lightning_compress.data.sources import Source
 from lightning_compress.data.tokenizer import tokenizer_fingerprint, vocabulary_size
+from lightning_compress.data.words import checked_words, encoded_words
 from lightning_compress.errors import InputError
 from lightning_compress.progress import progress_bar
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _CHUNK = 500  # texts that the tokenizer takes at a time
 _QUIET = 3.0  # seconds of work before a progress bar appears
 
-# One text's token ids and, for pairs of texts, which of the two each token belongs to.
+# One text's token ids and, for each of them, what ``TokenStore.segments`` says.
 EncodedText = tuple[list[int], list[int] | None]
 
 _TOKENS, _SEGMENTS, _OFFSETS, _META = "tokens.bin", "segments.bin", "offsets.npy", "meta.json"
@@ -40,7 +41,8 @@ class TokenStore:
     Args:
         tokens: [T] ids of all texts; 2 bytes each where the vocabulary allows.
         offsets: [N + 1] int64; text i is ``tokens[offsets[i]:offsets[i + 1]]``.
-        segments: [T] which text of a pair a token belongs to; None for single texts.
+        segments: [T] which text of a pair a token belongs to; of lists of words, 1 at the first
+            token of each word, else 0; None for single texts.
     """
 
     tokens: NDArray[Any]
@@ -64,11 +66,13 @@ class Encoding:
         max_length: longest sequence, specials included; None: texts stay whole.
         special_tokens: put the tokenizer's own special tokens in.
         end: id to put behind each text that does not end with it.
+        words: each text is a list of words.
     """
 
     max_length: int | None = None
     special_tokens: bool = True
     end: int | None = None
+    words: bool = False
 
 
 def tokenized(
@@ -209,9 +213,14 @@ def _encoded(
     with progress_bar(table.num_rows, shown=True, delay_s=_QUIET) as advance:
         for first in range(0, table.num_rows, _CHUNK):
             part = table.slice(first, _CHUNK)
-            texts = [_texts(part.column(c).to_pylist(), c, source, first) for c in columns]
-            rows = enumerate(_encode_chunk(tokenizer, texts, encoding), start=first + 1)
-            for row, (ids, segments) in rows:
+            values = [part.column(c).to_pylist() for c in columns]
+            if encoding.words:
+                sentences = checked_words(values[0], columns[0], source.name, first)
+                chunk: Iterator[EncodedText] = encoded_words(tokenizer, sentences, source.name)
+            else:
+                texts = [_texts(v, c, source, first) for v, c in zip(values, columns, strict=True)]
+                chunk = _encode_chunk(tokenizer, texts, encoding)
+            for row, (ids, segments) in enumerate(chunk, start=first + 1):
                 if not ids:
                     raise InputError(
                         f"{source.name}: data.tokenizer finds no token in row {row}: take it out"

@@ -192,7 +192,7 @@ def _cached_fields(
     assert isinstance(outputs.logits, Tensor)
     logits = outputs.logits.float()
     if top_k_config is None:
-        per_example["logits"] = logits
+        (per_token if logits.dim() == 3 else per_example)["logits"] = logits
         return per_example, per_token
     values, indices = logits.topk(min(top_k_config.top_k, logits.shape[-1]))
     per_token |= {"values": values, "indices": indices.int()}

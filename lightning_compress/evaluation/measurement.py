@@ -36,6 +36,7 @@ from lightning_compress.progress import Advance
 from lightning_compress.quantization.precisions import own_precision
 
 if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
     from transformers import PreTrainedModel
 
 
@@ -44,7 +45,7 @@ def evaluate(
     batches: Sequence[Batch],
     *,
     task: "Task",
-    num_labels: int | None,
+    metrics: "MetricCollection",
     advance: Callable[[], None],
 ) -> dict[str, float | None]:
     """Compute the metrics of a model over all batches.
@@ -53,7 +54,7 @@ def evaluate(
         prepared: the model in its runtime.
         batches: the split, with ``labels``.
         task: the model's task.
-        num_labels: number of labels of a classifier.
+        metrics: of the task, without a batch so far.
         advance: called after every batch.
 
     Returns:
@@ -62,7 +63,6 @@ def evaluate(
     Raises:
         NotFiniteError: an output is not finite.
     """
-    metrics = task.metrics(num_labels)
     for metric in metrics.values():
         # Only one process measures: torchmetrics must not wait for the others.
         metric.distributed_available_fn = lambda: False
@@ -205,6 +205,8 @@ class Measurement:
 
     def _untimed(self, ready: _Ready, trial: Trial) -> bool:
         """Measure quality and all columns with a ``measure``; False if it is too slow or died."""
+        from lightning_compress.tasks.labels import metrics_of
+
         row, prepared, model = ready.row, ready.prepared, ready.model
         try:
             row.failure = trial.too_slow(row, prepared)
@@ -215,7 +217,7 @@ class Measurement:
                     prepared,
                     self.work.whole,
                     task=model.task,
-                    num_labels=model.num_labels,
+                    metrics=metrics_of(model.model),
                     advance=partial(self.advance, f"Testing {row.title}", 1),
                 )
             else:

@@ -35,7 +35,6 @@ class ModelUnderTest:
     variant: Variant
     model: "PreTrainedModel"
     task: "Task"
-    num_labels: int | None
     metrics: list[str]
     techniques: list[str]
     notes: list[str]
@@ -69,20 +68,18 @@ def model_under_test(variant: Variant, model: "PreTrainedModel", example: Batch)
         example: a batch of one example, for which MACs are counted.
     """
     from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
+    from lightning_compress.tasks.labels import metrics_of
 
     edits = manifest_of(model)
     masks_only = bool(edits) and all(edit["edit"] == MASK_EDIT for edit in edits)
     in_float32 = is_in_full_range(model) and modeling_kernels.CPU_KERNEL == "fbgemm"
     parameters, nonzero = count_parameters(model)
-    task, num_labels = task_of(model), model.config.num_labels
+    task = task_of(model)
     return ModelUnderTest(
         variant=variant,
         model=model,
         task=task,
-        num_labels=num_labels,
-        metrics=sorted(
-            map(str, task.metrics(num_labels)), key=lambda one: one != task.primary_metric
-        ),
+        metrics=sorted(map(str, metrics_of(model)), key=lambda one: one != task.primary_metric),
         # The technique that made an edit, where it is recorded.
         techniques=list(dict.fromkeys(str(e.get("technique", e["edit"])) for e in edits)),
         notes=[

@@ -41,7 +41,7 @@ from lightning_compress.modules.pretrained import (
 )
 from lightning_compress.resuming import require_same_options
 from lightning_compress.tasks import task_named, task_of
-from lightning_compress.tasks.labels import labels_of
+from lightning_compress.tasks.labels import labels_of, metrics_of
 from lightning_compress.types import Batch, ProblemType
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class FineTuningModule(L.LightningModule):
         pretrained: Hub name, Hugging Face folder or compressed folder to start from.
         config: fields of the model's configuration, to change a pretrained model's (dropout) or,
             with ``model_type``, to build one from scratch; vocabulary and labels come from data.
-        task: ``sequence-classification``, ``causal-lm`` or ``masked-lm``.
+        task: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: kind of labels; default: that of the data.
@@ -164,6 +164,7 @@ class FineTuningModule(L.LightningModule):
                 "data.train_on is unlabelled, and there is nothing to learn without labels: use "
                 "lightning_compress.modules.DistillationModule, which learns from a teacher"
             )
+        data.require_task(self.task.name)
         self._vocabulary = data.vocabulary or self._vocabulary
         if not self.task.over_vocabulary:
             self._labels = label_fields(self.known_labels, data)
@@ -180,7 +181,7 @@ class FineTuningModule(L.LightningModule):
             # Without it a decoder cannot distinguish a sequence's last token from padding.
             self.model.config.pad_token_id = self._vocabulary.get("pad_token_id")
         self.task = task_of(self.model)
-        metrics = self.task.metrics(self.model.config.num_labels)
+        metrics = metrics_of(self.model)
         self.val_metrics, self.test_metrics = metrics, metrics.clone()
         tokens = self._vocabulary.get("vocab_size", 0)
         if self.hparams["resize_embeddings"]:
@@ -276,7 +277,8 @@ class FineTuningModule(L.LightningModule):
         """``example_id`` [B] and the predictions of the task.
 
         ``class`` [B], ``probabilities`` and ``logits`` [B, C] in classification, the last two with
-        several labels; ``logits`` in regression; ``tokens`` [B, S] of a language model.
+        several labels; ``logits`` in regression; ``tag`` and ``probability`` [B, S] of words (at
+        their first tokens); ``tokens`` [B, S] of a language model.
         """
         predictions = self.task.predict(self(batch).float())
         return {"example_id": batch["example_id"], **predictions}

@@ -20,7 +20,7 @@ from lightning_compress.modules.labels import known_labels
 from lightning_compress.modules.pretrained import build_model
 from lightning_compress.saving import edits_in
 from lightning_compress.tasks import Task, task_of
-from lightning_compress.tasks.labels import labels_of, named_outputs, require_same_names
+from lightning_compress.tasks.labels import labels_of, metrics_of, named_outputs, require_same_names
 from lightning_compress.types import Batch
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def evaluate_teacher(
     """
     config: PreTrainedConfig = teacher.model.config
     task = task_of(teacher.model)
-    metrics = task.metrics(config.num_labels)
+    metrics = metrics_of(teacher.model)
     classes = config.num_labels or 0
     counts = torch.zeros(1 + classes, device=teacher.model.device)
     metrics.to(counts.device)

@@ -5,6 +5,7 @@ A new task is a file with a subclass of :class:`~lightning_compress.tasks.task.T
 """
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
 from lightning_compress.tasks.regression import Regression
 from lightning_compress.tasks.task import Task
+from lightning_compress.tasks.token_classification import EntityRecognition, WordTagging
 from lightning_compress.types import ProblemType
 
 __all__ = ["TASKS", "Task", "task_named", "task_names", "task_of"]
@@ -24,6 +26,8 @@ TASKS: list[Task] = [
     Regression(),
     CausalLM(),
     MaskedLM(),
+    EntityRecognition(),
+    WordTagging(),
 ]
 """All tasks; of several with one name the first is the default."""
 
@@ -50,7 +54,7 @@ def task_named(name: str, problem_type: ProblemType | None = None) -> Task:
 
 
 def task_of(model: nn.Module) -> Task:
-    """Find the task of a Hugging Face model by its class and ``config.problem_type``.
+    """Find the task of a Hugging Face model by its class and its configuration.
 
     Raises:
         InputError: the model has no head, or the head of a task that is not in ``TASKS``.
@@ -62,16 +66,17 @@ def task_of(model: nn.Module) -> Task:
             f"{type(model).__name__} has no head of a supported task: use a Hugging Face model for "
             f"{', '.join(task_names())}"
         )
-    found = [task for task in found if task.name == found[0].name]
-    problem_type: ProblemType | None = getattr(model.config, "problem_type", None)
+    config: Any = model.config
+    found = [task for task in found if task.name == found[0].name and task.fits(config)]
+    problem_type: ProblemType | None = getattr(config, "problem_type", None)
     if problem_type is None and len(found) > 1:
-        one_number = getattr(model.config, "num_labels", None) == 1
+        one_number = getattr(config, "num_labels", None) == 1
         problem_type = "regression" if one_number else None
     return _with_problem_type(found, problem_type)
 
 
 def _with_problem_type(tasks: list[Task], problem_type: ProblemType | None) -> Task:
-    if problem_type is None or len(tasks) == 1:
+    if problem_type is None or not any(task.problem_type for task in tasks[1:]):
         return tasks[0]
     for task in tasks:
         if task.problem_type == problem_type:

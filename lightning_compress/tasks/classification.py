@@ -41,7 +41,9 @@ class Classification(Task):
             weighted, logits, labels, self.target_mask(labels)
         )
 
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         """Accuracy, Matthews correlation, and F1: of class 1 of two, else the mean over classes."""
         count = require_labels(num_labels)
         f1: Metric = MulticlassF1Score(count) if count != 2 else BinaryF1Score()

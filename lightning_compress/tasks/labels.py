@@ -1,4 +1,4 @@
-"""What the outputs of a model stand for, by its configuration."""
+"""What the outputs of a model stand for, by its configuration, and the metrics for them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from lightning_compress.tasks import task_of
 from lightning_compress.types import ProblemType
 
 if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
     from transformers import PreTrainedModel
 
 
@@ -42,6 +43,11 @@ def labels_of(model: "PreTrainedModel") -> KnownLabels:
     if task_of(model).over_vocabulary:
         return KnownLabels()
     return named_outputs(model.config.id2label, model.config.problem_type)
+
+
+def metrics_of(model: "PreTrainedModel") -> "MetricCollection":
+    """Build the metrics of a model's task, for its labels."""
+    return task_of(model).metrics(model.config.num_labels, labels_of(model).names)
 
 
 def require_same_names(one: KnownLabels, whose: str, other: KnownLabels, whose_other: str) -> None:

@@ -27,7 +27,9 @@ class LanguageModeling(Task):
         """Return the mean cross entropy over the tokens to predict."""
         return token_cross_entropy(logits, self.targets(labels))
 
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         """Perplexity over all tokens to predict."""
         return MetricCollection({"perplexity": Perplexity()})
 

@@ -40,7 +40,9 @@ class MultiLabelClassification(Task):
             weighted, logits, labels.float(), self.target_mask(labels)
         )
 
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         """F1 and accuracy over all labels of all examples (micro average)."""
         count = require_labels(num_labels)
         return MetricCollection(

@@ -27,7 +27,9 @@ class Regression(Task):
         labelled = self.target_mask(labels)
         return labelled_loss(_squared_error, logits, labels.float(), labelled)
 
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         """Pearson's and Spearman's correlation and the mean squared error."""
         with warnings.catch_warnings():
             # torchmetrics warns on every construction that the metric keeps all predictions.

@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_compress.errors import InputError
 from lightning_compress.types import Batch, ProblemType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Distribution = Literal["categorical", "bernoulli", "continuous"]
 """How logits become predictions: a softmax over classes, a sigmoid for each label, or numbers."""
@@ -22,7 +25,7 @@ class Task(ABC):
 
     Attributes:
         name: value of the option ``task``. Tasks that share a model class share the name and differ
-            in ``problem_type``.
+            in ``problem_type``, or in the models that they fit.
         problem_type: the value of ``config.problem_type`` of transformers; None where it has none.
         auto_class: class of transformers that loads a model with the head of this task.
         primary_metric: name of the metric that decides which model is better.
@@ -41,6 +44,10 @@ class Task(ABC):
     distribution: ClassVar[Distribution] = "categorical"
     per_token: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False
+
+    def fits(self, config: "PreTrainedConfig") -> bool:
+        """Whether this may be a model's task, of several with one name and no problem type."""
+        return True
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,8 +68,14 @@ class Task(ABC):
         )
 
     @abstractmethod
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         """Build the metrics, to be updated with :meth:`predictions_and_targets`.
+
+        Args:
+            num_labels: number of labels of a classifier.
+            label_names: what the labels are called, in their order.
 
         Raises:
             InputError: the metrics need the number of labels, and it is not known.

@@ -42,7 +42,9 @@ class TokenClassification(Task):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return token_cross_entropy(logits, labels)
 
-    def metrics(self, num_labels: int | None) -> MetricCollection:
+    def metrics(
+        self, num_labels: int | None, label_names: Sequence[str] | None = None
+    ) -> MetricCollection:
         count = require_labels(num_labels)
         accuracy = MulticlassAccuracy(count, average="micro", ignore_index=IGNORE_INDEX)
         return MetricCollection({"accuracy": accuracy})
