@@ -153,6 +153,7 @@ class TextDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Open the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
+        of_user.check_task(self, self.trainer)
         if self.tokenizer is None:
             tokenizer = tokenizer_for(self.path, self.tokenizer_name)
             of_user.check_length(tokenizer, self.max_length, texts=len(self.columns))
@@ -287,8 +288,7 @@ class TextDataModule(LightningDataModule, ABC):
         )
 
     def _loader(self, split: SplitName, batch_size: int, training: bool = False) -> ResumableLoader:
-        batches = self.examples(split)
-        trainer = self.trainer
+        batches, trainer = self.examples(split), self.trainer
         share = trainer.distributed_sampler_kwargs if trainer is not None else None
         order = LengthBucketedBatches(
             batches.padded,

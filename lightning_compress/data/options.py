@@ -3,12 +3,14 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from lightning_compress.data.info import DataInfo
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sources import Source
 from lightning_compress.data.splits import SplitName
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
+    from lightning import LightningDataModule, Trainer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -88,6 +90,18 @@ def check_length(tokenizer: "PreTrainedTokenizerBase", max_length: int, *, texts
             f"data.max_length is {max_length}: the tokenizer's model takes at most "
             f"{tokenizer.model_max_length} tokens"
         )
+
+
+def check_task(data: "LightningDataModule", trainer: "Trainer | None") -> None:
+    """Check that the module that a Trainer runs is for labels such as those of the data.
+
+    Raises:
+        InputError: it is for another task.
+    """
+    task = getattr(getattr(trainer, "lightning_module", None), "task", None)
+    name = getattr(task, "name", None)  # of a module of this package
+    if name is not None:
+        DataInfo.of(data).require_task(name)
 
 
 def check_limits(limits: Iterable[SplitName], splits: Collection[SplitName]) -> None:

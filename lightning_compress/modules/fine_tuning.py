@@ -164,7 +164,6 @@ class FineTuningModule(L.LightningModule):
                 "data.train_on is unlabelled, and there is nothing to learn without labels: use "
                 "lightning_compress.modules.DistillationModule, which learns from a teacher"
             )
-        data.require_task(self.task.name)
         self._vocabulary = data.vocabulary or self._vocabulary
         if not self.task.over_vocabulary:
             self._labels = label_fields(self.known_labels, data)

@@ -91,8 +91,8 @@ class EntityRecognition(TokenClassification):
     ) -> float:
         """Return a bound of the F1 of one tag for all words.
 
-        ``O``, the commonest tag, finds no entity. Any other finds at most those whose only word has
-        it, and predicts at least as many entities as it finds.
+        ``O``, the commonest tag, finds no entity. Any other finds at most the entities whose only
+        word has it, and predicts that every word is one.
         """
         words, others = sum(label_counts), sorted(label_counts, reverse=True)[1:]
         found = max(others, default=0)

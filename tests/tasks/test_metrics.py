@@ -123,17 +123,19 @@ def test_perplexity_stays_finite_where_the_probability_underflows() -> None:
 
 
 def test_primary_metric_is_among_the_metrics() -> None:
+    tags = ["O", "B-x", "I-x"]
     cases: list[tuple[str, ProblemType | None, str, bool]] = [
         ("sequence-classification", "single_label_classification", "accuracy", True),
         ("sequence-classification", "multi_label_classification", "f1", True),
         ("sequence-classification", "regression", "spearman", True),
         ("causal-lm", None, "perplexity", False),
         ("masked-lm", None, "perplexity", False),
+        ("token-classification", None, "f1", True),
     ]
     for name, problem_type, metric, higher in cases:
         task = task_named(name, problem_type)
         assert (task.primary_metric, task.higher_is_better) == (metric, higher)
-        assert metric in task.metrics(3)
+        assert metric in task.metrics(3, tags)
 
 
 def test_building_metrics_warns_of_nothing_and_needs_labels() -> None:

@@ -7,17 +7,17 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
-from transformers import BertForTokenClassification
+from transformers import BertForNextSentencePrediction
 
 from lightning_compress.evaluation.benchmark import benchmark
 from lightning_compress.evaluation.examples import examples_of
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.tasks import TASKS, Task, task_named, task_of
-from lightning_compress.tasks.metrics import require_labels, token_cross_entropy
 from lightning_compress.types import IGNORE_INDEX, Batch
 
 BERT = {
@@ -31,23 +31,20 @@ BERT = {
 }
 
 
-class TokenClassification(Task):
-    """A class for each token: labels are [B, S] class indices."""
+class NextSentence(Task):
+    """Whether one text follows another: labels are [B] zeros and ones."""
 
-    name = "token-classification"
-    auto_class = "AutoModelForTokenClassification"
+    name = "next-sentence"
+    auto_class = "AutoModelForNextSentencePrediction"
     primary_metric = "accuracy"
-    per_token = True
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return token_cross_entropy(logits, labels)
+        return functional.cross_entropy(logits, labels)
 
     def metrics(
         self, num_labels: int | None, label_names: Sequence[str] | None = None
     ) -> MetricCollection:
-        count = require_labels(num_labels)
-        accuracy = MulticlassAccuracy(count, average="micro", ignore_index=IGNORE_INDEX)
-        return MetricCollection({"accuracy": accuracy})
+        return MetricCollection({"accuracy": MulticlassAccuracy(2, average="micro")})
 
     def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return logits.argmax(-1), labels
@@ -59,7 +56,7 @@ class TokenClassification(Task):
         return logits.argmax(-1)
 
     def predict(self, logits: Tensor) -> Batch:
-        return {"classes": logits.argmax(-1)}
+        return {"follows": logits.argmax(-1)}
 
     def trivial_baseline(
         self, *, examples: int, label_counts: Sequence[int], vocabulary: int
@@ -69,15 +66,15 @@ class TokenClassification(Task):
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    TASKS.append(TokenClassification())
+    TASKS.append(NextSentence())
     yield
     TASKS.pop()
 
 
-class Tokens(L.LightningDataModule):
-    """Each token's class is its id modulo 3; the second half of every other row is padding."""
+class Pairs(L.LightningDataModule):
+    """The first token's parity is the label; the second half of every other row is padding."""
 
-    num_labels = 3
+    num_labels = 2
     max_length = 8
 
     def loader(self) -> DataLoader[Batch]:
@@ -88,7 +85,7 @@ class Tokens(L.LightningDataModule):
             {
                 "input_ids": ids[row],
                 "attention_mask": mask[row],
-                "labels": torch.where(mask[row] > 0, ids[row] % 3, IGNORE_INDEX),
+                "labels": ids[row, 0] % 2,
                 "example_id": torch.tensor(row),
             }
             for row in range(64)
@@ -100,28 +97,27 @@ class Tokens(L.LightningDataModule):
 
 def trained(trainer: L.Trainer) -> FineTuningModule:
     L.seed_everything(0)
-    module = FineTuningModule(config=BERT, task="token-classification", learning_rate=2e-2)
-    trainer.fit(module, datamodule=Tokens())
+    module = FineTuningModule(config=BERT, task="next-sentence", learning_rate=2e-2)
+    trainer.fit(module, datamodule=Pairs())
     return module
 
 
 def test_it_is_found_by_name_and_by_model() -> None:
-    assert task_named("token-classification") is TASKS[-1]
+    assert task_named("next-sentence") is TASKS[-1]
 
 
 def test_fit_validate_test_and_predict(quiet_trainer: Callable[..., L.Trainer]) -> None:
     trainer = quiet_trainer(max_epochs=12)
     module = trained(trainer)
-    assert isinstance(module.model, BertForTokenClassification)
+    assert isinstance(module.model, BertForNextSentencePrediction)
     assert task_of(module.model) is TASKS[-1]
-    (found,) = trainer.test(module, datamodule=Tokens(), verbose=False)
+    (found,) = trainer.test(module, datamodule=Pairs(), verbose=False)
     assert found["test_accuracy"] > 0.9
-    batches = trainer.predict(module, datamodule=Tokens())
+    batches = trainer.predict(module, datamodule=Pairs())
     assert batches is not None
-    labels = torch.cat([batch["labels"] for batch in Tokens().loader()])
-    classes = torch.cat([batch["classes"] for batch in batches])  # type: ignore[call-overload]
-    known = labels != IGNORE_INDEX
-    accuracy = (classes[known] == labels[known]).float().mean()
+    labels = torch.cat([batch["labels"] for batch in Pairs().loader()])
+    follows = torch.cat([batch["follows"] for batch in batches])  # type: ignore[call-overload]
+    accuracy = (follows == labels).float().mean()
     assert float(accuracy) == pytest.approx(found["test_accuracy"], abs=1e-6)
 
 
@@ -130,10 +126,10 @@ def test_benchmark_and_distillation(
 ) -> None:
     trainer = quiet_trainer(max_epochs=12)
     teacher = trained(trainer)
-    (found,) = trainer.test(teacher, datamodule=Tokens(), verbose=False)
+    (found,) = trainer.test(teacher, datamodule=Pairs(), verbose=False)
     report = benchmark(
         {"dense": teacher.model},
-        examples_of(Tokens().loader()),
+        examples_of(Pairs().loader()),
         BenchmarkSettings(
             devices=["cpu"],
             runtimes=["eager"],
@@ -143,7 +139,7 @@ def test_benchmark_and_distillation(
             seconds=0.01,
         ),
         run_name="run",
-        task_name="tokens",
+        task_name="pairs",
     )
     assert report.task.metric == "accuracy"
     accuracy = report.rows[0].metrics["accuracy"]
@@ -153,9 +149,9 @@ def test_benchmark_and_distillation(
     student = DistillationModule(
         teacher=str(tmp_path / "teacher"),
         config=BERT,
-        task="token-classification",
+        task="next-sentence",
         teacher_cache="never",
     )
     trainer = quiet_trainer(max_epochs=1)
-    trainer.fit(student, datamodule=Tokens())
+    trainer.fit(student, datamodule=Pairs())
     assert {"val_agreement", "val_divergence"} <= trainer.callback_metrics.keys()
