@@ -44,7 +44,8 @@ class TokenClassificationDataModule(TextDataModule):
     they are those of the training rows, or the classes that a dataset declares. The tags of the
     test split are looked at before training, too, so that one that is not known is found in time.
 
-    After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``.
+    After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, and for training
+    ``label_frequencies``.
 
     Args:
         words: the column with the words; in a CoNLL file it is the first, called ``tokens``.
@@ -66,6 +67,15 @@ class TokenClassificationDataModule(TextDataModule):
         self._scheme: LabelScheme | None = None
         self._encoded_tags: dict[SplitName, _Tags] = {}
         self._word_lists: dict[SplitName, pa.ChunkedArray] = {}
+
+    @property
+    def label_frequencies(self) -> list[float] | None:
+        """Fraction of the words of the training file that have each tag."""
+        if "train" not in self._encoded_tags or self.num_labels is None:
+            return None
+        values = self._encoded_tags["train"].values
+        counts = np.bincount(values, minlength=self.num_labels)
+        return [float(count) / len(values) for count in counts]
 
     def words_of(self, example_id: int) -> tuple[list[str], NDArray[np.int64]]:
         """The words of an example, and the places of their first tokens, as far as they have one.

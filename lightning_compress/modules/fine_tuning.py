@@ -273,11 +273,9 @@ class FineTuningModule(L.LightningModule):
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """``example_id`` [B] and the predictions of the task.
+        """``example_id`` [B] and the predictions of the task, see its ``predict``.
 
-        ``class`` [B], ``probabilities`` and ``logits`` [B, C] in classification, the last two with
-        several labels; ``logits`` in regression; ``tag`` and ``probability`` [B, S] of words (at
-        their first tokens); ``tokens`` [B, S] of a language model.
+        ``class`` [B], ``probabilities`` and ``logits`` [B, C] in classification, for example.
         """
         predictions = self.task.predict(self(batch).float())
         return {"example_id": batch["example_id"], **predictions}

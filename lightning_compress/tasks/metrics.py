@@ -91,12 +91,15 @@ def labelled_loss(
     return loss(logits, labels)
 
 
-def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def token_cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
     """Compute the mean cross entropy over the tokens with a target, in float32.
 
     Args:
         logits: [B, S, C].
         targets: [B, S] class indices, -100 where there is no target.
+        class_weights: [C] factor of the cross entropy of tokens of each class; None: 1.
 
     Returns:
         A scalar; zero, with zero gradients, if there is no target.
@@ -104,6 +107,7 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     total = functional.cross_entropy(
         logits.float().flatten(0, 1),
         targets.flatten(),
+        weight=class_weights,
         ignore_index=IGNORE_INDEX,
         reduction="sum",
     )

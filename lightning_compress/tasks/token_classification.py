@@ -1,6 +1,6 @@
 """Classification of the words of a text: named entities, or one tag a word as parts of speech."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +35,12 @@ class TokenClassification(Task):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy over the words."""
         return token_cross_entropy(logits, labels)
+
+    def weighted_loss(self, class_weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss in which a word counts as much as its tag."""
+        return lambda logits, labels: token_cross_entropy(
+            logits, labels, class_weights.to(labels.device)
+        )
 
     def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return tags [B, S] twice."""

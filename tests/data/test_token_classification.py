@@ -79,6 +79,9 @@ def test_each_tag_stands_at_the_first_token_of_its_word(tagged: Build) -> None:
     data.setup("fit")
     assert data.label_names == ["B-x", "B-y", "I-x", "I-y", "O"]
     assert (data.num_labels, data.problem_type) == (5, None)
+    tags = [tag for one in SENTENCES for _, tag in one]
+    frequencies = [tags.count(name) / len(tags) for name in data.label_names]
+    assert data.label_frequencies == pytest.approx(frequencies)
     found: dict[int, list[str]] = {}
     for loader in (data.train_dataloader(), data.val_dataloader()):
         for batch in loader:

@@ -39,6 +39,10 @@ def test_loss_and_accuracy_are_over_the_words() -> None:
     words = [(row, place) for row, place in labels.ne(IGNORE_INDEX).nonzero().tolist()]
     losses = [-logits[at].log_softmax(-1)[labels[at]] for at in words]
     assert float(task.loss(logits, labels)) == pytest.approx(float(sum(losses)) / len(words))
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    weighed = sum(weights[labels[at]] * loss for at, loss in zip(words, losses, strict=True))
+    found_loss = float(task.weighted_loss(weights)(logits, labels))
+    assert found_loss == pytest.approx(float(weighed) / len(words))
     metrics.update(*task.predictions_and_targets(logits, labels))
     found = {name: float(value) for name, value in metrics.compute().items()}
     tags = [int(labels[at]) for at in words], [int(logits[at].argmax()) for at in words]
