@@ -14,8 +14,7 @@ from lightning_compress.data.options import TextDataOptions
 from lightning_compress.distillation import AttentionMaps, HiddenStates, Relations
 from lightning_compress.errors import InputError
 from lightning_compress.modules import DistillationModule, FineTuningModule
-from lightning_compress.modules.distillation import DistillationOptions
-from lightning_compress.modules.fine_tuning import FineTuningOptions
+from lightning_compress.modules.options import DistillationOptions, FineTuningOptions
 from lightning_compress.quantization import QuantizationConfig
 
 

@@ -23,7 +23,8 @@ from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
 from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models.families import is_causal
-from lightning_compress.modules.fine_tuning import FineTuningModule, FineTuningOptions
+from lightning_compress.modules.fine_tuning import FineTuningModule
+from lightning_compress.modules.options import FineTuningOptions
 from lightning_compress.modules.teacher_inputs import CacheUse, maybe_cached, retokenized_inputs
 from lightning_compress.modules.teacher_setup import (
     check_inputs,
@@ -37,16 +38,6 @@ from lightning_compress.types import Batch, Chart, KeywordsOf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class DistillationOptions(FineTuningOptions, total=False):
-    """Options of :class:`DistillationModule` except ``teacher``, documented there."""
-
-    losses: Losses
-    every_nth_layer: int | None
-    teacher_cache: CacheUse
-    cache_dir: str
-    top_k: int
 
 
 class DistillationModule(FineTuningModule):

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
 from lightning_compress.errors import InputError, NonFiniteLossError
 from lightning_compress.models import apply_masks_
+from lightning_compress.models.finite import is_finite, not_finite
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
@@ -49,24 +50,6 @@ if TYPE_CHECKING:
 
 
 _KEPT = ("optimizer", "learning_rate", "weight_decay")  # the optimizer's state holds them
-
-
-class FineTuningOptions(TypedDict, total=False):
-    """Options of :class:`FineTuningModule`, documented there."""
-
-    pretrained: str | None
-    config: dict[str, Any] | None
-    task: str
-    num_labels: int | None
-    problem_type: ProblemType | None
-    class_weights: ClassWeights | None
-    resize_embeddings: bool
-    optimizer: OptimizerCallable | None
-    learning_rate: float
-    weight_decay: float
-    schedule: str
-    schedule_options: dict[str, Any] | None
-    warmup: float
 
 
 class FineTuningModule(L.LightningModule):
@@ -250,11 +233,17 @@ class FineTuningModule(L.LightningModule):
 
     def _measure(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
         """Update the metrics with a batch, log its loss and return its logits."""
-        logits: Tensor = self(batch)
-        labels = batch["labels"]
+        logits, labels = self._predicted(batch), batch["labels"]
         loss = self.task.loss(logits, labels)
         metrics.update(*self.task.predictions_and_targets(logits, labels))
         self.log(f"{split}_loss", loss, batch_size=len(labels), sync_dist=True)
+        return logits
+
+    def _predicted(self, batch: Batch) -> Tensor:
+        """Logits, which are finite: no metric is computed from others."""
+        logits: Tensor = self(batch)
+        if not is_finite(logits, batch):
+            raise InputError(not_finite(self.model, batch, str(self.trainer.precision)))
         return logits
 
     def on_validation_epoch_end(self) -> None:
@@ -277,7 +266,7 @@ class FineTuningModule(L.LightningModule):
 
         ``class`` [B], ``probabilities`` and ``logits`` [B, C] in classification, for example.
         """
-        predictions = self.task.predict(self(batch).float())
+        predictions = self.task.predict(self._predicted(batch).float())
         return {"example_id": batch["example_id"], **predictions}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -4,7 +4,8 @@ from typing import Any
 
 import lightning as L
 
-from lightning_compress.modules.distillation import DistillationModule, DistillationOptions
+from lightning_compress.modules.distillation import DistillationModule
+from lightning_compress.modules.options import DistillationOptions
 from lightning_compress.quantization import QuantizationConfig
 from lightning_compress.types import KeywordsOf
 

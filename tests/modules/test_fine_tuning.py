@@ -214,3 +214,14 @@ def test_a_replaced_head_and_a_new_one_start_untrained(
     assert own["classifier.weight"].shape == (3, 32)
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.allclose(own[name], start[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("run", ["validate", "test"])
+def test_no_metric_is_computed_from_outputs_that_are_not_finite(toy_data, quiet_trainer, run):
+    module = fit(FineTuningModule(config=CONFIG), toy_data, quiet_trainer(max_steps=1))
+    with torch.no_grad():
+        module.model.bert.encoder.layer[1].output.dense.bias[0] = torch.inf
+    with pytest.raises(
+        InputError, match=r"not finite.*first those of bert\.encoder\.layer\.1\.out"
+    ):
+        getattr(quiet_trainer(), run)(module, toy_data)
