@@ -203,7 +203,8 @@ def linear_at(model: nn.Module, name: str) -> nn.Linear:
 
 COMPUTED_WEIGHT = (
     "its weight is computed from other tensors in every step; make it permanent first, with "
-    "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+    "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove or "
+    "merge_and_unload of PEFT"
 )
 
 
