@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_compress.errors import InputError
 
-from .run import is_dev_run, run_folder
+from .run import callbacks_of, is_dev_run, run_folder
 
 CHECKPOINT = "interrupted.ckpt"
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
@@ -55,6 +55,23 @@ class RunSafety(L.Callback):
                 f"{needed / 1e6:,.0f} MB: free disk space, or choose another "
                 "folder with trainer.logger.init_args.save_dir"
             )
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that what checkpoints and early stopping go by is logged.
+
+        Raises:
+            InputError: a validation metric that a callback monitors is not.
+        """
+        later = set(getattr(pl_module, "later_metrics", ()))
+        known = sorted(trainer.callback_metrics.keys() | later)
+        for callback in callbacks_of(trainer):
+            monitor = str(getattr(callback, "monitor", None))
+            if monitor.startswith("val_") and monitor not in known:
+                name = type(callback).__name__
+                raise InputError(
+                    f"{name}.monitor is {monitor}, which nothing logs: validation logs "
+                    f"{', '.join(known)}; name one of these"
+                )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handle Ctrl-C until the training ends."""

@@ -19,17 +19,15 @@ from lightning_compress.errors import InputError
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which becomes ``folder``, and replaces what is there, at last.
+    """Give an empty folder to fill, which becomes ``folder``, where there is none, at last.
 
-    After an error there is what was there before.
+    After an error there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield unfinished
         unfinished.chmod(0o777 & ~_umask())
-        if folder.exists():
-            shutil.rmtree(folder)
         unfinished.replace(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -65,7 +65,9 @@ def _parser() -> ArgumentParser:
         help="int8 instead of uint8 activations, for ARM CPUs; --format onnx --precision "
         "int8-dynamic or int8-static only",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an older export")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an older export; other files stay"
+    )
     return parser
 
 

@@ -20,7 +20,7 @@ from lightning_compress.models.forward import (
     require_runs,
 )
 from lightning_compress.models.modeling_kernels import prepared_bytes
-from lightning_compress.models.modeling_quantized import QuantizedLinear
+from lightning_compress.models.modeling_quantized import QuantizedLinear, weights_of
 from lightning_compress.saving import save_compressed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
         for layer in model.modules()
         if isinstance(layer, QuantizedLinear)
     }
-    parameters = [unpacked.get(parameter, parameter) for parameter in model.parameters()]
+    parameters = [unpacked.get(parameter, parameter) for parameter in weights_of(model)]
     return (
         sum(parameter.numel() for parameter in parameters),
         sum(int(torch.count_nonzero(parameter)) for parameter in parameters),

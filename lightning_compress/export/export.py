@@ -3,16 +3,17 @@
 import dataclasses
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightning_compress.atomic import whole_folder
+from lightning_compress.atomic import updated_folder
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.export.format import ExportOptions, Format
 from lightning_compress.export.formats import FORMATS, FormatName
@@ -76,7 +77,7 @@ def export_model(
             inputs.
         options: precision and options of the format; default: the model's own precision.
         tokenizer: saved with the model.
-        overwrite: replace an older export.
+        overwrite: replace an older export; other files in its folder stay.
 
     Returns:
         How closely the exported model's logits and predictions match.
@@ -99,7 +100,7 @@ def export_model(
     caveat = _caveat(source, target)
     if caveat is not None:
         warnings.warn(caveat, stacklevel=2)
-    with whole_folder(folder) as unfinished:
+    with updated_folder(folder, marker=FACTS, stale=_files_of(folder)) as unfinished:
         agreement = _written(source, unfinished, target, options, examples)
         require_within_tolerance(agreement, options.precision)
         source.config.save_pretrained(unfinished)
@@ -151,7 +152,10 @@ def check_export(
         if not overwrite:
             raise InputError(f"output: {folder} exists: choose another folder or add --overwrite")
         if not (folder / FACTS).is_file():
-            raise InputError(f"output: {folder} holds something that is not an export: remove it")
+            raise InputError(
+                f"output: {folder} holds files and no export: name a new folder, or an export to "
+                "overwrite"
+            )
     missing = target.missing(options)
     if missing is not None:
         raise InputError(f"{format} needs {missing}")
@@ -166,6 +170,15 @@ def check_export(
         raise InputError(f"max_batch_size must be at least 1, not {options.max_batch_size}")
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise InputError(f"{type(model).__name__} takes no input_ids: it is not a text model")
+
+
+def _files_of(folder: Path) -> re.Pattern[str]:
+    """Matches the names of the files of an older export; no other file in its folder is touched."""
+    try:
+        names = json.loads((folder / FACTS).read_text())["files"]
+        return re.compile("|".join(re.escape(str(name)) for name in names))
+    except (OSError, ValueError, KeyError, TypeError):
+        return re.compile(re.escape(FACTS))
 
 
 def _require_logits(model: "PreTrainedModel", examples: Sequence[Batch]) -> None:
@@ -218,7 +231,7 @@ def _describe(
 ) -> None:
     """Write ``export.json`` and the README."""
     packages = ("lightning-compress", "torch", "transformers", *target.packages)
-    facts = {
+    facts: dict[str, Any] = {
         "format": target.name,
         "precision": options.precision,
         "inputs": input_names(model),
@@ -226,7 +239,6 @@ def _describe(
         "caveat": caveat,
         "versions": {name: metadata.version(name) for name in packages},
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     example, language = target.usage(model, options)
     text = _README.format(
         title=title,
@@ -239,3 +251,5 @@ def _describe(
         example=example,
     )
     (folder / "README.md").write_text(text)
+    facts["files"] = [FACTS, *(path.name for path in sorted(folder.iterdir()))]
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")

@@ -217,8 +217,10 @@ class QuantizedEmbedding(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx, self.bits = padding_idx, bits
+        # Whoever takes the dtype of a model's first parameter (sentence-transformers) gets a
+        # floating-point one.
+        self.scale = _frozen(torch.ones(num_embeddings, 1))
         self.weight = _frozen(torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
-        self.register_buffer("scale", torch.ones(num_embeddings, 1))
 
     def spec(self) -> dict[str, Any]:
         """Arguments that build a module of the same shape, as plain data."""
@@ -244,6 +246,12 @@ class QuantizedEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """Arguments of the module, for ``print``."""
         return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def weights_of(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model, without the scales of quantized ones."""
+    scales = {each.scale for each in model.modules() if isinstance(each, QuantizedEmbedding)}
+    return [parameter for parameter in model.parameters() if parameter not in scales]
 
 
 def _frozen(values: Tensor) -> nn.Parameter:

@@ -235,6 +235,12 @@ class DistillationModule(FineTuningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(self._prefixed_teacher_metrics(), self.global_step)
 
+    @property
+    def later_metrics(self) -> set[str]:
+        """Metrics of validations other than the sanity check."""
+        names = ("agreement", "divergence", *(f"teacher_{name}" for name in self.val_metrics))
+        return {f"val_{name}" for name in names}
+
     def _prefixed_teacher_metrics(self) -> dict[str, float]:
         return {f"val_teacher_{name}": value for name, value in self._teacher_metrics.items()}
 

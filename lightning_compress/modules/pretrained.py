@@ -1,6 +1,7 @@
 """From a name, a folder or a configuration to a Hugging Face model that fits the data."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# What saved configurations hold beside their fields.
+_WRITTEN = {"compression", "transformers_version", "auto_map"}
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -50,6 +53,7 @@ def build_model(
             cannot be found, or its head is for another task or number of labels.
     """
     config = dict(config or {})
+    _require_known(config, pretrained)
     if pretrained is None:
         return _from_scratch(task, {**vocabulary, **labels, **config})
     if "model_type" in config:
@@ -60,6 +64,34 @@ def build_model(
     if is_saved_here(pretrained):
         return _compressed(pretrained, task, {**labels, **config}, new_head, option)
     return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
+
+
+def _require_known(fields: dict[str, Any], pretrained: str | None) -> None:
+    """Refuse fields that a configuration does not have; transformers keeps them without a word.
+
+    Raises:
+        InputError: there is such a field.
+    """
+    import transformers
+
+    if not fields:
+        return
+    try:
+        config = (
+            transformers.AutoConfig.for_model(fields["model_type"])
+            if pretrained is None
+            else transformers.AutoConfig.from_pretrained(pretrained)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the error is raised when the model is built
+    for name in fields:
+        if name not in _WRITTEN and not hasattr(config, name):
+            known = [one for one in dir(config) if not one.startswith("_")]
+            near = "".join(f", such as {one}" for one in get_close_matches(name, known, 1))
+            raise InputError(
+                f"model.config.{name}: a {type(config).__name__} has no such field: correct it to "
+                f"one that it has{near}"
+            )
 
 
 def load_trained(name: str) -> "PreTrainedModel":

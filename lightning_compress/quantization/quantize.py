@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.manifest import QUANTIZATION_EDIT, edits_of
+from lightning_compress.models.modeling_quantized import weights_of
 from lightning_compress.quantization.cast import cast_, check_cast
 from lightning_compress.quantization.modules import Quantized
 
@@ -70,7 +71,7 @@ def coverage_of(model: nn.Module) -> Coverage:
     modules = {n: module for n, module in model.named_modules() if isinstance(module, Quantized)}
     quantized = {name: module.weight_count() for name, module in modules.items()}
     count = sum({module.weight: module.weight_count() for module in modules.values()}.values())
-    floats = sum(p.numel() for p in model.parameters() if p.is_floating_point())
+    floats = sum(p.numel() for p in weights_of(model) if p.is_floating_point())
     skipped = edits[0]["skipped"] if edits else {}
     return Coverage(quantized, dict(skipped), count / (count + floats))
 

@@ -5,6 +5,7 @@ import signal
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_compress.callbacks.run_safety import RunSafety
 from lightning_compress.data import TextClassificationDataModule
@@ -122,3 +123,26 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_stop_before_training(
     with pytest.raises(InputError, match=r"0 MB free.*free disk space"):
         full.fit(FineTuningModule(config=CONFIG), data(text_files))
     assert full.global_step == 0
+
+
+@pytest.mark.parametrize("callback", [ModelCheckpoint, EarlyStopping])
+def test_a_monitor_that_nothing_logs_is_refused_before_training(
+    text_files, quiet_trainer, tmp_path, callback
+):
+    def trainer(monitor):
+        options = {"dirpath": tmp_path / monitor} if callback is ModelCheckpoint else {}
+        return quiet_trainer(
+            max_epochs=1,
+            callbacks=[callback(monitor=monitor, **options), RunSafety()],
+            default_root_dir=tmp_path,
+            enable_checkpointing=callback is ModelCheckpoint,
+        )
+
+    module = FineTuningModule(config=CONFIG)
+    wrong = trainer("val_acc")
+    with pytest.raises(InputError, match=r"monitor is val_acc, which nothing logs.*val_accuracy"):
+        wrong.fit(module, datamodule=data(text_files))
+    assert wrong.global_step == 0
+    right = trainer("val_accuracy")
+    right.fit(FineTuningModule(config=CONFIG), datamodule=data(text_files))
+    assert right.global_step > 0

@@ -83,7 +83,7 @@ def test_invalid_options_are_refused_and_nothing_is_written(
     refused("signed: only int8-dynamic and int8-static quantize activations", signed=True)
     refused("max_batch_size must be at least 1", max_batch_size=0)
     refused("mine exists: choose another folder or add --overwrite", folder="mine")
-    refused("mine holds something that is not an export", folder="mine", overwrite=True)
+    refused("mine holds files and no export", folder="mine", overwrite=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(r"needs onnx and onnxscript and onnxruntime: pip install 'lightning-compress\[onnx\]'")
     assert [one.name for one in tmp_path.iterdir()] == ["mine"]
@@ -92,10 +92,17 @@ def test_invalid_options_are_refused_and_nothing_is_written(
 
 def test_an_older_export_is_replaced(tiny_bert, batches, tmp_path):
     export_model(tiny_bert, tmp_path / "out", "onnx", examples=batches)
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "notes.txt").touch()
+    facts = json.loads((tmp_path / "out/export.json").read_text())
+    written = {path.name for path in (tmp_path / "out").iterdir()} - {"notes.txt"}
+    assert set(facts["files"]) == written
+    (tmp_path / "out" / "old.onnx").touch()
+    facts["files"].append("old.onnx")
+    (tmp_path / "out/export.json").write_text(json.dumps(facts))
     export_model(
         tiny_bert, tmp_path / "out", "onnx", examples=batches,
         options=ExportOptions(precision="fp16"), overwrite=True,
     )  # fmt: skip
-    assert not (tmp_path / "out" / "old").exists()
+    assert not (tmp_path / "out" / "old.onnx").exists()
+    assert (tmp_path / "out" / "notes.txt").exists()
     assert json.loads((tmp_path / "out/export.json").read_text())["precision"] == "fp16"

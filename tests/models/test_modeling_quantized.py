@@ -15,7 +15,9 @@ from lightning_compress.models.modeling_quantized import (
     quantize_affine,
     quantize_per_row,
     quantized_module,
+    weights_of,
 )
+from lightning_compress.quantization import quantize_
 
 
 def rounded(value):
@@ -183,3 +185,12 @@ def test_compiled_outputs_are_equal(kind):
     module, _ = random_layer(**kind)
     rows = torch.randn(7, 24)
     torch.testing.assert_close(torch.compile(module, backend="aot_eager")(rows), module(rows))
+
+
+def test_the_first_parameter_of_a_quantized_model_is_floating_point(tiny_bert):
+    """sentence-transformers casts what stands behind a model to the dtype of this parameter."""
+    count = sum(parameter.numel() for parameter in tiny_bert.parameters())
+    quantize_(tiny_bert, "int8-weight")
+    assert next(tiny_bert.parameters()).dtype == torch.float32
+    assert isinstance(tiny_bert.get_input_embeddings(), QuantizedEmbedding)
+    assert sum(parameter.numel() for parameter in weights_of(tiny_bert)) == count

@@ -27,6 +27,10 @@ def build(task="sequence-classification", **changes):
             r"model\.config does not work.*7.*multiple",
         ),
         ({"pretrained": "a/b", "config": {"model_type": "bert"}}, "give one of them"),
+        (
+            {"config": {"model_type": "bert", "vocab_size": 9, "hidden_dropout": 0.1}},
+            r"model\.config\.hidden_dropout: a BertConfig has no such field.*hidden_dropout_prob",
+        ),
         ({"pretrained": "no/such-model"}, r"model\.pretrained.*'no/such-model'.*online"),
     ],
 )
@@ -55,6 +59,14 @@ def test_changes_of_the_configuration_reach_a_pretrained_model(tiny_bert, tmp_pa
     for folder in ("plain", "compressed"):
         model = build(pretrained=str(tmp_path / folder), config={"hidden_dropout_prob": 0.3})
         assert model.bert.encoder.layer[0].output.dropout.p == 0.3
+
+
+def test_unknown_fields_of_a_pretrained_configuration_are_refused(tiny_bert, tmp_path):
+    tiny_bert.save_pretrained(tmp_path / "plain")
+    save_compressed(tiny_bert, tmp_path / "compressed")
+    for folder in ("plain", "compressed"):
+        with pytest.raises(InputError, match=r"model\.config\.dropuot: a BertConfig has no such"):
+            build(pretrained=str(tmp_path / folder), config={"dropuot": 0.3})
 
 
 def test_a_compressed_folder_keeps_its_task(tiny_bert, tmp_path):

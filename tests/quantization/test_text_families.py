@@ -88,7 +88,11 @@ def test_a_quantized_model_equals_one_with_dequantized_weights(tmp_path, family,
     assert with_weights <= {*coverage.quantized, *coverage.skipped}
     if family not in NOT_LOADED:
         save_compressed(model, tmp_path / "model")
-        assert torch.equal(text_logits(load_compressed(tmp_path / "model"), batch), found)
+        loaded = load_compressed(tmp_path / "model")
+        kept = loaded.state_dict()
+        assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+        # On some CPUs products of floats depend on where the tensors lie in memory.
+        torch.testing.assert_close(text_logits(loaded, batch), found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
