@@ -198,7 +198,7 @@ class TargetProgress:
 
     def reach_target(self, trainer: L.Trainer, message: str) -> None:
         """The target is reached: from here on the best checkpoint is chosen."""
-        self.target_reached = True
+        self.target_reached, self.shortfall = True, None
         restart_best_checkpoint(trainer)
         rank_zero_info(message)
 
@@ -230,13 +230,17 @@ class TargetProgress:
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, as plain data."""
-        return {"step": self.step, "target_reached": self.target_reached}
+        return {
+            "step": self.step,
+            "target_reached": self.target_reached,
+            "shortfall": self.shortfall,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore progress."""
         self.step = state_dict["step"]
         self.target_reached = state_dict["target_reached"]
-        self.shortfall = None
+        self.shortfall = state_dict["shortfall"]
 
 
 def restart_best_checkpoint(trainer: L.Trainer) -> None:

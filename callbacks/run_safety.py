@@ -1,30 +1,35 @@
-"""Safety of a run: disk space is checked first, and Ctrl-C or an error leaves a checkpoint."""
+"""Safety of a run: disk space is checked first, and the latest state is kept in a checkpoint."""
 
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
 
 from .run import callbacks_of, is_dev_run, run_folder
 
-CHECKPOINT = "interrupted.ckpt"
+CHECKPOINT = "latest.ckpt"
+_PERIOD_S = 60.0
+_SHARE = 0.02  # of the time of a run that saving its latest state may take
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
 _FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
 
 
 class RunSafety(L.Callback):
-    """Check the disk space of a run, and leave a checkpoint whenever a fit ends early.
+    """Check the disk space of a run, and keep its latest state in ``checkpoints/latest.ckpt``.
 
-    The first Ctrl-C stops the run at the end of the batch, so that a run resumed from the
-    checkpoint is equal to an uninterrupted one; a second one stops it at once. After an error,
-    such as a loss that is not finite, the checkpoint holds the state before the failing batch.
-    Has no options. ``lightning-compress fit`` adds it to every run.
+    The state is saved after an epoch and every minute, unless that took more than 2 % of the time,
+    at the end of the training, and whenever a fit ends early. A run resumed from it is equal to an
+    uninterrupted one, as it is saved between two optimizer steps and at no other moment: the first
+    Ctrl-C stops the run at the next such moment; after a second one, or an error in the middle of
+    a step, the file stays as it was. After a loss that is not finite it holds the state before the
+    failing batch. Has no options. ``lightning-compress fit`` adds it to every run.
 
     Must be the last callback, so that the others have handled the batch when it stops the run.
 
@@ -40,6 +45,9 @@ class RunSafety(L.Callback):
         self._asked_to_stop = False
         self._training = False
         self._handler: Any = None
+        self._between_steps = False
+        self._batches = 0  # those that are finished
+        self._saved_at, self._cost_s, self._epoch = 0.0, 0.0, 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the run's folder and the free disk space, except in a dev run."""
@@ -75,7 +83,9 @@ class RunSafety(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handle Ctrl-C until the training ends."""
-        self._training, self._asked_to_stop = True, False
+        self._training, self._asked_to_stop, self._between_steps = True, False, True
+        self._batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self._saved_at, self._cost_s, self._epoch = time.monotonic(), 0.0, trainer.current_epoch
         # In the background, where the shell ignores Ctrl-C for the run, it stays ignored.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._handler = signal.signal(signal.SIGINT, self._on_signal)
@@ -86,15 +96,42 @@ class RunSafety(L.Callback):
         self._asked_to_stop = True
         rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Stop if Ctrl-C was pressed during the batch."""
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """The state is being changed."""
+        self._between_steps = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Between two steps: stop if Ctrl-C was pressed, or save the state if it is due."""
+        self._between_steps = _is_between_steps(trainer)
+        self._batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if not self._between_steps:
+            return
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
+        if not is_dev_run(trainer) and self._is_due(trainer):
+            self._save(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Stop if Ctrl-C was pressed: validation does not change the training state."""
+        self._between_steps = self._training
         if self._asked_to_stop:
             raise KeyboardInterrupt
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        """Stop if Ctrl-C was pressed: validation does not change the training state."""
-        if self._asked_to_stop:
-            raise KeyboardInterrupt
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        """Whether an epoch or a minute has passed, and saving is cheap enough; alike everywhere."""
+        passed = time.monotonic() - self._saved_at
+        new_epoch = trainer.current_epoch > self._epoch
+        due = (new_epoch or passed > _PERIOD_S) and passed * _SHARE >= self._cost_s
+        return bool(trainer.strategy.broadcast(due))
+
+    def _save(self, trainer: L.Trainer) -> None:
+        before = time.monotonic()
+        try:
+            trainer.save_checkpoint(_latest(trainer), weights_only=False)
+        except OSError as error:  # the run itself can go on
+            rank_zero_warn(f"the latest state of the run could not be saved: {error}")
+        self._saved_at, self._epoch = time.monotonic(), trainer.current_epoch
+        self._cost_s = self._saved_at - before
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -102,11 +139,16 @@ class RunSafety(L.Callback):
         """Save a checkpoint, and print the command that resumes from it."""
         refused = isinstance(exception, InputError) and trainer.global_step == 0
         if self._training and not refused and not is_dev_run(trainer):
-            _leave_checkpoint(trainer)
+            if self._between_steps:
+                _forget_unfinished_batch_(trainer, self._batches)
+                self._save(trainer)
+            _tell_how_to_go_on(trainer, saved=self._between_steps)
         self._release()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the handler of Ctrl-C."""
+        """Save the state that training has led to, and restore the handler of Ctrl-C."""
+        if not is_dev_run(trainer):
+            self._save(trainer)
         self._release()
 
     def _release(self) -> None:
@@ -116,16 +158,46 @@ class RunSafety(L.Callback):
             self._handler = None
 
 
-def _leave_checkpoint(trainer: L.Trainer) -> None:
-    path = run_folder(trainer) / "checkpoints" / CHECKPOINT
-    trainer.save_checkpoint(path, weights_only=False)
-    config = path.parent.parent / "config.yaml"
+def _latest(trainer: L.Trainer) -> Path:
+    return run_folder(trainer) / "checkpoints" / CHECKPOINT
+
+
+def _is_between_steps(trainer: L.Trainer) -> bool:
+    """Whether the end of this batch is a state to go on from.
+
+    It is none while gradients are accumulated, which no checkpoint holds, nor before a validation,
+    which a resumed run would leave out.
+    """
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    validates = fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
+    return not loop.epoch_loop._should_accumulate() and not validates
+
+
+def _forget_unfinished_batch_(trainer: L.Trainer, finished: int) -> None:
+    """Take back that a batch has begun, which Lightning would count twice in a resumed run."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    if progress.total.ready > finished:
+        both: tuple[Any, ...] = (progress.total, progress.current)
+        for counts in both:
+            counts.ready = counts.started = counts.processed = counts.completed
+
+
+def _tell_how_to_go_on(trainer: L.Trainer, *, saved: bool) -> None:
+    path = _latest(trainer)
+    if not saved and not path.is_file():
+        rank_zero_info(f"Stopped in the middle of step {trainer.global_step}; nothing was saved.")
+        return
+    run = path.parent.parent
     command = (
-        f"lightning-compress fit --config {config} --ckpt_path {path}"
-        if config.is_file()
+        f"lightning-compress fit --resume {run}"
+        if (run / "config.yaml").is_file()
         else f"trainer.fit(model, data, ckpt_path={str(path)!r})"
     )
-    rank_zero_info(f"Stopped at step {trainer.global_step}. Resume with:\n  {command}")
+    where = f"at step {trainer.global_step}"
+    if not saved:
+        where = f"in the middle of a step; the last state that was saved is in {path}"
+    rank_zero_info(f"Stopped {where}. Resume with:\n  {command}")
 
 
 def check_writable(folder: Path) -> None:

@@ -149,10 +149,10 @@ def test_the_command_printed_after_ctrl_c_resumes_in_the_same_folder(recipe, tex
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
-    found = re.search(r"lightning-compress (fit --config \S+ --ckpt_path \S+)", printed)
+    found = re.search(r"lightning-compress (fit --resume \S+)", printed)
     assert found, printed
-    state = torch.load(folder / "checkpoints" / "interrupted.ckpt")
-    epochs = state["epoch"] + 2  # it may have stopped in the last batch of an epoch
+    state = torch.load(folder / "checkpoints" / "latest.ckpt")
+    epochs = state["epoch"] + 2
     code, printed = run(*found[1].split(), "--trainer.max_epochs", epochs)
     assert code == 0, printed
     assert (folder / "report.json").is_file()
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_a_number_is_one_line_and_the_state_before_it(recipe,
     code, printed = run("fit", "--config", recipe, *[part for o in options.items() for part in o])
     assert code == 2
     assert re.search(r"error: the loss is \w+ at step 1 .*model\.learning_rate", printed)
-    (path,) = text_files.glob("logs/recipe/version_0/checkpoints/interrupted.ckpt")
+    (path,) = text_files.glob("logs/recipe/version_0/checkpoints/latest.ckpt")
     assert torch.load(path)["global_step"] == 1
 
 

@@ -1,8 +1,10 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with this project's defaults."""
 
+import argparse
 import json
 import logging
 import pickle
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.cli.predictions import described
+from lightning_compress.cli.resume import OPTION, with_resumed_run
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.models import transformer_in
@@ -71,6 +74,13 @@ class CompressCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Set the classes that are meant when none is named."""
         parser.set_defaults(_DEFAULTS)
+        parser.add_argument(
+            OPTION,
+            type=str | None,
+            default=argparse.SUPPRESS,
+            help="go on with a run that has stopped: its folder logs/NAME/version_N, or latest. "
+            "Only of fit",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Look at the checkpoint before anything is built; the options come from the recipe."""
@@ -216,6 +226,7 @@ def run_trainer() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     try:
+        sys.argv[1:] = with_resumed_run(sys.argv[1:])
         command_line()
     except (MisconfigurationException, NonFiniteLossError) as error:
         raise InputError(str(error)) from error

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+from itertools import pairwise
 
 import lightning as L
 import pytest
@@ -64,7 +65,7 @@ def test_ctrl_c_ends_the_batch_and_the_resumed_run_equals_the_uninterrupted(
         trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
     assert press.finished
     assert trainer.global_step == 6
-    checkpoint = tmp_path / "checkpoints" / "interrupted.ckpt"
+    checkpoint = tmp_path / "checkpoints" / "latest.ckpt"
     output = caplog.text
     assert "Stopping after this batch" in output
     assert f"ckpt_path='{checkpoint}'" in output
@@ -103,7 +104,7 @@ def test_a_loss_that_is_not_a_number_saves_the_last_good_state(text_files, quiet
     trainer = quiet_trainer(max_epochs=1, callbacks=[RunSafety()])
     with pytest.raises(NonFiniteLossError, match="step 4"):
         trainer.fit(Overflowing(config=CONFIG), data(text_files))
-    state = torch.load(tmp_path / "checkpoints" / "interrupted.ckpt")
+    state = torch.load(tmp_path / "checkpoints" / "latest.ckpt")
     assert state["global_step"] == 4
     assert all(value.isfinite().all() for value in state["state_dict"].values())
 
@@ -146,3 +147,49 @@ def test_a_monitor_that_nothing_logs_is_refused_before_training(
     right = trainer("val_accuracy")
     right.fit(FineTuningModule(config=CONFIG), datamodule=data(text_files))
     assert right.global_step > 0
+
+
+def test_the_latest_state_is_saved_after_an_epoch_and_in_time(
+    text_files, quiet_trainer, tmp_path, monkeypatch
+):
+    saved = []
+    save = L.Trainer.save_checkpoint
+
+    def watched(trainer, path, *args, **options):
+        saved.append(trainer.global_step)
+        save(trainer, path, *args, **options)
+
+    clock = [0.0]
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", watched)
+    monkeypatch.setattr("lightning_compress.callbacks.run_safety.time.monotonic", lambda: clock[0])
+
+    class Minutes(L.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            clock[0] += 61 if trainer.global_step in (4, 5) else 0.001
+
+    trainer = quiet_trainer(max_epochs=3, callbacks=[Minutes(), RunSafety()])
+    trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
+    each = trainer.num_training_batches
+    assert saved == [5, 6, each + 1, 2 * each + 1, 3 * each]
+
+
+def test_saving_takes_a_small_share_of_the_time(text_files, quiet_trainer, monkeypatch):
+    saved, clock = [], [0.0]
+
+    def slow(trainer, *args, **options):
+        saved.append(trainer.global_step)
+        clock[0] += 100
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", slow)
+    monkeypatch.setattr("lightning_compress.callbacks.run_safety.time.monotonic", lambda: clock[0])
+
+    class Time(L.Callback):
+        def on_train_batch_start(self, *_):
+            clock[0] += 60.1
+
+    trainer = quiet_trainer(max_epochs=12, callbacks=[Time(), RunSafety()])
+    trainer.fit(FineTuningModule(config=CONFIG), data(text_files))
+    *kept, _ = saved
+    assert kept[0] == 1
+    assert all(after - before > 5000 / 61 for before, after in pairwise(kept))
+    assert len(kept) > 1
