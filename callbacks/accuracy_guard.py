@@ -31,7 +31,7 @@ from lightning_compress.quantization.quantize import quantized_modules
 from lightning_compress.quantization.sensitivity import divergences_with
 from lightning_compress.tasks import task_of
 from lightning_compress.tasks.labels import metrics_of
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, main_input
 
 from .calibration_batches import as_calibration
 from .split_examples import examples_of_all, split_batches
@@ -122,7 +122,7 @@ class AccuracyGuard:
         )
 
     def _in_batches(self, examples: Sequence[Example]) -> list[Batch]:
-        pad = self._model.config.pad_token_id
+        pad = getattr(self._model.config, "pad_token_id", None)
         return length_bucketed(
             examples, self._batch_size, pad_token_id=0 if pad is None else int(pad)
         )
@@ -224,4 +224,4 @@ def validation_examples(trainer: L.Trainer, model: "PreTrainedModel") -> tuple[l
         check_examples("trained", model, examples, split="validation")
     except InputError as error:
         raise InputError(f"max_loss: {error}") from error
-    return examples, max(len(batch["input_ids"]) for batch in batches)
+    return examples, max(len(main_input(batch)) for batch in batches)

@@ -16,7 +16,7 @@ from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import device_of, model_inputs
 from lightning_compress.tasks import Task, task_of
-from lightning_compress.types import Batch
+from lightning_compress.types import MAIN_INPUTS, Batch, main_input
 
 from .own_training_step import require_callable_step, step_inputs, step_loss
 
@@ -28,8 +28,8 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
     """Take a calibration set from the training data: the same examples at every call and rank.
 
     The position of the training in its data does not change. Where the model has a head of a known
-    task and the batches are dictionaries with ``input_ids`` and ``labels``, the loss is the task's;
-    else inputs and loss are those of the module's ``training_step``.
+    task and the batches are dictionaries with ``input_ids`` or ``pixel_values``, and ``labels``,
+    the loss is the task's; else inputs and loss are those of the module's ``training_step``.
 
     Args:
         trainer: of the run, during ``fit``.
@@ -49,9 +49,9 @@ def calibration_for(trainer: L.Trainer, model: "PreTrainedModel", examples: int)
         else:
             batch = _of_own_step(trainer, model, given)
             raw[id(batch)] = given
-        if len(batch["input_ids"]):
+        if len(main_input(batch)):
             batches.append(batch)
-        if sum(len(one["input_ids"]) for one in batches) >= examples:
+        if sum(len(main_input(one)) for one in batches) >= examples:
             break
     if not batches:
         raise InputError(
@@ -118,7 +118,9 @@ def _task(model: "PreTrainedModel") -> Task | None:
 
 
 def _is_standard(batch: object) -> bool:
-    return isinstance(batch, Mapping) and "input_ids" in batch and "labels" in batch
+    if not isinstance(batch, Mapping):
+        return False
+    return "labels" in batch and any(name in batch for name in MAIN_INPUTS)
 
 
 def _on_device(batch: Mapping[str, Any], model: "PreTrainedModel", task: Task) -> Batch:

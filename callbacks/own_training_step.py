@@ -15,7 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_compress.errors import InputError
 from lightning_compress.models.forward import evaluating
-from lightning_compress.types import Batch
+from lightning_compress.types import MAIN_INPUTS, Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +62,8 @@ def step_inputs(pl_module: L.LightningModule, model: "PreTrainedModel", batch: A
     """What ``training_step`` gives the Hugging Face model for a batch.
 
     Raises:
-        InputError: it calls the model not exactly once, or not with ``input_ids``.
+        InputError: it calls the model not exactly once, or with neither ``input_ids`` nor
+            ``pixel_values``.
     """
     calls: list[Batch] = []
     names = list(inspect.signature(model.forward).parameters)
@@ -76,10 +77,11 @@ def step_inputs(pl_module: L.LightningModule, model: "PreTrainedModel", batch: A
         step_loss(pl_module, batch)
     finally:
         handle.remove()
-    if len(calls) != 1 or "input_ids" not in calls[0]:
+    if len(calls) != 1 or not any(name in calls[0] for name in MAIN_INPUTS):
         raise InputError(
             f"calibration: {type(pl_module).__name__}.training_step calls "
-            f"{type(model).__name__} {len(calls)} times for a batch, and not once with input_ids"
+            f"{type(model).__name__} {len(calls)} times for a batch, and not once with "
+            f"{' or '.join(MAIN_INPUTS)}"
         )
     return calls[0]
 

@@ -21,7 +21,7 @@ from lightning_compress.pruning.selection import (
     total_cost,
     unit_macs,
 )
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, main_input
 
 from .calibration_batches import calibration_for
 from .figures import log_remaining
@@ -124,10 +124,10 @@ class PostTrainingPruning(PostTraining):
         """Prune; returns the number of units before."""
         units = [one for kind in self._minimums for one in units_of(model, kind)]
         if self._budget.removed_latency_fraction is None:
-            costs = self._budget.costs(model, units, calibration.tokens())
+            costs = self._budget.costs(model, units, calibration.tokens(model))
         else:
             # Batches differ in length; the median one is measured.
-            ordered = sorted(calibration.batches, key=lambda one: one["input_ids"].shape[1])
+            ordered = sorted(calibration.batches, key=lambda one: main_input(one).shape[1])
             measured = seconds_per_unit(model, ordered[len(ordered) // 2], units)
             costs = trainer.strategy.broadcast(measured)
             if not any(costs.values()):

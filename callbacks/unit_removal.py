@@ -92,7 +92,7 @@ class UnitRemoval:
     ) -> None:
         """Score the units, select those to remove, compensate for them and remove them."""
         units = self._units(model)
-        tokens = self._dense.tokens if self._dense else calibration.tokens()
+        tokens = self._dense.tokens if self._dense else calibration.tokens(model)
         costs = self._budget.costs(model, units, tokens)
         if self._dense is None:
             counts = {kind: sum(u.count for u in units_of(model, kind)) for kind in self._minimums}

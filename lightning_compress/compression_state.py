@@ -10,7 +10,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.models.layers import LAYERS
 from lightning_compress.models.manifest import COMPRESSION, EDITS, change_shape, manifest_of
 from lightning_compress.models.masks import MASKS
-from lightning_compress.models.removal import SIZES
+from lightning_compress.models.sizes import SIZES
 from lightning_compress.models.structure import transformer_in
 from lightning_compress.quantization.cast import DTYPE
 from lightning_compress.quantization.fake_quantized import FAKE_QUANTIZED

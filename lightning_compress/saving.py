@@ -3,10 +3,9 @@
 A saved model is a Hugging Face folder: ``config.json``, ``model.safetensors`` and, where there are
 masks, ``masks.safetensors`` with eight weights a byte; no pickle. The field ``compression`` of
 ``config.json`` holds the compression state that a checkpoint has under the same key, all but the
-masks. Where transformers cannot build the model from its configuration,
-``modeling_compressed.py``, ``modeling_quantized.py`` and ``modeling_kernels.py`` lie beside it, so
-that the folder loads without this package, and the weights in ``model.compressed.safetensors``,
-which transformers' own classes do not find.
+masks. Where transformers cannot build the model from it, ``modeling_compressed.py`` and what that
+needs lie beside it, so that the folder loads without this package, and the weights in
+``model.compressed.safetensors``, which transformers' own classes do not find.
 """
 
 import copy
@@ -24,6 +23,7 @@ from lightning_compress.atomic import updated_folder
 from lightning_compress.compression_state import FORMAT, compression_state, require_format
 from lightning_compress.errors import InputError
 from lightning_compress.models import modeling_compressed, modeling_kernels, modeling_quantized
+from lightning_compress.models.layers import LAYERS
 from lightning_compress.models.manifest import (
     COMPRESSION,
     EDITS,
@@ -160,7 +160,8 @@ def _require_whole(model: "PreTrainedModel") -> None:
 
 def _needs_code(state: dict[str, Any]) -> bool:
     """Whether a configuration cannot express a model."""
-    return beyond_config(state[EDITS.key]) or bool(state.get(QUANTIZED.key))
+    lacks_first = False in state.get(LAYERS.key, {}).get("first", {}).values()
+    return lacks_first or beyond_config(state[EDITS.key]) or bool(state.get(QUANTIZED.key))
 
 
 def _write(
@@ -179,7 +180,7 @@ def _write(
                 f"{type(model).__name__} is no class of transformers and could not be loaded: "
                 "save its state_dict and compression_state, see docs/custom-trainer.md"
             )
-        # In the names of its modules: older names are translated for transformers' classes only.
+        # In the names of its modules: older ones are translated for transformers' classes only.
         options |= {"variant": modeling_compressed.VARIANT, "save_original_format": False}
         for code in _CODE:
             shutil.copy(str(code.__file__), folder)

@@ -1,6 +1,6 @@
 """Types and conventions that all packages share: batches, labels, padding, options, charts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
@@ -10,12 +10,14 @@ from torch import Tensor
 
 __all__ = [
     "IGNORE_INDEX",
+    "MAIN_INPUTS",
     "PAD_MULTIPLE",
     "Batch",
     "Chart",
     "DeclaresCharts",
     "KeywordsOf",
     "ProblemType",
+    "main_input",
     "padded_length",
 ]
 
@@ -35,7 +37,24 @@ else:
 
 
 Batch = dict[str, Tensor]
-"""A batch of the dataloaders: ``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels``, ..."""
+"""A batch of the dataloaders: ``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels``, ...
+
+Of images: ``pixel_values`` [B, C, H, W] and ``labels``.
+"""
+
+
+MAIN_INPUTS = ("input_ids", "pixel_values")
+"""Inputs of which a batch has one: it has a row for each example."""
+
+
+def main_input(batch: Mapping[str, Any]) -> Any:
+    """The token ids [B, S] of a batch of texts, or the pixels [B, C, H, W] of images.
+
+    Raises:
+        KeyError: the batch has neither.
+    """
+    name = next((name for name in MAIN_INPUTS if name in batch), MAIN_INPUTS[0])
+    return batch[name]
 
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]

@@ -25,6 +25,15 @@ from transformers import BertTokenizer, PreTrainedModel
 from . import families
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most tests of some families to the whole suite."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("family") in families.SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """Builds the tiny classifier of a family, see :func:`tests.families.tiny_model`."""

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -17,10 +18,26 @@ from transformers import (
 
 from lightning_compress.models.families import FAMILIES
 
-ALL = list(FAMILIES)
+# Families that read texts, and those that read images.
+ALL = [family for family in FAMILIES if FAMILIES[family].image_positions is None]
+IMAGES = [family for family in FAMILIES if family not in ALL]
 # Families whose layers are modules of their own; ALBERT's share one block.
 STACKED = [family for family in ALL if not FAMILIES[family].shared]
+# Most tests of these run in the whole suite only; tests/models/test_families.py tests them all.
+SLOW = [
+    "xlm-roberta", "camembert", "mpnet", "deberta-v2", "modernbert",
+    "mistral", "qwen2", "qwen3", "gemma",
+]  # fmt: skip
 SUBSTITUTABLE = [family for family in ALL if FAMILIES[family].substitutable]
+
+LIKE_ROBERTA = ["roberta", "xlm-roberta", "camembert", "mpnet"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "modernbert": {"local_attention": 6},  # some layers see 3 tokens to each side
+    "deberta-v2": {  # as DeBERTa-v3, but with projections of positions
+        "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
+    },
+}  # fmt: skip
 
 VOCABULARY, HIDDEN, HEADS, NEURONS, POSITIONS = 100, 32, 4, 64, 64
 
@@ -35,6 +52,8 @@ def tiny_options(family: str, **changes: object) -> dict[str, Any]:
             maps to its own.
     """
     entry, default = FAMILIES[family], AutoConfig.for_model(family)
+    if family in IMAGES:
+        return {**_image_options(family), **changes}
     sizes: dict[str, Any] = {
         "model_type": family,
         "vocab_size": VOCABULARY,
@@ -44,16 +63,27 @@ def tiny_options(family: str, **changes: object) -> dict[str, Any]:
         "num_attention_heads": HEADS,
         entry.inner: NEURONS,
         # Two more where positions are counted from behind the padding index.
-        "max_position_embeddings": POSITIONS + 2 * (family == "roberta"),
+        "max_position_embeddings": POSITIONS + 2 * (family in LIKE_ROBERTA),
     }
     if hasattr(default, "embedding_size"):
         sizes["embedding_size"] = 16
     if hasattr(default, "num_key_value_heads"):  # pairs of query heads share a key-value head
         sizes |= {"num_attention_heads": 2 * HEADS, "num_key_value_heads": HEADS}
-    for token in ("bos_token_id", "eos_token_id"):
-        if (getattr(default, token) or 0) >= VOCABULARY:
+        if hasattr(default, "head_dim"):
+            sizes["head_dim"] = HIDDEN // (2 * HEADS)
+    for token in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if (getattr(default, token, None) or 0) >= VOCABULARY:
             sizes[token] = 1
-    return {**sizes, **changes}
+    return {**sizes, **OPTIONS.get(family, {}), **changes}
+
+
+def _image_options(family: str) -> dict[str, Any]:
+    """Of a model of images of 8 times 8 pixels, in four patches."""
+    return {
+        "model_type": family, "architectures": [], "image_size": 8, "patch_size": 4,
+        "hidden_size": HIDDEN, "intermediate_size": NEURONS,
+        "num_hidden_layers": 2, "num_attention_heads": HEADS,
+    }  # fmt: skip
 
 
 def tiny_config(family: str, **changes: object) -> PreTrainedConfig:
@@ -64,7 +94,10 @@ def tiny_config(family: str, **changes: object) -> PreTrainedConfig:
 
 def tiny_model(family: str, **changes: object) -> PreTrainedModel:
     """A random classifier of :func:`tiny_config`, in eval mode, the same every time."""
-    return _seeded(AutoModelForSequenceClassification, tiny_config(family, **changes))
+    config = tiny_config(family, **changes)
+    if family in IMAGES:
+        return _seeded(AutoModelForImageClassification, config)
+    return _seeded(AutoModelForSequenceClassification, config)
 
 
 def tiny_language_model(family: str, **changes: object) -> PreTrainedModel:

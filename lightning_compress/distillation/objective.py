@@ -29,6 +29,7 @@ from lightning_compress.distillation.options import (
 from lightning_compress.distillation.outputs import Outputs, RequestedOutputs, depth_of, heads_of
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
+from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.structure import Units, linear_at, outputs_of
 from lightning_compress.tasks.task import Distribution
 
@@ -117,16 +118,9 @@ class Objective(nn.Module):
         self.requested(depth_of(student))
         if maps is not None or self.losses.relations is not None:
             self._check_heads(student, teacher)
-        rotated = any(
-            name.endswith("rotary_emb")
-            for model in (student, teacher)
-            for name, _ in model.named_modules()
-        )
-        if maps is not None and rotated:
-            raise InputError(
-                "losses.attention_maps: this family applies rotary position embeddings to queries "
-                "and keys after they are captured; use losses.relations"
-            )
+        if maps is not None:
+            for model in (student, teacher):
+                _check_scores(model)
 
     def _check_heads(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
         student_heads, teacher_heads = heads_of(student), heads_of(teacher)
@@ -247,6 +241,20 @@ class Objective(nn.Module):
         self, term: HiddenStates | AttentionMaps | Relations | None, depth: int
     ) -> list[tuple[int, int]]:
         return [] if term is None else layer_pairs(term.layers, depth, self.teacher_depth)
+
+
+def _check_scores(model: "PreTrainedModel") -> None:
+    """Raise unless attention scores are the products of the queries and keys of heads."""
+    if any(name.endswith("rotary_emb") for name, _ in model.named_modules()):
+        raise InputError(
+            "losses.attention_maps: this family applies rotary position embeddings to queries "
+            "and keys after they are captured; use losses.relations"
+        )
+    if FAMILIES[model.config.model_type].relative_scores:
+        raise InputError(
+            "losses.attention_maps: attention of this family depends on relative positions too, "
+            "not on queries and keys alone; use losses.relations"
+        )
 
 
 def _widths(model: nn.Module, heads: Units) -> list[int]:

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_compress.models import structure_of, units_of
+from lightning_compress.models.calibration import token_mask
 from lightning_compress.models.forward import model_inputs
 from lightning_compress.models.hooks import Call, Hook, after_calls
 from lightning_compress.models.layers import layer_count
@@ -103,11 +103,11 @@ def run_with_outputs(
 
     Args:
         model: a Hugging Face model; of a known family if attention is requested.
-        batch: ``input_ids`` [B, S] and the other inputs of the model.
+        batch: ``input_ids`` [B, S], or ``pixel_values``, and the other inputs of the model.
         requested: besides the logits.
     """
-    mask = batch.get("attention_mask")
-    mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
+    per_token = bool(requested.hidden or requested.attention or requested.embedding)
+    mask = token_mask(dict(batch), model if per_token else None)
     states = bool(requested.hidden) or requested.embedding
     layered = layer_count(model) is not None
     options: dict[str, Any] = {"output_hidden_states": True} if states and not layered else {}
@@ -119,7 +119,7 @@ def run_with_outputs(
     hidden: Sequence[Tensor] = layers or (found.hidden_states[1:] if states else ())
     return Outputs(
         logits=found.logits,
-        mask=mask.bool(),
+        mask=mask,
         hidden={layer: hidden[layer] for layer in requested.hidden},
         attention=attention,
         embedding=mean_over_tokens(hidden[-1], mask) if requested.embedding else None,

@@ -25,7 +25,7 @@ from lightning_compress.evaluation.report.report import (
 from lightning_compress.evaluation.runtimes.runtime import Runtime, RuntimeOptions
 from lightning_compress.evaluation.runtimes.table import RUNTIMES
 from lightning_compress.evaluation.settings import BenchmarkSettings, fixed_threads
-from lightning_compress.models.forward import evaluating
+from lightning_compress.models.forward import evaluating, image_tokens
 from lightning_compress.progress import Advance, progress_bar
 from lightning_compress.types import Batch
 
@@ -83,7 +83,7 @@ def benchmark(
     ):
         measured, work, runtimes, advance = prepared
         run = Run(run_name, _timestamp(started), host_facts(), versions())
-        task = _task_facts(measured[0], task_name, split, examples)
+        task = _task_facts(measured[0], task_name, split, examples, work)
         protocol = methodology(settings, work, runtimes, measured[0].metrics)
         report = Report(run, task, settings.batch_size, protocol, list(notes))
         measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
@@ -101,12 +101,14 @@ def _prepared(
     progress: bool,
 ) -> Iterator[tuple[list[ModelUnderTest], Workload, list[Runtime], Advance]]:
     """The models in eval mode, batches and runtimes, and a progress bar."""
-    pad = next(iter(models.values())).config.pad_token_id
+    first = next(iter(models.values()))
+    pad = getattr(first.config, "pad_token_id", None)
     work = workload_of(
         examples,
         batch_sizes=settings.batch_sizes,
         singles=settings.latency_examples,
         pad_token_id=0 if pad is None else pad,
+        image_tokens=0 if "input_ids" in examples[0].tokens else image_tokens(first),
     )
     options = RuntimeOptions(calibration_batches, settings.batch_size, settings.timeout_s)
     runtimes = [RUNTIMES[name](options) for name in settings.runtime_names()]
@@ -129,7 +131,7 @@ def _timestamp(moment: datetime | None) -> str:
 
 
 def _task_facts(
-    model: ModelUnderTest, name: str, split: str, examples: Sequence[Example]
+    model: ModelUnderTest, name: str, split: str, examples: Sequence[Example], work: Workload
 ) -> TaskFacts:
-    tokens = token_lengths([len(example) for example in examples])
+    tokens = token_lengths([work.image_tokens or len(example) for example in examples])
     return TaskFacts(name, model.task.primary_metric, split, len(examples), tokens)

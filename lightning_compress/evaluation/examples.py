@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from lightning_compress.errors import InputError
-from lightning_compress.types import IGNORE_INDEX, Batch, padded_length
+from lightning_compress.types import (
+    IGNORE_INDEX,
+    MAIN_INPUTS,
+    Batch,
+    main_input,
+    padded_length,
+)
 
 T = TypeVar("T")
 
@@ -19,7 +25,8 @@ class Example:
     """One example without padding.
 
     Attributes:
-        tokens: inputs with one value per token, such as ``input_ids``, each [S].
+        tokens: inputs with one value per token, such as ``input_ids``, each [S]; of an image
+            ``pixel_values`` [C, H, W].
         labels: a scalar or [C] for a classifier, [S] for a language model; None without labels.
         example_id: identifies the example; None if unknown.
     """
@@ -29,7 +36,8 @@ class Example:
     example_id: int | None
 
     def __len__(self) -> int:
-        return len(self.tokens["input_ids"])
+        """Number of tokens; all images are as long as one another."""
+        return len(self.tokens["input_ids"]) if "input_ids" in self.tokens else 1
 
 
 def examples_of(batches: Iterable[object], *, split: str = "test") -> list[Example]:
@@ -37,8 +45,8 @@ def examples_of(batches: Iterable[object], *, split: str = "test") -> list[Examp
 
     Args:
         batches: dictionaries with ``input_ids`` [B, S] and, where there is padding,
-            ``attention_mask`` [B, S]; other entries shaped like these are kept, ``labels`` and
-            ``example_id`` too.
+            ``attention_mask`` [B, S], or with ``pixel_values`` [B, C, H, W]; other entries shaped
+            like these are kept, ``labels`` and ``example_id`` too.
         split: the split's name in error messages.
 
     Raises:
@@ -51,12 +59,13 @@ def examples_of(batches: Iterable[object], *, split: str = "test") -> list[Examp
 
 
 def _apart(batch: object, split: str) -> Iterator[Example]:
-    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+    if not isinstance(batch, Mapping) or not any(name in batch for name in MAIN_INPUTS):
         raise InputError(
             f"the {split} dataloader must give dictionaries with input_ids, as Hugging Face models "
-            f"take them, not {type(batch).__name__}"
+            f"take them, or pixel_values, not {type(batch).__name__}"
         )
-    ids: Tensor = batch["input_ids"]
+    ids: Tensor = main_input(batch)
+    # An image is kept whole, as what has no padding.
     mask = batch.get("attention_mask", torch.ones_like(ids)).bool().cpu()
     labels, example_ids = batch.get("labels"), batch.get("example_id")
     per_token = {
@@ -73,7 +82,10 @@ def _apart(batch: object, split: str) -> Iterator[Example]:
     for row, kept in enumerate(mask):
         label = None if labels is None else labels[row].cpu()
         yield Example(
-            tokens={name: value[row][kept] for name, value in per_token.items()},
+            tokens={
+                name: value[row][kept] if "input_ids" in batch else value[row]
+                for name, value in per_token.items()
+            },
             labels=label[kept] if label is not None and labels_per_token else label,
             example_id=None if example_ids is None else int(example_ids[row]),
         )
@@ -98,27 +110,39 @@ def collated(examples: Sequence[Example], *, pad_token_id: int, longest: int) ->
 
     Returns:
         Tensors [B, S] and ``labels``; one example is not padded, several are to a multiple of 8.
+        Images are stacked.
     """
+    names = examples[0].tokens
+    if "input_ids" in names:
+        batch = _padded(examples, pad_token_id, longest)
+    else:
+        batch = {name: torch.stack([one.tokens[name] for one in examples]) for name in names}
+    labels = [example.labels for example in examples if example.labels is not None]
+    if len(labels) == len(examples):
+        per_token = labels[0].dim() == 1 and not labels[0].is_floating_point()
+        batch["labels"] = (
+            _stacked(labels, batch["input_ids"].shape[1], IGNORE_INDEX)
+            if per_token
+            else torch.stack(labels)
+        )
+    return batch
+
+
+def _padded(examples: Sequence[Example], pad_token_id: int, longest: int) -> Batch:
+    """Texts in a batch, with its ``attention_mask``."""
     width = max(len(example) for example in examples)
     if len(examples) > 1:
         width = padded_length(width, max(longest, width))
-    names = examples[0].tokens
     batch = {
         name: _stacked(
             [example.tokens[name] for example in examples],
             width,
             pad_token_id if name == "input_ids" else 0,
         )
-        for name in names
+        for name in examples[0].tokens
     }
     ones = [torch.ones_like(example.tokens["input_ids"]) for example in examples]
     batch["attention_mask"] = _stacked(ones, width, 0)
-    labels = [example.labels for example in examples if example.labels is not None]
-    if len(labels) == len(examples):
-        per_token = labels[0].dim() == 1 and not labels[0].is_floating_point()
-        batch["labels"] = (
-            _stacked(labels, width, IGNORE_INDEX) if per_token else torch.stack(labels)
-        )
     return batch
 
 
@@ -175,11 +199,17 @@ class Workload:
         timed: by batch size, batches of exactly that size, evenly chosen from all lengths; single
             examples are not padded.
         longest: the batch with the longest examples, of the largest size.
+        image_tokens: tokens that the models make of an image.
     """
 
     whole: list[Batch]
     timed: dict[int, list[Batch]]
     longest: Batch
+    image_tokens: int = 0
+
+    def length(self, batch: Batch) -> int:
+        """Number of tokens of each example of a batch, with padding."""
+        return batch["input_ids"].shape[1] if "input_ids" in batch else self.image_tokens
 
     @property
     def typical(self) -> Batch:
@@ -194,7 +224,12 @@ class Workload:
 
 
 def workload_of(
-    examples: Sequence[Example], *, batch_sizes: Sequence[int], singles: int, pad_token_id: int
+    examples: Sequence[Example],
+    *,
+    batch_sizes: Sequence[int],
+    singles: int,
+    pad_token_id: int,
+    image_tokens: int = 0,
 ) -> Workload:
     """Choose the batches of a benchmark.
 
@@ -204,6 +239,7 @@ def workload_of(
             for the whole split.
         singles: largest number of single examples to time.
         pad_token_id: padding of ``input_ids``.
+        image_tokens: tokens that the models make of an image, where examples are images.
     """
     ordered = sorted(examples, key=len)
     full = {size: _full_batches(ordered, size, pad_token_id) for size in batch_sizes}
@@ -216,6 +252,7 @@ def workload_of(
         timed={size: spread_evenly(b, _THROUGHPUT_BATCHES) for size, b in full.items()}
         | {1: alone},
         longest=full[max(batch_sizes)][-1],
+        image_tokens=image_tokens,
     )
 
 
@@ -224,4 +261,4 @@ def _full_batches(ordered: Sequence[Example], size: int, pad_token_id: int) -> l
     if len(ordered) < size:
         ordered = sorted(islice(cycle(ordered), size), key=len)
     batches = length_bucketed(ordered, size, pad_token_id=pad_token_id)
-    return [batch for batch in batches if len(batch["input_ids"]) == size]
+    return [batch for batch in batches if len(main_input(batch)) == size]

@@ -18,6 +18,7 @@ from lightning_compress.models.forward import (
     inputs_for,
     outputs_by,
     require_runs,
+    without_cache,
 )
 from lightning_compress.models.modeling_kernels import prepared_bytes
 from lightning_compress.models.modeling_quantized import QuantizedLinear, weights_of
@@ -78,9 +79,12 @@ def count_macs(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     with (
         evaluating(model),
         sdpa_kernel(SDPBackend.MATH),
+        # The counter looks for the graph of a parameter that a module is called with.
+        torch.inference_mode(False),
+        torch.no_grad(),
         FlopCounterMode(display=False, custom_mapping=integer) as counter,
     ):
-        outputs_by(model, model)(**inputs)
+        model(**inputs, **without_cache(model))
     return int(counter.get_total_flops()) // 2 // len(next(iter(inputs.values())))
 
 

@@ -130,7 +130,8 @@ def check_examples(
     from lightning_compress.tasks import task_of  # imports torchmetrics, which is slow
 
     known = known_tokens(model)
-    token = max(int(example.tokens["input_ids"].max()) for example in examples)
+    read = () if known is None else [example.tokens["input_ids"] for example in examples]
+    token = max((int(ids.max()) for ids in read), default=0)
     if known is not None and token >= known:
         raise InputError(
             f"the {split} split holds token {token} and the {name} model has {known}: set "

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_compress.export.format import ExportOptions, Format, Program
-from lightning_compress.export.tracing import input_names, named_inputs, program_of, traced_again
+from lightning_compress.export.tracing import (
+    example_inputs,
+    input_names,
+    named_inputs,
+    program_of,
+    traced_again,
+)
 from lightning_compress.models.modeling_quantized import QuantizedEmbedding, QuantizedLinear
 from lightning_compress.quantization.modules import embedding_to_float
 from lightning_compress.quantization.precisions import PRECISIONS
@@ -151,10 +157,9 @@ def _quantized(
     observed = prepare_pt2e(program.module(), quantizer)
     names = input_names(model)
     # Dynamic scales need no calibration: any batch initializes the observers of the weights.
-    for batch in options.calibration_batches or [
-        {"input_ids": torch.zeros(1, 1, dtype=torch.long)}
-    ]:
-        observed(*named_inputs(names, batch))
+    given = [named_inputs(names, batch) for batch in options.calibration_batches]
+    for inputs in given or [example_inputs(model)]:
+        observed(*inputs)
     return traced_again(convert_pt2e(observed), model, max_batch_size=options.max_batch_size)
 
 

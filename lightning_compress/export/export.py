@@ -27,7 +27,7 @@ from lightning_compress.export.verify import (
 from lightning_compress.models.forward import require_runs
 from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.quantization.precisions import PRECISIONS, own_precision
-from lightning_compress.types import Batch
+from lightning_compress.types import MAIN_INPUTS, Batch, main_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -168,8 +168,11 @@ def check_export(
         )
     if options.max_batch_size < 1:
         raise InputError(f"max_batch_size must be at least 1, not {options.max_batch_size}")
-    if "input_ids" not in inspect.signature(model.forward).parameters:
-        raise InputError(f"{type(model).__name__} takes no input_ids: it is not a text model")
+    if not any(name in inspect.signature(model.forward).parameters for name in MAIN_INPUTS):
+        raise InputError(
+            f"{type(model).__name__} takes neither input_ids nor pixel_values: it is a model "
+            "neither of texts nor of images"
+        )
 
 
 def _files_of(folder: Path) -> re.Pattern[str]:
@@ -197,7 +200,7 @@ def _split(batches: Sequence[Batch], size: int) -> list[Batch]:
     return [
         {name: value[start : start + size] for name, value in batch.items()}
         for batch in batches
-        for start in range(0, len(batch["input_ids"]), size)
+        for start in range(0, len(main_input(batch)), size)
     ]
 
 

@@ -10,7 +10,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.export.format import Program
 from lightning_compress.models.calibration import token_mask
 from lightning_compress.quantization.precisions import PRECISIONS
-from lightning_compress.types import Batch
+from lightning_compress.types import Batch, main_input
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def agreement_of(
     Args:
         program: the exported model.
         reference: the model in PyTorch: a batch to logits [B, C] or [B, S, V].
-        batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S]; padding is not compared.
+        batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S], or ``pixel_values``; padding
+            is not compared.
         several_labels: an example has each label whose logit is positive, and not one class.
     """
     largest = size = 0.0
@@ -64,7 +65,7 @@ def agreement_of(
             equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
         predictions += len(expected)
     fraction = equal / predictions if several_labels or expected.shape[-1] > 1 else None
-    return Agreement(sum(len(b["input_ids"]) for b in batches), largest, size, fraction)
+    return Agreement(sum(len(main_input(b)) for b in batches), largest, size, fraction)
 
 
 def require_within_tolerance(agreement: Agreement, precision: str) -> None:

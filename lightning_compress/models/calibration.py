@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_compress.types import Batch
+from lightning_compress.models.forward import image_tokens
+from lightning_compress.types import Batch, main_input
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Calibration:
     The model should be in eval mode, without dropout.
 
     Args:
-        batches: ``input_ids`` [B, S], ``attention_mask`` [B, S] where there is padding, ``labels``
-            where the loss needs them; on the model's device.
+        batches: ``input_ids`` [B, S], ``attention_mask`` [B, S] where there is padding, or
+            ``pixel_values`` of images; ``labels`` where the loss needs them; on the model's device.
         loss: mean loss over a batch's examples, a scalar.
         logits: the model's logits of a batch: [B, C], or [B, S, V].
     """
@@ -29,15 +30,23 @@ class Calibration:
     loss: Callable[[Batch], Tensor]
     logits: Callable[[Batch], Tensor]
 
-    def tokens(self) -> float:
+    def tokens(self, model: nn.Module) -> float:
         """Mean number of tokens of an example, padding not counted."""
-        masks = [token_mask(batch) for batch in self.batches]
+        masks = [token_mask(batch, model) for batch in self.batches]
         return sum(int(m.sum()) for m in masks) / sum(len(m) for m in masks)
 
 
-def token_mask(batch: Batch) -> Tensor:
-    """True at tokens, False at padding: boolean [B, S]."""
-    ids = batch["input_ids"]
+def token_mask(batch: Batch, model: nn.Module | None = None) -> Tensor:
+    """True at tokens, False at padding: boolean [B, S].
+
+    Args:
+        batch: of texts, or of images, of which each patch is a token.
+        model: that reads the images; without it each image is one token.
+    """
+    ids = main_input(batch)
+    if "input_ids" not in batch:
+        tokens = 1 if model is None else image_tokens(model)
+        return torch.ones(len(ids), tokens, dtype=torch.bool, device=ids.device)
     mask = batch.get("attention_mask")
     return torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
 
@@ -81,7 +90,7 @@ def divergence_from(whole: Sequence[Tensor], calibration: Calibration) -> float:
         _divergence(before, calibration.logits(batch), batch)
         for before, batch in zip(whole, calibration.batches, strict=True)
     )
-    return total / sum(len(batch["input_ids"]) for batch in calibration.batches)
+    return total / sum(len(main_input(batch)) for batch in calibration.batches)
 
 
 def _divergence(whole: Tensor, less: Tensor, batch: Batch) -> float:

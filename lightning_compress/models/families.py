@@ -16,12 +16,15 @@ class Projections:
 
     The outputs of each of ``inputs`` and the inputs of ``output`` belong to the units in order,
     the same number to each. ``parts`` is the number of projections fused in one layer, one after
-    another: 3 for a fused query, key and value. The last of ``inputs`` computes the values.
+    another: 3 for a fused query, key and value, 2 for a fused neuron and gate. The last of
+    ``inputs`` computes the values. ``relative`` are projections of relative positions, which a
+    model may go without: their outputs belong to the units as well.
     """
 
     inputs: tuple[str, ...]
     output: str
     parts: int = 1
+    relative: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Family:
     ``inner``: the configuration's field for the number of neurons. ``norm_first``: a block's norms
     stand in front of attention and feed-forward layers, not behind their sums. ``causal``: a token
     sees only those before it. ``substitutable``: compact blocks can replace layers.
+
+    ``relative_scores``: attention scores are not only products of queries and keys, but depend on
+    relative positions too. ``shared_bias``: the argument of the attention's ``forward`` with such a
+    bias [B, A, S, S] for each head of the dense model, one for all layers. ``not_in_first``:
+    modules that the first layer of a dense model has as ``nn.Identity``. ``fixed_by``: fields of
+    the configuration that make layers depend on their positions, where they are set.
+    ``image_positions``: the parameter [1, S, H] of a model of images with the embeddings of the
+    positions of its tokens.
     """
 
     blocks: str
@@ -47,6 +58,11 @@ class Family:
     norm_first: bool = False
     causal: bool = False
     substitutable: bool = False
+    relative_scores: bool = False
+    shared_bias: str | None = None
+    not_in_first: tuple[str, ...] = ()
+    fixed_by: tuple[str, ...] = ()
+    image_positions: str | None = None
 
 
 _BERT = Family(
@@ -61,12 +77,82 @@ _BERT = Family(
     counts={"num_attention_heads": "heads", "all_head_size": "width"},
     substitutable=True,
 )
+# A head is a key-value head here, with all the query heads that share it.
+_LLAMA = Family(
+    blocks="layers.*",
+    heads=Projections(
+        inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        output="self_attn.o_proj",
+    ),
+    neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
+    attention="self_attn",
+    head_size="head_dim",
+    norm_first=True,
+    causal=True,
+)
+
+_VIT = Family(
+    blocks="layers.*",
+    heads=Projections(
+        inputs=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        output="attention.o_proj",
+    ),
+    neurons=Projections(inputs=("mlp.fc1",), output="mlp.fc2"),
+    attention="attention",
+    head_size="head_dim",
+    counts={"num_attention_heads": "heads"},
+    norm_first=True,
+    substitutable=True,
+    image_positions="embeddings.position_embeddings",
+)
 
 
 FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
     "electra": _BERT,
+    "mpnet": Family(
+        blocks="encoder.layer.*",
+        heads=Projections(
+            inputs=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+            output="attention.attn.o",
+        ),
+        neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
+        attention="attention.attn",
+        head_size="attention_head_size",
+        counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        relative_scores=True,
+        shared_bias="position_bias",
+    ),
+    "modernbert": Family(
+        blocks="layers.*",
+        heads=Projections(inputs=("attn.Wqkv",), output="attn.Wo", parts=3),
+        neurons=Projections(inputs=("mlp.Wi",), output="mlp.Wo", parts=2),
+        attention="attn",
+        head_size="head_dim",
+        norm_first=True,
+        not_in_first=("attn_norm",),
+    ),
+    "deberta-v2": Family(  # DeBERTa-v3 too
+        blocks="encoder.layer.*",
+        heads=Projections(
+            inputs=(
+                "attention.self.query_proj",
+                "attention.self.key_proj",
+                "attention.self.value_proj",
+            ),
+            output="attention.output.dense",
+            relative=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+        ),
+        neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
+        attention="attention.self",
+        head_size="attention_head_size",
+        counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        relative_scores=True,
+        fixed_by=("conv_kernel_size",),
+    ),
     "distilbert": Family(
         blocks="transformer.layer.*",
         heads=Projections(
@@ -103,20 +189,15 @@ FAMILIES = {
         norm_first=True,
         causal=True,
         substitutable=True,
+        fixed_by=("scale_attn_by_inverse_layer_idx",),
     ),
-    # A head is a key-value head here, with all the query heads that share it.
-    "llama": Family(
-        blocks="layers.*",
-        heads=Projections(
-            inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output="self_attn.o_proj",
-        ),
-        neurons=Projections(inputs=("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
-        attention="self_attn",
-        head_size="head_dim",
-        norm_first=True,
-        causal=True,
-    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "vit": _VIT,
+    "deit": _VIT,
 }
 
 

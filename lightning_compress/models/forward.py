@@ -3,12 +3,13 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_compress.errors import InputError, first_line
+from lightning_compress.models.families import FAMILIES
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,6 +44,24 @@ def known_tokens(model: nn.Module) -> int | None:
     return rows
 
 
+def image_tokens(model: nn.Module) -> int:
+    """How many tokens a model makes of an image, the patches and those of its own.
+
+    Raises:
+        InputError: its family is unknown, or is not one of images.
+    """
+    config = cast(Any, model).config
+    family = FAMILIES.get(config.model_type)
+    if family is None or family.image_positions is None:
+        raise InputError(
+            f"{type(model).__name__} is of no family that reads images; known are "
+            + ", ".join(name for name, one in FAMILIES.items() if one.image_positions)
+        )
+    base: Any = model.base_model
+    positions: Tensor = base.get_parameter(family.image_positions)
+    return positions.shape[1]
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in eval mode, and each of their modules back in its own mode afterwards."""
@@ -62,13 +81,18 @@ def inputs_for(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tenso
     return {name: value.to(device) for name, value in model_inputs(model, batch).items()}
 
 
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The keyword with which a causal model fills no cache for the next tokens."""
+    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+    return {"use_cache": False} if takes_cache else {}
+
+
 def outputs_by(model: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``call`` (the model, or what was compiled from it) compute its outputs and nothing else.
 
     A causal model would also fill a cache for the next tokens, which is not needed here.
     """
-    takes_cache = "use_cache" in inspect.signature(model.forward).parameters
-    options = {"use_cache": False} if takes_cache else {}
+    options = without_cache(model)
 
     def outputs(**inputs: Tensor) -> Any:
         with torch.inference_mode():

@@ -3,9 +3,10 @@
 A layer is a block of the family, a compact block, or a switch between both.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.optim import Optimizer
@@ -52,25 +53,55 @@ def compact_shapes(model: nn.Module) -> dict[str, Shape]:
 
 
 def _capture(model: nn.Module) -> dict[str, Any]:
-    return {"count": layer_count(model), "compact": compact_shapes(model)}
+    return {
+        "count": layer_count(model),
+        "compact": compact_shapes(model),
+        "first": _starts_with_first(model),
+        "types": copy.copy(getattr(getattr(model, "config", None), "layer_types", None)),
+    }
+
+
+def _starts_with_first(model: nn.Module) -> dict[str, bool]:
+    """Whether the first layer is that of the dense model, by its name, where that one differs."""
+    structure = structure_of(model) if _stacked(model) else None
+    if structure is None or not FAMILIES[structure.family].not_in_first:
+        return {}
+    name = structure.layers[0]
+    return {name: _is_first(model.get_submodule(name), structure.family)}
+
+
+def _is_first(layer: nn.Module, family: str) -> bool:
+    names = FAMILIES[family].not_in_first
+    return any(isinstance(layer.get_submodule(name), nn.Identity) for name in names)
 
 
 def _restore_(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Set the number of layers and the compact blocks of a model; new weights are unset."""
     if state["count"] is None:
         return
-    container = structure_of(model).layers[0].rpartition(".")[0]
-    present = [model.get_submodule(name) for name in structure_of(model).layers]
+    structure, config = structure_of(model), cast(Any, model.config)
+    container = structure.layers[0].rpartition(".")[0]
+    present = [model.get_submodule(name) for name in structure.layers]
     shapes = [state["compact"].get(f"{container}.{index}") for index in range(state["count"])]
-    if [_shape_of(layer) for layer in present] == shapes:
-        return
-    host = type(model.get_submodule(structure_of(model).blocks[0]))
-    layers = [
-        present[index] if index < len(present) and _shape_of(present[index]) == shape
-        else _layer_of(shape, host, model)
-        for index, shape in enumerate(shapes)
-    ]  # fmt: skip
-    replace_layers_(model, layers)
+    first = state.get("first", {})  # older states have neither this nor types
+    firsts = [first.get(f"{container}.{index}", False) for index in range(state["count"])]
+    before, types = list(getattr(config, "layer_types", ()) or ()), state.get("types")
+    if types is not None:
+        config.layer_types = list(types)
+    host = type(model.get_submodule(structure.blocks[0]))
+    layers = []
+    for index, (shape, in_front) in enumerate(zip(shapes, firsts, strict=True)):
+        fits = (
+            index < len(present)
+            and _shape_of(present[index]) == shape
+            and _is_first(present[index], structure.family) == in_front
+            and (types is None or before[index] == types[index])
+        )
+        layers.append(
+            present[index] if fits else _layer_of(shape, host, model, index, first=in_front)
+        )
+    if layers != present:
+        replace_layers_(model, layers)
 
 
 LAYERS = StatePart("layers", _capture, _restore_, shape=True)
@@ -88,10 +119,12 @@ def replace_layers_(model: nn.Module, layers: list[nn.Module]) -> None:
     config.num_hidden_layers = len(structure.blocks) + len(structure.predecessors)
 
 
-def _layer_of(shape: Shape | None, host: type, model: nn.Module) -> nn.Module:
+def _layer_of(
+    shape: Shape | None, host: type, model: nn.Module, index: int, *, first: bool
+) -> nn.Module:
     config: Any = model.config
     if shape is None:
-        layer: nn.Module = new_layer(host, config)
+        layer: nn.Module = new_layer(host, config, index, first=first)
         return layer.train(model.training)
     rest = {name: value for name, value in shape.items() if name != "replaces"}
     compact = CompactBlock(host, config, **rest)
@@ -180,14 +213,15 @@ def remove_layers_(
 
 def _require_removable(model: nn.Module) -> None:
     """Raise unless each layer has weights of its own and does not depend on its position."""
-    what = type(model).__name__
-    if FAMILIES[structure_of(model).family].shared:
+    what, family = type(model).__name__, FAMILIES[structure_of(model).family]
+    if family.shared:
         raise InputError(
             f"no layer can be removed from {what}: its layers are one block, used again and again; "
             "set config.num_hidden_layers to use it fewer times"
         )
-    if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
-        raise InputError(
-            f"no layer can be removed from {what}: config.scale_attn_by_inverse_layer_idx makes "
-            "each layer depend on its position"
-        )
+    for field in family.fixed_by:
+        if getattr(model.config, field, False):
+            raise InputError(
+                f"no layer can be removed from {what}: config.{field} makes layers depend on their "
+                "positions"
+            )

@@ -7,8 +7,9 @@ field ``compression`` of ``config.json``, by the names of the modules:
 
 - ``sizes``: attributes that differ from the class's,
   ``{"bert.encoder.layer.0.output.dense": {"in_features": 512, "out_features": 256}}``;
-- ``layers``: the ``count`` of layers that a text passes through, and which are ``compact`` blocks,
-  ``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``;
+- ``layers``: the ``count`` of layers that a text passes through, which are ``compact`` blocks,
+  ``{"bert.encoder.layer.1": {"depth": 2, "norm": false, "narrow": {"hidden_size": 128, ...}}}``,
+  and whether the layer in front is the ``first`` of the dense model, where that one differs;
 - ``quantized``: the specifications of quantized modules,
   ``{"bert.pooler.dense": {"in_features": 256, "bits": 8, ...}}``.
 
@@ -31,13 +32,15 @@ VARIANT = "compressed"
 """What the names of files with weights contain that only the classes of this file can read."""
 
 
-def resize_(model: nn.Module, sizes: dict[str, dict[str, int]]) -> None:
+def resize_(model: nn.Module, sizes: dict[str, dict[str, Any]]) -> None:
     """Give modules other sizes, in place; the weights of linear layers are new and unset.
 
     Args:
         model: the model.
         sizes: values of attributes by their name, by the name of the module. Those of a linear
-            layer are its number of inputs and of outputs.
+            layer are its number of inputs and of outputs. ``kept_heads`` of attention are those
+            that it takes of an argument with a bias for each head of the dense model: the
+            ``argument``, its ``place`` among all, and the ``heads``.
 
     Raises:
         AttributeError: the model has no module of that name.
@@ -46,10 +49,23 @@ def resize_(model: nn.Module, sizes: dict[str, dict[str, int]]) -> None:
         module = model.get_submodule(name)
         for attribute, value in attributes.items():
             setattr(module, attribute, value)
+        hooks = module._forward_pre_hooks.values()
+        if attributes.get("kept_heads") is not None and _select_heads not in hooks:
+            module.register_forward_pre_hook(_select_heads, with_kwargs=True)
         if isinstance(module, nn.Linear):
             _reset_(module, (module.out_features, module.in_features), module.out_features)
         elif isinstance(module, Conv1D):
             _reset_(module, (module.nx, module.nf), module.nf)
+
+
+def _select_heads(attention, inputs, keywords):  # type: ignore[no-untyped-def]
+    """Take the remaining heads of a bias [B, A, S, S] that all layers share."""
+    if attention.kept_heads is None:  # a dense model's state was restored
+        return None
+    name, place, heads = (attention.kept_heads[key] for key in ("argument", "place", "heads"))
+    if name in keywords:
+        return inputs, {**keywords, name: keywords[name][:, heads]}
+    return (*inputs[:place], inputs[place][:, heads], *inputs[place + 1 :]), keywords
 
 
 class CompactBlock(nn.Module):
@@ -75,10 +91,7 @@ class CompactBlock(nn.Module):
             setattr(small, name, value)
         self.down = nn.Linear(config.hidden_size, small.hidden_size)
         self.layers = nn.ModuleList(new_layer(layer, small) for _ in range(depth))
-        for module in self.layers.modules():
-            if getattr(module, "config", None) is small:
-                # Once built they only ask how attention is computed, which the model is told later.
-                module.config = config
+        _take_config_(self.layers, small, config)
         self.norm = nn.LayerNorm(small.hidden_size) if norm else nn.Identity()
         self.up = nn.Linear(small.hidden_size, config.hidden_size)
 
@@ -91,11 +104,37 @@ class CompactBlock(nn.Module):
         return found
 
 
-def new_layer(layer: type, config: transformers.PreTrainedConfig) -> nn.Module:
-    """A layer of the host's class; :func:`number_` sets its index once all layers are built."""
-    options = {"layer_idx": 0} if "layer_idx" in inspect.signature(layer).parameters else {}
-    made: nn.Module = layer(config, **options)
+def new_layer(
+    layer: type, config: transformers.PreTrainedConfig, place: int = 0, *, first: bool = True
+) -> nn.Module:
+    """A layer of the host's class; :func:`number_` sets its index once all layers are built.
+
+    Args:
+        layer: the class.
+        config: of the host.
+        place: in ``config.layer_types``, if there is that field.
+        first: whether it has what the class gives to the first layer only, or to the others.
+    """
+    if "layer_idx" not in inspect.signature(layer).parameters:
+        plain: nn.Module = layer(config)
+        return plain
+    own = copy.deepcopy(config)
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        own.layer_types = [types[place]] * 2
+    made: nn.Module = layer(own, layer_idx=0 if first else 1)
+    _take_config_(made, own, config)
     return made
+
+
+def _take_config_(layers: nn.Module, own: object, config: object) -> None:
+    """Give modules the host's configuration instead of their own.
+
+    Once built they only ask how attention is computed, which the model is told later.
+    """
+    for module in layers.modules():
+        if getattr(module, "config", None) is own:
+            setattr(module, "config", config)  # noqa: B010  # mypy knows no such attribute
 
 
 def number_(layers: nn.Module) -> None:
@@ -152,6 +191,11 @@ def _compress_(model, config, state) -> None:  # type: ignore[no-untyped-def]
         # config.num_hidden_layers counts the narrow layers inside compact blocks too.
         model.set_submodule(name, model.get_submodule(name)[: layers["count"]])
         number_(model.get_submodule(name))
+    for name, first in _of_model(layers.get("first", {}), model, config).items():
+        if not first:
+            host = type(model.get_submodule(name))
+            model.set_submodule(name, new_layer(host, config, first=False))
+            number_(model.get_submodule(name.rpartition(".")[0]))
     resize_(model, _of_model(state.get("sizes", {}), model, config))
     for name, spec in _of_model(state.get("quantized", {}), model, config).items():
         model.set_submodule(name, quantized_module(spec))

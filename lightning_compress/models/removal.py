@@ -14,20 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_compress.errors import InputError
-from lightning_compress.models.families import FAMILIES, UnitKind
+from lightning_compress.models.families import UnitKind
 from lightning_compress.models.manifest import (
     HEADS_EDIT,
     LAYERS_EDIT,
     NEURONS_EDIT,
     SUBSTITUTION_EDIT,
     Edit,
-    StatePart,
     manifest_of,
     require_float,
     set_manifest_,
 )
 from lightning_compress.models.masks import held_masks_, set_masks_
-from lightning_compress.models.modeling_compressed import resize_
+from lightning_compress.models.sizes import select_bias_, update_sizes_
 from lightning_compress.models.structure import (
     Units,
     inputs_of,
@@ -35,7 +34,6 @@ from lightning_compress.models.structure import (
     output_dim,
     outputs_of,
     positions_of,
-    structure_of,
     units_of,
 )
 
@@ -169,34 +167,6 @@ def remove_neurons_(
     _remove_units_(model, "neurons", neurons, optimizers, NEURONS_EDIT, technique)
 
 
-def sizes_of(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Sizes of the blocks' linear layers and attention; empty if the family is unknown.
-
-    Attributes of modules by the name of the module, as ``modeling_compressed.resize_`` takes them.
-    """
-    if getattr(getattr(model, "config", None), "model_type", None) not in FAMILIES:
-        return {}
-    structure = structure_of(model)
-    entry = FAMILIES[structure.family]
-    names = [
-        *structure.linear_names(predecessors=True),
-        *(
-            f"{block}.{entry.attention}"
-            for block in (*structure.blocks, *structure.predecessors)
-            if entry.counts
-        ),
-    ]
-    attributes = ("in_features", "out_features", "nx", "nf", *entry.counts)
-    modules = {name: model.get_submodule(name) for name in names}
-    return {
-        name: {a: getattr(module, a) for a in attributes if a in vars(module)}
-        for name, module in modules.items()
-    }
-
-
-SIZES = StatePart("sizes", sizes_of, resize_, shape=True)
-
-
 def _remove_units_(
     model: nn.Module,
     kind: UnitKind,
@@ -217,8 +187,10 @@ def _remove_units_(
         return
     cuts = [cut for layer in to_remove for cut in _cuts(model, units[layer], to_remove[layer])]
     cut_(model, cuts, optimizers)
-    for layer in to_remove:
-        _update_sizes_(model, units[layer])
+    for layer, positions in to_remove.items():
+        update_sizes_(model, units[layer])
+        if kind == "heads":
+            select_bias_(model, units[layer], positions)
     _record_(
         model,
         {"edit": edit, "technique": technique, "layers": {str(k): v for k, v in to_remove.items()}},
@@ -228,7 +200,7 @@ def _remove_units_(
 def _cuts(model: nn.Module, units: Units, to_remove: Sequence[int]) -> list[Cut]:
     kept = [unit for unit in range(units.count) if unit not in set(to_remove)]
     cuts = []
-    for name in units.inputs:
+    for name in (*units.inputs, *units.relative):
         module = linear_at(model, name)
         rows = positions_of(kept, outputs_of(module), units.parts, units.count)
         cuts.append(Cut(f"{name}.weight", output_dim(module), rows))
@@ -238,26 +210,6 @@ def _cuts(model: nn.Module, units: Units, to_remove: Sequence[int]) -> list[Cut]
     columns = positions_of(kept, inputs_of(module), 1, units.count)
     cuts.append(Cut(f"{units.output}.weight", 1 - output_dim(module), columns))
     return cuts
-
-
-def _update_sizes_(model: nn.Module, units: Units) -> None:
-    """Update the attributes in which modules store their sizes."""
-    for name in (*units.inputs, units.output):
-        module = linear_at(model, name)
-        sizes = {"in_features": inputs_of(module), "out_features": outputs_of(module)}
-        if not isinstance(module, nn.Linear):
-            sizes = {"nx": sizes["in_features"], "nf": sizes["out_features"]}
-        for attribute, size in sizes.items():
-            setattr(module, attribute, size)
-    if units.kind == "neurons":
-        return
-    structure = structure_of(model)
-    entry = FAMILIES[structure.family]
-    attention = model.get_submodule(f"{structure.blocks[units.layer]}.{entry.attention}")
-    width = outputs_of(linear_at(model, units.inputs[0])) // units.parts
-    sizes = {"width": width, "heads": width // int(getattr(attention, entry.head_size))}
-    for attribute, what in entry.counts.items():
-        setattr(attention, attribute, sizes[what])
 
 
 def _in_order(indices: Sequence[int], count: int, where: str, what: str) -> list[int]:

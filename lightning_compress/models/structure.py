@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Units:
     """The heads, or the feed-forward neurons, of one block, as they are now.
 
-    Names of linear layers are relative to the model; the meaning of ``inputs``, ``output`` and
-    ``parts`` is that of :class:`Projections`.
+    Names of linear layers are relative to the model; the meaning of ``inputs``, ``output``,
+    ``parts`` and ``relative`` is that of :class:`Projections`, of which ``relative`` has those that
+    the model has.
     """
 
     kind: UnitKind
@@ -37,6 +38,7 @@ class Units:
     output: str
     parts: int
     count: int
+    relative: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Structure:
 
     ``layers`` are the names of what a text goes through one by one, first to last; ``blocks`` those
     of all transformer blocks of the family: the layers, but what is in a compact block instead of
-    it; ``projections`` those of the linear layers around compact blocks; ``predecessors`` those
-    of the blocks that compact blocks beside them are to replace, and which are in no other list.
+    it; ``projections`` those of the linear layers around compact blocks, and of relative positions;
+    ``predecessors`` those of the blocks that compact blocks beside them are to replace, and which
+    are in no other list.
     """
 
     family: str
@@ -82,17 +85,22 @@ def structure_of(model: nn.Module) -> Structure:
     pattern = re.compile(
         r"(.+\.)?" + FAMILIES[family].blocks.replace(".", r"\.").replace("*", r"\d+")
     )
-    layers = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    layers: list[str] = []
+    for name, _ in model.named_modules():
+        # What a compact block holds may be called like a layer.
+        if pattern.fullmatch(name) and not (layers and name.startswith(f"{layers[-1]}.")):
+            layers.append(name)
     blocks = [block for name in layers for block in _blocks(model, name)]
     compact = [name for name, module in model.named_modules() if isinstance(module, CompactBlock)]
-    around = [f"{name}.{projection}" for name in compact for projection in ("down", "up")]
+    projections = [f"{name}.{projection}" for name in compact for projection in ("down", "up")]
+    projections += [name for block in blocks for name in _relative(model, block, family)]
     predecessors = [
         f"{name}.predecessor.{index}"
         for name, module in model.named_modules()
         if isinstance(module, ReplacementSwitch)
         for index in range(len(module.predecessor))
     ]
-    return Structure(family, layers, blocks, around, predecessors)
+    return Structure(family, layers, blocks, projections, predecessors)
 
 
 def _blocks(model: nn.Module, layer: str) -> list[str]:
@@ -103,6 +111,12 @@ def _blocks(model: nn.Module, layer: str) -> list[str]:
     if isinstance(module, ReplacementSwitch):
         return _blocks(model, f"{layer}.successor")
     return [layer]
+
+
+def _relative(model: nn.Module, block: str, family: str) -> tuple[str, ...]:
+    """Names of the projections of relative positions that a block has."""
+    inside = dict(model.get_submodule(block).named_modules())
+    return tuple(f"{block}.{name}" for name in FAMILIES[family].heads.relative if name in inside)
 
 
 def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:
@@ -118,7 +132,8 @@ def units_of(model: nn.Module, kind: UnitKind) -> list[Units]:
 
 def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Units]:
     """The heads or the neurons of the blocks of these names; see :func:`units_of`."""
-    entry = FAMILIES[structure_of(model).family]
+    family = structure_of(model).family
+    entry = FAMILIES[family]
     projections = entry.heads if kind == "heads" else entry.neurons
     found = []
     for layer, block in enumerate(blocks):
@@ -134,6 +149,7 @@ def units_in(model: nn.Module, blocks: Sequence[str], kind: UnitKind) -> list[Un
                 output=f"{block}.{projections.output}",
                 parts=projections.parts,
                 count=rows // projections.parts // size,
+                relative=_relative(model, block, family) if kind == "heads" else (),
             )
         )
     return found
@@ -237,9 +253,9 @@ def outgoing(model: nn.Module, units: Units) -> Tensor:
 
 
 def incoming(model: nn.Module, units: Units) -> list[Tensor]:
-    """Weights into units, one tensor [U, R] per input projection, R weights per unit."""
+    """Weights into units, one tensor [U, R] per projection before them, R weights per unit."""
     found = []
-    for name in units.inputs:
+    for name in (*units.inputs, *units.relative):
         module = linear_at(model, name)
         order = positions_of(range(units.count), outputs_of(module), units.parts, units.count)
         # Parts come one after another: [parts, U, W] to [U, parts * W]
@@ -255,7 +271,7 @@ def outputs_first(module: nn.Linear) -> Tensor:
 
 
 def macs_per_token(model: nn.Module, units: Units) -> int:
-    """Multiply-accumulates by the weights of one unit, per token."""
+    """Multiply-accumulates by the weights of one unit, per token, without relative positions."""
     module = linear_at(model, units.output)
     inward = sum(
         outputs_of(linear_at(model, name)) * inputs_of(linear_at(model, name))

@@ -159,7 +159,7 @@ class FineTuningModule(L.LightningModule):
             return
         self.model = self._build()
         self.model.train()
-        if self.model.config.pad_token_id is None:
+        if getattr(self.model.config, "pad_token_id", 0) is None:
             # Without it a decoder cannot distinguish a sequence's last token from padding.
             self.model.config.pad_token_id = self._vocabulary.get("pad_token_id")
         self.task = task_of(self.model)

@@ -137,14 +137,18 @@ def _from_scratch(task: Task, fields: dict[str, Any]) -> "PreTrainedModel":
             "there is no model: give model.pretrained (a Hub name or a folder), or "
             "model.config.model_type (bert, gpt2, ...) to start from scratch"
         )
-    if "vocab_size" not in fields:
-        raise InputError(
-            "a model from scratch needs to know its vocabulary: give the run a data module with a "
-            "tokenizer, or set model.config.vocab_size"
-        )
     try:
         config = transformers.AutoConfig.for_model(model_type, **fields)
+        if "vocab_size" not in fields and hasattr(config, "vocab_size"):
+            raise InputError(
+                "a model from scratch needs to know its vocabulary: give the run a data module "
+                "with a tokenizer, or set model.config.vocab_size"
+            )
+        # Where a task has several classes, transformers looks for theirs, also if there is none.
+        config.architectures = config.architectures or []
         model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
+    except InputError:
+        raise
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"model.config does not work: {first_line(error)}") from error
     return model

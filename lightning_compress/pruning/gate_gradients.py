@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.hooks import Call, Hook, before_calls
 from lightning_compress.models.structure import Units
+from lightning_compress.types import main_input
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def gate_gradients(
     """
     device = next(model.parameters()).device
     for batch in calibration.batches:
-        examples = len(batch["input_ids"])
+        examples = len(main_input(batch))
         gates = {
             one.output: torch.ones(examples, one.count, device=device, requires_grad=True)
             for one in units

@@ -83,7 +83,7 @@ def influence_scores(
     ]
     with after_calls(hooks), skipped(model, without):
         for batch in calibration.batches:
-            mask = token_mask(batch)
+            mask = token_mask(batch, model)
             tokens += int(mask.sum())
             calibration.logits(batch)
     scores = total / tokens

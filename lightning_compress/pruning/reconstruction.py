@@ -85,7 +85,7 @@ def input_statistics(
     hooks = [(model.get_submodule(one.output), partial(add, one.output)) for one in units]
     with before_calls(hooks), in_one_piece(model):
         for batch in calibration.batches:
-            mask = token_mask(batch)
+            mask = token_mask(batch, model)
             calibration.logits(batch)
     return {
         name: InputStatistics(first[name] / count, second[name] / count)
@@ -200,7 +200,7 @@ def _reconstruct_(
     products: Tensor | float = 0.0  # of inputs with inputs, a constant one among them
     targets: Tensor | float = 0.0  # of wanted outputs with inputs
     for batch in calibration.batches:
-        mask = token_mask(batch)
+        mask = token_mask(batch, model)
         with captured([module, linear_at(dense, name)]) as (small, whole):
             calibration.logits(batch)
             dense_logits(batch)

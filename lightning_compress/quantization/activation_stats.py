@@ -72,13 +72,15 @@ def collect_activation_stats(
     """
     collectors = {name: _Collector(name) for name in names}
     hooks = [(model.get_submodule(name), one.collect) for name, one in collectors.items()]
-    stride = max(1, sum(int(token_mask(batch).sum()) for batch in batches) // _SAMPLED_TOKENS)
+    tokens = sum(int(token_mask(batch, model).sum()) for batch in batches)
+    stride = max(1, tokens // _SAMPLED_TOKENS)
     device = next(model.parameters()).device
     with in_one_piece(model), before_calls(hooks):
         for batch in batches:
             inputs = model_inputs(model, batch)
             for collector in collectors.values():
-                collector.mask, collector.stride = token_mask(inputs).to(device), stride
+                collector.mask = token_mask(inputs, model).to(device)
+                collector.stride = stride
             model(**{name: value.to(device) for name, value in inputs.items()})
     return {name: collector.stats() for name, collector in collectors.items()}
 

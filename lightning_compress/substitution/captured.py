@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_compress.models.calibration import Calibration, token_mask
 from lightning_compress.models.hooks import Call, after_calls, before_calls
 from lightning_compress.models.switch import ReplacementSwitch
+from lightning_compress.types import Batch
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,17 @@ def capture_block_io(
                 if name != "hidden_states"
             },
             target,
-            token_mask(batch),
+            _mask(batch, call.hidden),
         )
         for call, target, batch in zip(calls, targets, calibration.batches, strict=True)
     ]
+
+
+def _mask(batch: Batch, hidden: Tensor) -> Tensor:
+    """True at tokens, False at padding: boolean [B, S]; images have no padding."""
+    if "input_ids" in batch:
+        return token_mask(batch)
+    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
 
 def run_block(block: nn.Module, io: BlockIO) -> Tensor:

@@ -11,6 +11,11 @@ from torch import nn
 
 from lightning_compress.errors import InputError
 from lightning_compress.tasks.classification import Classification
+from lightning_compress.tasks.images import (
+    ImageClassification,
+    ImageRegression,
+    MultiLabelImageClassification,
+)
 from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
 from lightning_compress.tasks.regression import Regression
@@ -28,6 +33,9 @@ TASKS: list[Task] = [
     MaskedLM(),
     EntityRecognition(),
     WordTagging(),
+    ImageClassification(),
+    MultiLabelImageClassification(),
+    ImageRegression(),
 ]
 """All tasks; of several with one name the first is the default."""
 
@@ -90,4 +98,5 @@ def _model_classes(auto_class: str) -> set[str]:
     from transformers.models.auto import modeling_auto
 
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", auto_class.removeprefix("Auto")).upper()
-    return set(getattr(modeling_auto, f"{words}_MAPPING_NAMES").values())
+    names = getattr(modeling_auto, f"{words}_MAPPING_NAMES").values()
+    return {one for name in names for one in (name if isinstance(name, tuple) else (name,))}

@@ -88,7 +88,7 @@ def test_the_loss_is_that_of_the_training_step(
     trainer.fit_loop.setup_data()
     calibration = calibration_for(trainer, module.encoder, 64)
     assert len(calibration.batches) == 8
-    assert calibration.tokens() == 8.0
+    assert calibration.tokens(module.encoder) == 8.0
     module.eval()
     ids = torch.stack([row["input_ids"] for row in toy_data.rows])
     # Rows as far apart as there are batches.

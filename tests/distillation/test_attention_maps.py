@@ -5,12 +5,17 @@ from lightning_compress.distillation.attention import _scores, attention_map_los
 from lightning_compress.distillation.outputs import Attention, RequestedOutputs, run_with_outputs
 from lightning_compress.errors import InputError
 from lightning_compress.models import remove_heads_
+from lightning_compress.models.families import FAMILIES as TABLE
 from lightning_compress.models.layers import remove_layers_
 
 from ..families import ALL, tiny_config
 
 # Rotary embeddings change queries and keys after their projections.
-FAMILIES = [family for family in ALL if not hasattr(tiny_config(family), "rope_parameters")]
+FAMILIES = [
+    family
+    for family in ALL
+    if not hasattr(tiny_config(family), "rope_parameters") and not TABLE[family].relative_scores
+]
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
 GONE = {0: [1, 3], 1: [0]}
 

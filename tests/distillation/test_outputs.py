@@ -53,10 +53,11 @@ def test_hidden_states_are_those_behind_the_blocks(with_random_weights, texts, f
         hook.remove()
     assert len(captured) == 2
     assert torch.equal(found.hidden[0], captured[0])
-    # The decoders' last state is given behind their last norm.
-    norm = {"gpt2": "transformer.ln_f", "llama": "model.norm"}.get(family)
+    # The last state is given behind the last norm of models that have one.
+    norms = ("ln_f", "norm", "final_norm", "layernorm")
+    final = next((n for n in norms if hasattr(model.base_model, n)), None)
     with torch.no_grad():
-        last = captured[1] if norm is None else model.get_submodule(norm)(captured[1])
+        last = getattr(model.base_model, final)(captured[1]) if final else captured[1]
     assert torch.equal(found.hidden[1], last)
     assert torch.equal(found.mask, texts()["attention_mask"].bool())
 
@@ -90,8 +91,10 @@ def test_projections_have_the_widths_of_the_remaining_heads(
     remove_heads_(model, {0: removed})
     found = run_with_outputs(model, texts(), EVERYTHING).attention[0]
     left = 4 - len(removed)
-    # Eight query heads of 4 share four key-value heads in this Llama; four heads of 8 elsewhere.
-    size, queries = (4, 2 * left) if family == "llama" else (8, left)
+    # With grouped-query attention, eight query heads share four key-value heads.
+    shared = 2 if hasattr(model.config, "num_key_value_heads") else 1
+    size = getattr(model.config, "head_dim", None) or 8 // shared
+    queries = shared * left
     assert units_of(model, "heads")[0].count == left
     assert found.heads == queries
     assert found.query.shape == (4, 9, queries * size)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, T5Config, ViTConfig
+from transformers import ASTConfig, BertConfig, T5Config, ViTConfig
 
 from lightning_compress import export_model, measure_footprint, measure_latency
 from lightning_compress.errors import InputError
@@ -15,6 +15,8 @@ BERT = BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_atten
 T5 = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)  # fmt: skip
 VIT = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
                 image_size=8, patch_size=4)  # fmt: skip
+AUDIO = ASTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+                  num_mel_bins=16, max_length=32)  # fmt: skip
 IDS = torch.arange(2, 26).reshape(3, 8)
 TEXTS = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": torch.zeros(3)}
 IMAGES = {"pixel_values": torch.ones(3, 3, 8, 8)}
@@ -81,9 +83,10 @@ def test_what_has_no_logits_is_not_exported(name: str, config: Any, tmp_path: An
     assert not list(tmp_path.iterdir())
 
 
-def test_what_needs_more_than_a_text_is_not_exported(tmp_path: Any) -> None:
+def test_what_needs_more_than_a_text_or_an_image_is_not_exported(tmp_path: Any) -> None:
     for name, config, message in (
-        ("ViTForImageClassification", VIT, "takes no input_ids"),
+        ("ASTForAudioClassification", AUDIO, "takes neither input_ids nor pixel_values"),
+        ("ViTForImageClassification", VIT, "cannot run on this batch"),
         ("T5ForConditionalGeneration", T5, "cannot run on this batch"),
     ):
         with pytest.raises(InputError, match=message):

@@ -8,16 +8,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lightning_compress import quantize_
+from lightning_compress import quantize_, remove_heads_, remove_layers_, remove_neurons_
 from lightning_compress.export import ExportOptions, export_model
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
 from lightning_compress.models import manifest_of
 from lightning_compress.quantization import QuantizationConfig
 
-from ..families import SUBSTITUTABLE
+from ..families import ALL, IMAGES, SUBSTITUTABLE, randomize_
+from ..families import tiny_model as tiny
 from .edits import edit_everywhere, slow
 
 FAST = ["bert", "gpt2"]
+OTHERS = [family for family in ALL if family not in (*SUBSTITUTABLE, "albert")]
 FAMILIES = [*FAST, *slow(*(family for family in SUBSTITUTABLE if family not in FAST))]
 
 
@@ -44,6 +46,23 @@ def test_onnx_matches_pytorch_after_every_edit(family, tiny_model, batches, torc
     assert kinds.count("QuantizeLinear") >= 12
     types = {onnx.TensorProto.DataType.Name(one.data_type) for one in written.graph.initializer}
     assert {"INT8", "UINT8"} <= types
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*OTHERS, *IMAGES])
+def test_onnx_matches_pytorch_in_every_family(family, batches, torch_logits, tmp_path):
+    model = randomize_(tiny(family, num_hidden_layers=3), low=0.05, high=0.05)
+    remove_heads_(model, {0: [1, 3], 1: [0]})
+    remove_neurons_(model, {0: range(0, 64, 2)})
+    remove_layers_(model, [1])
+    if family in IMAGES:
+        batches = [
+            {"pixel_values": torch.randn(3, 3, 8, 8)},
+            {"pixel_values": torch.ones(1, 3, 8, 8)},
+        ]
+    found = export_model(model, tmp_path / "out", "onnx", examples=batches)
+    assert found.equal_predictions == 1
+    assert found.largest_difference < 1e-4
 
 
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int8-static"])

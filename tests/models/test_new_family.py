@@ -25,21 +25,20 @@ from lightning_compress.substitution.edit import substitute_layers_
 from ..families import POSITIONS, randomize_, tiny_model
 
 IDS = torch.arange(2, 26).reshape(3, 8)
-BERT_LIKE = Family(
-    blocks="encoder.layer.*",
-    heads=Projections(
-        inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
-        output="attention.output.dense",
-    ),
-    neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
-    attention="attention.self",
-    head_size="attention_head_size",
-    counts={"num_attention_heads": "heads", "all_head_size": "width"},
-    substitutable=True,
-)
 NEW = {
-    "camembert": BERT_LIKE,
-    "xlm-roberta": BERT_LIKE,
+    "xlm-roberta-xl": Family(
+        blocks="encoder.layer.*",
+        heads=Projections(
+            inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+            output="attention.output.dense",
+        ),
+        neurons=Projections(inputs=("intermediate.dense",), output="output.dense"),
+        attention="attention.self",
+        head_size="attention_head_size",
+        counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        norm_first=True,
+        substitutable=True,
+    ),
     "opt": Family(
         blocks="decoder.layers.*",
         heads=Projections(

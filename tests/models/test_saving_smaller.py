@@ -33,7 +33,10 @@ def logits(model):
 def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
     tiny_model, assert_same_elsewhere
 ):
-    assert_same_elsewhere({family: smaller(tiny_model(family)) for family in ALL})
+    models = {family: smaller(tiny_model(family)) for family in ALL}
+    models["modernbert-without-its-first"] = tiny_model("modernbert")
+    remove_layers_(models["modernbert-without-its-first"], [0])
+    assert_same_elsewhere(models)
 
 
 @pytest.mark.parametrize("family", ALL)

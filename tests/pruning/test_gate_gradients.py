@@ -122,18 +122,18 @@ def losses(model, batch):
 
 
 @torch.no_grad()
-def slope(model, batch, units, unit):
+def slope(model, batch, units, unit, epsilon=EPSILON):
     """How each example's loss changes when the outgoing weights of a unit grow."""
     module = model.get_submodule(units.output)
     columns = module.weight if output_dim(module) else module.weight.T
     width = len(columns) // units.count
     mine = columns[unit * width : (unit + 1) * width]
     before, found = mine.clone(), []
-    for step in (EPSILON, -EPSILON):
+    for step in (epsilon, -epsilon):
         mine.copy_(before * (1 + step))
         found.append(losses(model, batch))
     mine.copy_(before)
-    return (found[0] - found[1]) / (2 * EPSILON)
+    return (found[0] - found[1]) / (2 * epsilon)
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -146,8 +146,11 @@ def test_gradients_are_those_of_each_example_s_own_loss(tiny_model, family):
         for one in units:
             assert found[one.output].shape == (len(batch["labels"]), one.count)
             for unit in range(0, one.count, 1 if one.kind == "heads" else 9):
-                expected = slope(model, batch, one, unit).float()
-                assert torch.allclose(found[one.output][:, unit], expected, rtol=1e-5, atol=1e-7)
+                # Parts of the latter compute in float32: a larger step, and its error.
+                coarse = family in ("gemma", "modernbert")
+                expected = slope(model, batch, one, unit, 1e-2 if coarse else EPSILON).float()
+                rtol, atol = (1e-2, 1e-3) if coarse else (1e-5, 1e-7)
+                assert torch.allclose(found[one.output][:, unit], expected, rtol=rtol, atol=atol)
                 assert expected.abs().max() > 1e-5
 
 

@@ -177,8 +177,9 @@ def test_random_scores_follow_torch_s_seed_and_the_cost_of_a_unit(tiny_bert):
     assert len({float(value) for scores in first.values() for value in scores}) == 2 * (4 + 64)
 
 
+# A head of DeBERTa also saves products with relative positions, whose number no text decides.
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("family", [family for family in ALL if family != "deberta-v2"])
 def test_the_cost_of_a_unit_is_what_the_model_saves_without_it(tiny_model, family, kind):
     model = tiny_model(family)
     model.set_attn_implementation("eager")

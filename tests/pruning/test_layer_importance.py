@@ -74,7 +74,7 @@ def slow_influence(model):
     """Of all layers, from the hidden states between them, token by token."""
     model = copy.deepcopy(model)
     # The last hidden state is given after the decoders' last norm, which is no layer.
-    for name in ("norm", "ln_f"):
+    for name in ("norm", "ln_f", "final_norm"):
         if hasattr(model.base_model, name):
             setattr(model.base_model, name, torch.nn.Identity())
     turns = []

@@ -7,6 +7,7 @@ import torch
 
 from lightning_compress.models import remove_heads_, remove_neurons_, units_of
 from lightning_compress.models.calibration import token_mask
+from lightning_compress.models.families import FAMILIES
 from lightning_compress.models.structure import linear_at, output_dim, outputs_first
 from lightning_compress.pruning.reconstruction import (
     absorb_means_,
@@ -107,7 +108,7 @@ def test_without_a_mask_every_token_counts(tiny_bert):
     full = padded_batch([9, 9, 9])
     units = units_of(tiny_bert, "heads")
     bare = calibration_of(tiny_bert, [{"input_ids": full["input_ids"]}])
-    assert bare.tokens() == 9
+    assert bare.tokens(tiny_bert) == 9
     found = input_statistics(tiny_bert, units, bare, pairs=True)
     expected = input_statistics(tiny_bert, units, calibration_of(tiny_bert, [full]), pairs=True)
     for name in expected:
@@ -131,7 +132,7 @@ def test_the_variance_of_a_constant_is_never_below_zero(tiny_bert):
 
 def test_examples_are_as_long_as_their_tokens(tiny_bert):
     calibration = calibration_of(tiny_bert, padded_batches())
-    assert calibration.tokens() == pytest.approx((4 + 9 + 6 + 7 + 3 + 9 + 5) / 7)
+    assert calibration.tokens(tiny_bert) == pytest.approx((4 + 9 + 6 + 7 + 3 + 9 + 5) / 7)
 
 
 def random_batch(seed):
@@ -183,6 +184,11 @@ def refit_without_ridge_(model, units, removed, statistics):
     least_squares_refit_(model, units, removed, statistics, ridge=0)
 
 
+def bias_of(model, kind):
+    """Of the output projection."""
+    return linear_at(model, units_of(model, kind)[0].output).bias
+
+
 @BOTH
 @EACH
 def test_absorbed_means_keep_the_mean_output(randomized_model, family, kind):
@@ -194,13 +200,13 @@ def test_absorbed_means_keep_the_mean_output(randomized_model, family, kind):
         with torch.no_grad():
             before = bare.get_submodule(name)(inputs[:, columns]).mean(0)
             after = absorbed.get_submodule(name)(inputs[:, columns]).mean(0)
-        if family == "llama":  # there is no bias that could take the means
+        if bias_of(model, kind) is None:  # that could take the means
             assert torch.equal(before, after)
             assert absorbed.get_submodule(name).bias is None
         else:
             assert torch.allclose(after, outputs.mean(0), rtol=0, atol=1e-10)
             assert not torch.allclose(before, outputs.mean(0), rtol=0, atol=1e-3)
-        if family not in ("llama", "albert"):  # ALBERT's second pass starts from another place
+        if bias_of(model, kind) is not None and family != "albert":  # with a second pass
             assert torch.allclose(
                 inputs_and_outputs(absorbed, name)[1].mean(0), outputs.mean(0), atol=1e-10
             )
@@ -214,13 +220,13 @@ def test_refitted_weights_are_the_least_squares_solution(randomized_model, famil
         smaller, name, columns = compensated(model, kind, layer, refit_without_ridge_)
         inputs, outputs = inputs_and_outputs(model, name)
         design = inputs[:, columns]
-        if family != "llama":
+        if bias_of(model, kind) is not None:
             design = torch.cat([design, torch.ones(len(design), 1).double()], dim=1)
         solution = torch.linalg.lstsq(design, outputs, driver="gelsd").solution
         module = smaller.get_submodule(name)
         weight = module.weight if output_dim(module) else module.weight.T
         assert torch.allclose(weight, solution[: len(columns)], rtol=1e-6, atol=1e-8)
-        if family != "llama":
+        if bias_of(model, kind) is not None:
             assert torch.allclose(module.bias, solution[-1], rtol=1e-6, atol=1e-8)
 
 
@@ -241,12 +247,15 @@ def test_refitting_loses_no_more_than_absorbing_and_that_no_more_than_nothing(
     assert exact <= refitted * (1 + 1e-9)
     assert exact < 0.99 * absorbed
     assert refitted < absorbed
-    assert absorbed == bare if family == "llama" else absorbed < bare
+    assert absorbed == bare if bias_of(model, kind) is None else absorbed < bare
 
 
 def copy_unit_(model, units, source, target, scale):
     """Make the output of a unit ``scale`` times that of another one."""
-    for name in units.inputs:
+    if FAMILIES[model.config.model_type].shared_bias and units.kind == "heads":
+        bias = model.base_model.encoder.relative_attention_bias.weight.data
+        bias[:, target] = bias[:, source]
+    for name in (*units.inputs, *units.relative):
         module = model.get_submodule(name)
         rows = module.weight.data.T if output_dim(module) else module.weight.data
         biases = [] if module.bias is None else [module.bias.data]
@@ -264,8 +273,9 @@ def copy_unit_(model, units, source, target, scale):
 @EACH
 def test_nothing_is_lost_with_a_unit_that_repeats_another(randomized_model, family, kind):
     model = randomized_model(family)
-    # An activation function stands behind neurons, except for what Llama's gates let through.
-    scale = 3 if kind == "heads" or family == "llama" else 1
+    # An activation function stands behind neurons, except for what gates let through.
+    gated = len(units_of(model, "neurons")[0].inputs) * units_of(model, "neurons")[0].parts > 1
+    scale = 3 if kind == "heads" or gated else 1
     all_units = units_of(model, kind)
     for units in all_units:
         for unit in REMOVED[kind]:
@@ -372,7 +382,8 @@ def test_reconstruction_brings_the_outputs_closer_to_the_dense_ones(tiny_model, 
     reconstruct_projections_(
         model, dense, calibration, lambda b: dense(**b).logits, on_progress=lambda: steps.append(1)
     )
-    assert distance() < 0.7 * before
+    # Less is lost of Gemma and Qwen3, which have more weight in embeddings and norms.
+    assert distance() < (0.9 if family in ("gemma", "qwen3") else 0.7) * before
     assert len(steps) == 4
 
 

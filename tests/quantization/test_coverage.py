@@ -35,7 +35,8 @@ def test_every_module_is_quantized_or_skipped_for_a_reason(
     for name, reason in coverage.skipped.items():
         norm = "Norm" in type(model.get_submodule(name)).__name__
         assert ("no weight matrix" in reason) == norm
-        assert norm or "classifier" in reason
+        relative = family == "deberta-v2" and "Encoder reads its weight" in reason
+        assert norm or "classifier" in reason or relative
     assert any(isinstance(module, QuantizedEmbedding) for module in model.modules())
     whole = sum(p.numel() for p in tiny_model(family).parameters())
     assert coverage.quantized_fraction == pytest.approx(sum(coverage.quantized.values()) / whole)

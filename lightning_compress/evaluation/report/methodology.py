@@ -23,8 +23,8 @@ def facts(settings: BenchmarkSettings, work: Workload) -> dict[str, int]:
         "size": size,
         "singles": len(work.timed[1]),
         "batches": len(work.timed[size]),
-        "typical": work.typical["input_ids"].shape[1],
-        "longest": work.longest["input_ids"].shape[1],
+        "typical": work.length(work.typical),
+        "longest": work.length(work.longest),
     }
 
 
