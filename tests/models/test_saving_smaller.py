@@ -12,7 +12,7 @@ from lightning_compress.models.layers import remove_layers_
 from lightning_compress.models.masks import masks_of
 from lightning_compress.saving import load_compressed, save_compressed
 
-from ..families import ALL
+from ..families import ALL, SLOW
 from .conftest import IDS
 
 
@@ -30,10 +30,15 @@ def logits(model):
         return model(input_ids=IDS).logits
 
 
+@pytest.mark.parametrize(
+    "families",
+    [[one for one in ALL if one not in SLOW], pytest.param(SLOW, marks=pytest.mark.slow)],
+    ids=["fast", "slow"],
+)
 def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
-    tiny_model, assert_same_elsewhere
+    tiny_model, assert_same_elsewhere, families
 ):
-    models = {family: smaller(tiny_model(family)) for family in ALL}
+    models = {family: smaller(tiny_model(family)) for family in families}
     models["modernbert-without-its-first"] = tiny_model("modernbert")
     remove_layers_(models["modernbert-without-its-first"], [0])
     assert_same_elsewhere(models)
