@@ -226,7 +226,7 @@ def evaluate_teacher(
     chance = task.trivial_baseline(
         examples=int(examples),
         label_counts=[int(count) for count in each],
-        vocabulary=config.vocab_size,
+        vocabulary=getattr(config, "vocab_size", 0),
     )
     name, higher = task.primary_metric, task.higher_is_better
     learned = found[name] > chance if higher else found[name] < chance
