@@ -7,7 +7,7 @@ import lightning as L
 from lightning_compress.errors import InputError, require_choice
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.layers import layer_count, remove_layers_
+from lightning_compress.models.layers import layer_count, remove_layers_, require_removable
 from lightning_compress.pruning.layer_importance import LAYER_SCORES, LayerScore, select_layers
 from lightning_compress.types import Chart, KeywordsOf
 
@@ -83,6 +83,7 @@ class _LayerRemoval:
                 f"LayerPruning: the layers of {type(model).__name__} share one block: set "
                 "model.config.num_hidden_layers to apply it fewer times"
             )
+        require_removable(model)
         if self._count >= layers:
             raise InputError(
                 f"removed_count: the model has {layers} layers, at least one of which must remain"

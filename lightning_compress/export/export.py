@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_compress.atomic import updated_folder
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.export.format import ExportOptions, Format
+from lightning_compress.export.format import ExportOptions, Format, for_images
 from lightning_compress.export.formats import FORMATS, FormatName
 from lightning_compress.export.tracing import Traced, input_names, named_inputs
 from lightning_compress.export.verify import (
@@ -243,6 +243,8 @@ def _describe(
         "versions": {name: metadata.version(name) for name in packages},
     }
     example, language = target.usage(model, options)
+    if input_names(model) == ["pixel_values"]:
+        example = for_images(example)
     text = _README.format(
         title=title,
         architecture=type(model).__name__,

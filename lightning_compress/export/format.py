@@ -5,6 +5,7 @@ formats is in :mod:`~lightning_compress.export.formats`.
 """
 
 import importlib.util
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -149,3 +150,17 @@ class Format(ABC):
     @abstractmethod
     def usage(self, model: "PreTrainedModel", options: ExportOptions) -> tuple[str, str]:
         """An example of how to run the exported model, and the language it is in."""
+
+
+_TOKENS = re.compile(
+    r"from transformers import AutoTokenizer\ntokens = .*return_tensors=.(pt|np).\)\n"
+)
+_PIXELS = {
+    "pt": "tokens = {'pixel_values': torch.load('pixels.pt')}",
+    "np": "import numpy\ntokens = {'pixel_values': numpy.load('pixels.npy')}",
+}
+
+
+def for_images(example: str) -> str:
+    """An example of use that reads the pixels of images, [B, C, H, W], where it has a text."""
+    return _TOKENS.sub(lambda found: f"{_PIXELS[found[1]]}  # float32, [B, C, H, W]\n", example)

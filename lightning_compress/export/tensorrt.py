@@ -18,7 +18,7 @@ from lightning_compress.errors import InputError
 from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.onnx import FILE as ONNX_FILE
 from lightning_compress.export.onnx import OnnxProgram, write_onnx
-from lightning_compress.export.tracing import input_names, named_inputs
+from lightning_compress.export.tracing import example_inputs, input_names, named_inputs
 from lightning_compress.models.forward import most_tokens
 from lightning_compress.models.modeling_quantized import QuantizedLinear
 
@@ -116,8 +116,11 @@ def build_command(model: "PreTrainedModel", max_batch_size: int) -> list[str]:
         "opt": (max_batch_size, min(_TYPICAL_LENGTH, longest)),
         "max": (max_batch_size, longest),
     }
+    example = example_inputs(model)[0]
+    image = "x".join(map(str, example.shape[1:])) if example.dim() == 4 else None
     profile = [
-        f"--{bound}Shapes=" + ",".join(f"{name}:{rows}x{length}" for name in input_names(model))
+        f"--{bound}Shapes="
+        + ",".join(f"{name}:{rows}x{image or length}" for name in input_names(model))
         for bound, (rows, length) in shapes.items()
     ]
     return [TRTEXEC, f"--onnx={ONNX_FILE}", f"--saveEngine={FILE}", *profile, *_AS_WRITTEN]
@@ -160,7 +163,8 @@ class TensorRtProgram:
         logits = torch.empty(shape, dtype=self._dtype, device=DEVICE)
         context.set_tensor_address("logits", logits.data_ptr())
         if not context.execute_async_v3(_stream()):
-            raise RuntimeError(f"TensorRT failed on a batch of {tuple(loaded['input_ids'].shape)}")
+            shapes = {name: tuple(value.shape) for name, value in loaded.items()}
+            raise RuntimeError(f"TensorRT failed on a batch of {shapes}")
         return logits.float().cpu()
 
 

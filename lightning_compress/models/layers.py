@@ -184,7 +184,7 @@ def remove_layers_(
             not exist or is given twice, or none would be left. The model is then unchanged.
     """
     require_float(model, _PRUNE_FIRST)
-    _require_removable(model)
+    require_removable(model)
     structure, what = structure_of(model), type(model).__name__
     removed = _in_order(layers, len(structure.layers), what, "layer")
     _require_rest(removed, len(structure.layers), what, "layers")
@@ -211,8 +211,12 @@ def remove_layers_(
     _record_(model, edit if blocks == removed else {**edit, "blocks": blocks})
 
 
-def _require_removable(model: nn.Module) -> None:
-    """Raise unless each layer has weights of its own and does not depend on its position."""
+def require_removable(model: nn.Module) -> None:
+    """Require that each layer has weights of its own and does not depend on its position.
+
+    Raises:
+        InputError: no layer can be removed.
+    """
     what, family = type(model).__name__, FAMILIES[structure_of(model).family]
     if family.shared:
         raise InputError(

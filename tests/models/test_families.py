@@ -14,7 +14,7 @@ from lightning_compress.models import remove_heads_, remove_layers_, remove_neur
 from lightning_compress.models.layers import skipped
 from lightning_compress.pruning.gate_gradients import gated
 
-from ..families import SLOW, randomize_, tiny_model
+from ..families import SLOW, randomize_, tiny_language_model, tiny_model
 
 HEADS, NEURONS = {0: [1, 3], 1: [0], 2: [2]}, {0: [0, 5, 63], 1: list(range(1, 64, 2)), 2: [7]}
 TOKENS = (5, 9, 7)  # of three examples
@@ -114,6 +114,30 @@ def test_a_convolution_behind_the_first_layer_keeps_all_layers() -> None:
     prune_(model)
     with pytest.raises(InputError, match=r"config\.conv_kernel_size makes layers depend"):
         remove_layers_(model, [0])
+
+
+WINDOW = {"sliding_window": 4}
+SOME_WINDOWS = {**WINDOW, "use_sliding_window": True, "max_window_layers": 2}
+DECODERS = {"mistral": WINDOW, "qwen2": SOME_WINDOWS, "qwen3": SOME_WINDOWS, "gemma": {}}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_smaller_decoder_generates_as_without_a_cache(name: str, tmp_path: Any) -> None:
+    options = {"head_dim": 8, **DECODERS[name]}  # heads together are wider than the model
+    model: Any = randomize_(tiny_language_model(name, num_hidden_layers=4, **options))
+    prune_(model)
+    remove_layers_(model, [0, 2])
+    loaded: Any = load_compressed(save_compressed(model, tmp_path / "model"))
+    ids = torch.arange(5, 17)[None]
+    said = [
+        one.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
+            use_cache=use_cache, pad_token_id=0, eos_token_id=None,
+        )
+        for one, use_cache in ((model, True), (model, False), (loaded, True))
+    ]  # fmt: skip
+    assert torch.equal(said[0], said[1])
+    assert torch.equal(said[0], said[2])
 
 
 @pytest.mark.parametrize("name", SLOW)

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ from lightning_compress.callbacks import (
     CompressionBenchmark,
     EncoderBlockSubstitution,
     HeadPruning,
+    IterativeMagnitudePruning,
     LayerPruning,
     NeuronPruning,
     PostTrainingPruning,
     PostTrainingQuantization,
 )
+from lightning_compress.distillation.attention import AttentionMaps, Relations
+from lightning_compress.distillation.hidden_states import Embeddings, HiddenStates
+from lightning_compress.distillation.objective import Losses
 from lightning_compress.distillation.outputs import RequestedOutputs, run_with_outputs
+from lightning_compress.distillation.soft_targets import SoftTargets
+from lightning_compress.export import ExportOptions
+from lightning_compress.export.format import for_images
+from lightning_compress.export.formats import FORMATS
+from lightning_compress.export.tensorrt import build_command
 from lightning_compress.models import (
     manifest_of,
     remove_heads_,
@@ -34,12 +44,13 @@ from lightning_compress.models import (
 )
 from lightning_compress.models.layers import skipped
 from lightning_compress.models.structure import structure_of
+from lightning_compress.modules import DistillationModule, FineTuningModule, QATModule
 from lightning_compress.pruning.gate_gradients import gated
 from lightning_compress.quantization import QuantizationConfig
 from lightning_compress.substitution.edit import substitute_layers_
 from lightning_compress.tasks import task_of
 
-from ..families import IMAGES, randomize_, tiny_model
+from ..families import IMAGES, randomize_, tiny_model, tiny_options
 
 HEADS, NEURONS = {0: [1, 3], 1: [0]}, {0: [0, 5, 63], 1: list(range(1, 64, 2))}
 PIXELS = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -113,6 +124,10 @@ def test_hidden_states_and_projections_are_those_of_patches() -> None:
 class Images(L.LightningDataModule):
     """Images that are brighter on one side: the left one makes the label 1."""
 
+    num_labels = 2
+    problem_type = "single_label_classification"
+    label_names = ("right", "left")
+
     def __init__(self) -> None:
         super().__init__()
         pixels = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -126,7 +141,7 @@ class Images(L.LightningDataModule):
     def loader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(self.rows, 8)  # type: ignore[arg-type]  # a list is a map-style dataset
 
-    train_dataloader = test_dataloader = loader
+    train_dataloader = val_dataloader = test_dataloader = loader
 
 
 class Classifier(L.LightningModule):
@@ -139,6 +154,9 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
         loss: Tensor = self.model(**batch).loss
         return loss
+
+    def validation_step(self, batch: dict[str, Tensor], number: int) -> None:
+        self.training_step(batch, number)
 
     def test_step(self, batch: dict[str, Tensor], number: int) -> None:
         self.log("loss", self.model(**batch).loss)
@@ -182,3 +200,47 @@ def test_callbacks_compress_and_the_benchmark_measures(
     assert [row["model"] for row in report["rows"]] == ["dense", "compressed"]
     assert all(row["metrics"]["accuracy"] is not None for row in report["rows"])
     assert report["task"]["tokens"]["max"] == {"vit": 5, "deit": 6}[name]
+
+
+MODULES: dict[str, Callable[..., FineTuningModule]] = {
+    "fine-tuning": FineTuningModule,
+    "quantization-aware": partial(QATModule, quantization=STATIC),
+    "distillation": partial(
+        DistillationModule,
+        losses=Losses(
+            soft_targets=SoftTargets(), hidden_states=HiddenStates(), relations=Relations(),
+            attention_maps=AttentionMaps(), embeddings=Embeddings(),
+        ),
+        teacher_cache="never",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_modules_train_models_of_images(
+    name: str, quiet_trainer: Callable[..., L.Trainer], tmp_path: Path
+) -> None:
+    config = tiny_options(name)
+    module: FineTuningModule = FineTuningModule(
+        config=config, task="image-classification", learning_rate=1e-3
+    )
+    for kind, build in MODULES.items():
+        options = {"teacher": str(tmp_path / "teacher")} if kind == "distillation" else {}
+        module = build(config=config, task="image-classification", learning_rate=1e-3, **options)
+        trainer = quiet_trainer(max_epochs=8, callbacks=[IterativeMagnitudePruning(sparsity=0.5)])
+        if kind == "quantization-aware":
+            trainer = quiet_trainer(max_epochs=8)
+        trainer.fit(module, Images())
+        (found,) = trainer.test(module, Images(), verbose=False)
+        assert found["test_accuracy"] > 0.9, kind
+        if kind == "fine-tuning":
+            save_compressed(module.model, tmp_path / "teacher")
+
+
+def test_the_example_of_an_export_reads_pixels() -> None:
+    model = tiny_model("vit")
+    for name, target in FORMATS.items():
+        example, _ = target.usage(model, ExportOptions())
+        assert "AutoTokenizer" not in for_images(example), name
+    assert "pixel_values:1x3x8x8" in " ".join(build_command(model, 4))
