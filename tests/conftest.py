@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave most tests of some families to the whole suite."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if parameters.get("family") in families.SLOW:
+        if any(parameters.get(key) in families.SLOW for key in ("family", "name")):
             item.add_marker(pytest.mark.slow)
 
 

@@ -39,9 +39,9 @@ def prune_(model: Any) -> None:
     remove_neurons_(model, NEURONS)
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_what_is_gated_and_skipped_is_what_is_removed(name: str) -> None:
-    model = randomize_(tiny_model(name, num_hidden_layers=4)).double()
+@pytest.mark.parametrize("model_type", SLOW)
+def test_what_is_gated_and_skipped_is_what_is_removed(model_type: str) -> None:
+    model = randomize_(tiny_model(model_type, num_hidden_layers=4)).double()
     smaller, dense = copy.deepcopy(model), logits(model)
     gates = {}
     for kind, removed in (("heads", HEADS), ("neurons", NEURONS)):
@@ -58,9 +58,9 @@ def test_what_is_gated_and_skipped_is_what_is_removed(name: str) -> None:
     torch.testing.assert_close(logits(smaller, whole=False), found, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_heads_removed_in_two_steps_are_those_removed_at_once(name: str) -> None:
-    once, twice = (randomize_(tiny_model(name)) for _ in range(2))
+@pytest.mark.parametrize("model_type", SLOW)
+def test_heads_removed_in_two_steps_are_those_removed_at_once(model_type: str) -> None:
+    once, twice = (randomize_(tiny_model(model_type)) for _ in range(2))
     remove_heads_(once, {0: [0, 2]})
     remove_heads_(twice, {0: [0]})
     remove_heads_(twice, {0: [1]})
@@ -121,10 +121,10 @@ SOME_WINDOWS = {**WINDOW, "use_sliding_window": True, "max_window_layers": 2}
 DECODERS = {"mistral": WINDOW, "qwen2": SOME_WINDOWS, "qwen3": SOME_WINDOWS, "gemma": {}}
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_smaller_decoder_generates_as_without_a_cache(name: str, tmp_path: Any) -> None:
-    options = {"head_dim": 8, **DECODERS[name]}  # heads together are wider than the model
-    model: Any = randomize_(tiny_language_model(name, num_hidden_layers=4, **options))
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_a_smaller_decoder_generates_as_without_a_cache(model_type: str, tmp_path: Any) -> None:
+    options = {"head_dim": 8, **DECODERS[model_type]}  # heads together are wider than the model
+    model: Any = randomize_(tiny_language_model(model_type, num_hidden_layers=4, **options))
     prune_(model)
     remove_layers_(model, [0, 2])
     loaded: Any = load_compressed(save_compressed(model, tmp_path / "model"))
@@ -140,9 +140,9 @@ def test_a_smaller_decoder_generates_as_without_a_cache(name: str, tmp_path: Any
     assert torch.equal(said[0], said[2])
 
 
-@pytest.mark.parametrize("name", SLOW)
-def test_moments_follow_their_weights(name: str) -> None:
-    model = tiny_model(name, num_hidden_layers=4)
+@pytest.mark.parametrize("model_type", SLOW)
+def test_moments_follow_their_weights(model_type: str) -> None:
+    model = tiny_model(model_type, num_hidden_layers=4)
     optimizer = torch.optim.AdamW(model.parameters())
     for weight in model.parameters():  # each moment is that of its weight, whatever comes
         optimizer.state[weight] = {"step": torch.tensor(1.0), "exp_avg": weight.detach().clone()}
