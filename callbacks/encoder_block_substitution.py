@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_compress.errors import InputError, require_choice
+from lightning_compress.errors import InputError, require_choice, require_number
 from lightning_compress.models import structure_of
 from lightning_compress.models.calibration import Calibration
 from lightning_compress.models.forward import evaluating
@@ -298,7 +298,7 @@ class EncoderBlockSubstitution(ModelEdit):
 
 def _check_options(options: Any) -> None:
     """Raise an InputError that names the option which is out of range."""
-    for name in ("num_groups", "layers_per_group", "depth"):
+    for name in ("num_groups", "layers_per_group"):
         if options[name] < 1:
             raise InputError(f"{name} must be at least 1, not {options[name]}")
     for name in ("replacement_fraction", "initial_probability"):
@@ -306,14 +306,14 @@ def _check_options(options: Any) -> None:
             raise InputError(f"{name} lies between 0 and 1, not {options[name]}")
     if not 0 < options["width_fraction"] <= 1:
         raise InputError(f"width_fraction lies in (0, 1], not {options['width_fraction']}")
-    if (
-        options["distil_steps"] < 0
-        or options["calibration_examples"] < 1
-        or options["distil_learning_rate"] <= 0
+    for name, least, most in (
+        ("distil_steps", 0, 1e7),
+        ("calibration_examples", 1, 1e12),
+        ("distil_learning_rate", 1e-12, 1e3),
+        ("depth", 1, 1e3),
+        ("width", 1, 1e6),
+        ("heads", 1, 1e4),
     ):
-        raise InputError(
-            "distil_steps must be at least 0, calibration_examples at least 1 and "
-            "distil_learning_rate positive"
-        )
+        require_number(name, 1 if options[name] is None else options[name], least=least, most=most)
     for name, choices in (("initialization", Initialization), ("selection", Selection)):
         require_choice(name, options[name], get_args(choices))

@@ -16,6 +16,7 @@ from .run import callbacks_of, is_dev_run, run_folder
 
 CHECKPOINT = "latest.ckpt"
 _PERIOD_S = 60.0
+_PATIENCE_S = 2.0
 _SHARE = 0.02  # of the time of a run that saving its latest state may take
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
 _FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
@@ -42,7 +43,7 @@ class RunSafety(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._asked_to_stop = False
+        self._asked_to_stop, self._asked_at = False, 0.0
         self._training = False
         self._handler: Any = None
         self._between_steps = False
@@ -93,7 +94,7 @@ class RunSafety(L.Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked_to_stop:
             raise KeyboardInterrupt
-        self._asked_to_stop = True
+        self._asked_to_stop, self._asked_at = True, time.monotonic()
         rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
 
     def on_before_optimizer_step(self, *args: Any) -> None:
@@ -110,11 +111,12 @@ class RunSafety(L.Callback):
             raise KeyboardInterrupt
         if not is_dev_run(trainer) and self._is_due(trainer):
             self._save(trainer)
+        # What follows the last batch of an epoch is not done again in a resumed run.
+        self._between_steps = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Stop if Ctrl-C was pressed: validation does not change the training state."""
-        self._between_steps = self._training
-        if self._asked_to_stop:
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """Stop in a long validation: a short one is awaited, as its state cannot be saved."""
+        if self._asked_to_stop and time.monotonic() - self._asked_at > _PATIENCE_S:
             raise KeyboardInterrupt
 
     def _is_due(self, trainer: L.Trainer) -> bool:
@@ -149,6 +151,9 @@ class RunSafety(L.Callback):
         """Save the state that training has led to, and restore the handler of Ctrl-C."""
         if not is_dev_run(trainer):
             self._save(trainer)
+        if self._asked_to_stop:
+            self._between_steps = True
+            raise KeyboardInterrupt
         self._release()
 
     def _release(self) -> None:

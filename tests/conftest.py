@@ -199,3 +199,24 @@ def text_files(tmp_path: Path) -> Path:
             rows.append(f"{' '.join(chosen)},{['bad', 'good'][row % 2]}")
         (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str]]:
+    """Run a command in this process; gives its exit code and what it printed."""
+
+    from lightning_compress.cli import main as cli  # it is slow to import
+
+    def call(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["lightning-compress", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call

@@ -53,23 +53,6 @@ def recipe(text_files):
     return path
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives its exit code and what it printed."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lightning-compress", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return call
-
-
 def test_the_overview_names_every_command(run):
     code, printed = run("--help")
     assert code == 0

@@ -7,7 +7,7 @@ import pickle
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -19,6 +19,7 @@ from lightning_compress.callbacks import CompressionBenchmark, RunSafety
 from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
+from lightning_compress.cli.mistakes import one_line, refuse_nulls
 from lightning_compress.cli.predictions import described
 from lightning_compress.cli.resume import OPTION, with_resumed_run
 from lightning_compress.data.info import DataInfo
@@ -71,6 +72,17 @@ class SaveConfig(SaveConfigCallback):
 class CompressCLI(LightningCLI):
     """LightningCLI whose ``fit`` ends with the test loop and the report."""
 
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """A parser that says in a line what is wrong."""
+        parser = super().init_parser(**options)
+
+        def refuse(message: str, error: Exception | None = None) -> NoReturn:
+            hint = f"options: lightning-compress {' '.join(sys.argv[1:2])} --help"
+            raise InputError(f"{one_line(message)} ({hint})") from error
+
+        parser.error = refuse  # type: ignore[method-assign, assignment]  # the names of parameters
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Set the classes that are meant when none is named."""
         parser.set_defaults(_DEFAULTS)
@@ -92,7 +104,9 @@ class CompressCLI(LightningCLI):
         return self.config[self.config.subcommand].get(key)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in options that follow from others."""
+        """Refuse what is missing, and fill in options that follow from others."""
+        for key in ("model", "data", "trainer.callbacks"):
+            refuse_nulls(key, self._of_command(key))
         data, model = self._of_command("data"), self._of_command("model")
         if "tokenizer" in data.init_args and data.init_args.tokenizer is None:
             options = model.init_args

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import torch
 
-from lightning_compress.errors import InputError
+from lightning_compress.errors import InputError, require_number
 from lightning_compress.evaluation.runtimes.eager import torch_devices
 from lightning_compress.evaluation.runtimes.runtime import precision_caveat
 from lightning_compress.evaluation.runtimes.table import RUNTIMES, RuntimeName, available_runtimes
@@ -74,9 +74,8 @@ class BenchmarkSettings:
         for name, least in (("batch_sizes", 1), ("threads", 0)):
             if min(getattr(self, name)) < least:
                 raise InputError(f"{name} must be at least {least}, not {min(getattr(self, name))}")
-        for name in ("seconds", "timeout_s"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+        for name, most in (("seconds", 3600), ("timeout_s", 86400)):
+            require_number(name, getattr(self, name), least=1e-6, most=most)
         for device in self.devices or ():
             if device not in torch_devices():
                 raise InputError(

@@ -21,7 +21,7 @@ from lightning_compress.distillation.outputs import (
 from lightning_compress.distillation.soft_targets import soft_target_loss
 from lightning_compress.distillation.student_init import keep_every_nth_layer_
 from lightning_compress.distillation.teacher import LiveTeacher, Teacher
-from lightning_compress.errors import InputError, require_choice
+from lightning_compress.errors import InputError, require_choice, require_number
 from lightning_compress.models.families import is_causal
 from lightning_compress.modules.fine_tuning import FineTuningModule
 from lightning_compress.modules.options import FineTuningOptions
@@ -84,6 +84,7 @@ class DistillationModule(FineTuningModule):
         super().__init__(**options)
         if top_k < 1:
             raise InputError(f"model.top_k must be at least 1, not {top_k}")
+        require_number("model.every_nth_layer", every_nth_layer or 1, least=1)
         self.losses = losses
         require_choice("model.teacher_cache", teacher_cache, get_args(CacheUse))
         # A LiveTeacher from setup on; at the start of training its cache may take its place.

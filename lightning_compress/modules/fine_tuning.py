@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from lightning_compress.compression_state import store_compression
 from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
-from lightning_compress.errors import InputError, NonFiniteLossError
+from lightning_compress.errors import InputError, NonFiniteLossError, require_number
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.finite import is_finite, not_finite
 from lightning_compress.models.forward import model_inputs
@@ -113,6 +113,9 @@ class FineTuningModule(L.LightningModule):
         if optimizer is not None:  # a checkpoint holds a description, which it can be loaded from
             self.hparams["optimizer"] = optimizer_spec(self.hparams["optimizer"])
         check_warmup(warmup)
+        require_number("model.learning_rate", learning_rate)
+        require_number("model.weight_decay", weight_decay)
+        require_number("model.num_labels", num_labels or 1, least=1, most=1e6)
         check_weights(class_weights)
         # Wrong names and options fail here and not after the data are tokenized.
         schedule_factor(

@@ -314,7 +314,7 @@ def test_finished_rows_survive_an_interruption(
     ("choice", "message"),
     [
         ({"devices": ["cuda:77"]}, "there is no cuda:77 here, only cpu"),
-        ({"seconds": 0}, "seconds must be positive"),
+        ({"seconds": 0}, "seconds must be a number of at least"),
         ({"batch_sizes": [8, 0]}, "batch_sizes must be at least 1, not 0"),
         ({"batch_sizes": []}, "batch_sizes is empty"),
         ({"threads": [-1]}, "threads must be at least 0"),

@@ -114,7 +114,7 @@ def place(tmp_path: Path, text_files: Path) -> Place:
         ("step", 9, "plain", False),
         ("on_before_backward", 10, "accumulated", False),
         ("on_validation_start", 1, "plain", False),
-        ("on_validation_batch_end", 2, "validated twice", True),
+        ("on_validation_batch_end", 1, "validated twice", False),
     ],
 )
 def test_a_state_is_saved_between_steps_only(
