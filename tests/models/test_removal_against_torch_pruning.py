@@ -27,7 +27,9 @@ IDS = torch.arange(2, 20).reshape(2, 9)
 def remove_with_torch_pruning_(model, kind, removed):
     # Norms of Llama are no modules that Torch-Pruning knows: it is given their dimension.
     norms = [
-        (module.weight, 0) for module in model.modules() if hasattr(module, "variance_epsilon")
+        (module.weight, 0)
+        for module in model.modules()
+        if type(module).__name__.endswith("RMSNorm")
     ]
     for layer, chosen in removed.items():
         units = units_of(model, kind)[layer]
