@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from lightning_compress.data.dataloader import ResumableLoader
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.models.calibration import Calibration
-from lightning_compress.models.forward import device_of, model_inputs
+from lightning_compress.models.calibration import Calibration, token_mask
+from lightning_compress.models.forward import device_of, logits_in, model_inputs
 from lightning_compress.tasks import Task, task_of
 from lightning_compress.types import MAIN_INPUTS, Batch, main_input
 
@@ -101,13 +101,17 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
 
     def logits(batch: Batch) -> Tensor:
         output = model(**model_inputs(model, batch))
-        found: Tensor = output[0] if task is None else output.logits
+        found: Tensor = output[0] if task is None else logits_in(output)
         return found
 
     def loss(batch: Batch) -> Tensor:
         return task_of(model).loss(logits(batch), batch["labels"])
 
-    return Calibration(batches, loss, logits)
+    def choices(batch: Batch) -> Tensor:
+        found = logits(batch)
+        return found if task is None else task.choices(found, token_mask(batch))
+
+    return Calibration(batches, loss, choices)
 
 
 def _task(model: "PreTrainedModel") -> Task | None:

@@ -13,8 +13,7 @@ from lightning_compress.quantization import quantize_
 
 from .families import tiny_config, tiny_language_model, tiny_model
 
-HEADLESS = ("BertModel", "BertForQuestionAnswering",
-            "BertForPreTraining", "BertForMultipleChoice")  # fmt: skip
+HEADLESS = ("BertModel", "BertForPreTraining", "BertForMultipleChoice")
 
 
 @pytest.mark.parametrize("name", HEADLESS)

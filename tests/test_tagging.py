@@ -11,25 +11,16 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_compress.callbacks import (
-    CompressionBenchmark,
-    EncoderBlockSubstitution,
-    IterativeMagnitudePruning,
-    LayerPruning,
-    PostTrainingPruning,
-    PostTrainingQuantization,
-    QuantizationAwareTraining,
-    StructuredPruning,
-)
+from lightning_compress.callbacks import CompressionBenchmark, StructuredPruning
 from lightning_compress.cli import main as cli
 from lightning_compress.data import TextClassificationDataModule, TokenClassificationDataModule
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
 from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.modules.teacher_inputs import CacheUse
-from lightning_compress.quantization import QuantizationConfig
 from lightning_compress.saving import load_compressed
 
+from .compressions import COMPRESSIONS
 from .families import ALL, tiny_options
 
 CONFIG = {**tiny_options("bert", num_hidden_layers=4), "vocab_size": 100}
@@ -86,23 +77,8 @@ def test_a_data_module_for_another_task_is_refused(
         quiet_trainer(max_epochs=1).fit(module_of(), texts)
 
 
-TECHNIQUES: dict[str, Callable[[], L.Callback]] = {
-    "magnitude": lambda: IterativeMagnitudePruning(sparsity=0.5),
-    "structured": lambda: StructuredPruning(removed_macs_fraction=0.3, score="taylor"),
-    "layers": lambda: LayerPruning(removed_count=1),
-    "after training": lambda: PostTrainingPruning(removed_macs_fraction=0.2),
-    "substitution": lambda: EncoderBlockSubstitution(layers_per_group=2, distil_steps=3),
-    "quantization": lambda: PostTrainingQuantization(
-        quantization=QuantizationConfig("int8-static"), max_loss=90.0
-    ),
-    "quantization-aware": lambda: QuantizationAwareTraining(
-        quantization=QuantizationConfig("int8-static"), start=0.3
-    ),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("technique", COMPRESSIONS)
 def test_every_technique_works_and_is_reported(
     tagged: Path, technique: str, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
@@ -110,7 +86,7 @@ def test_every_technique_works_and_is_reported(
         runtimes=["eager"], precisions=["fp32"], latency_examples=4, seconds=0.02
     )
     trainer = quiet_trainer(
-        max_epochs=4, callbacks=[TECHNIQUES[technique](), report], default_root_dir=tagged / "run"
+        max_epochs=4, callbacks=[COMPRESSIONS[technique](), report], default_root_dir=tagged / "run"
     )
     module, data = module_of(), data_in(tagged)
     trainer.fit(module, data)

@@ -1,10 +1,37 @@
 """The lines of ``predictions.jsonl``: numbers of a prediction under the names of the labels."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning_compress.data import TokenClassificationDataModule
+import numpy as np
+
+from lightning_compress.data import QuestionAnsweringDataModule, TokenClassificationDataModule
 from lightning_compress.data.splits import row_of
+from lightning_compress.tasks.answers import best_spans
+
+_N_BEST = 5  # answers that are written for a question
+
+
+def lines_of(
+    batches: Iterable[Mapping[str, Any]], names: Sequence[str], data: object
+) -> Iterator[dict[str, Any]]:
+    """The predictions of all batches for a reader: one for each example, or for each question.
+
+    Args:
+        batches: tensors by the names of ``predict_step``.
+        names: of the labels in the order of the model's outputs.
+        data: the data module that the examples are of.
+    """
+    columns = ({name: values.tolist() for name, values in batch.items()} for batch in batches)
+    rows = (
+        dict(zip(batch, row, strict=True))
+        for batch in columns
+        for row in zip(*batch.values(), strict=True)
+    )
+    if isinstance(data, QuestionAnsweringDataModule):
+        return _answers(rows, data)
+    return (described(row, names, data) for row in rows)
 
 
 def described(
@@ -48,3 +75,38 @@ def _words(
         "tags": [names[line["tag"][start]] for start in starts] + cut,
         "probabilities": [line["probability"][start] for start in starts] + cut,
     }
+
+
+def _answers(
+    rows: Iterable[Mapping[str, Any]], data: QuestionAnsweringDataModule
+) -> Iterator[dict[str, Any]]:
+    """The answers to each question, the best first, out of all windows of its context."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    none: dict[int, float] = {}
+    questions: dict[int, str] = {}
+    for row in rows:
+        question, window = data.window_of(row["example_id"])
+        inside = slice(window.first, window.first + len(window.offsets))
+        starts, ends = (np.array(row[name]) for name in ("start_logits", "end_logits"))
+        scores = found[window.row]
+        for span in best_spans(starts[inside], ends[inside], _N_BEST):
+            text = question.context[window.offsets[span.start, 0] : window.offsets[span.end, 1]]
+            scores[text] = max(span.score, scores.get(text, span.score))
+        empty = float(starts[0] + ends[0])
+        none[window.row] = min(empty, none.get(window.row, empty))
+        questions[window.row] = question.text
+    for number in sorted(found):
+        scores = found[number] | ({"": none[number]} if data.unanswerable else {})
+        best = sorted(scores, key=lambda text: -scores[text])[:_N_BEST]
+        weights = np.exp(np.array([scores[text] for text in best]) - scores[best[0]])
+        probabilities = (weights / weights.sum()).tolist()
+        candidates = [
+            {"answer": text, "probability": probability}
+            for text, probability in zip(best, probabilities, strict=True)
+        ]
+        yield {
+            "row": number,
+            "question": questions[number],
+            "answer": best[0],
+            "candidates": candidates,
+        }

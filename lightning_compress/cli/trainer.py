@@ -20,7 +20,7 @@ from lightning_compress.callbacks.model_edit import shortfalls
 from lightning_compress.callbacks.run import callbacks_of, run_folder
 from lightning_compress.callbacks.run_safety import check_writable
 from lightning_compress.cli.mistakes import one_line, refuse_nulls
-from lightning_compress.cli.predictions import described
+from lightning_compress.cli.predictions import lines_of
 from lightning_compress.cli.resume import OPTION, with_resumed_run
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
@@ -204,11 +204,8 @@ class CompressCLI(LightningCLI):
         model = transformer_in(self.model)
         names = [] if model is None else list((model.config.id2label or {}).values())
         with path.open("w", encoding="utf-8") as file:
-            for batch in batches:
-                columns = [values.tolist() for values in batch.values()]
-                for row in zip(*columns, strict=True):
-                    line = described(dict(zip(batch, row, strict=True)), names, self.datamodule)
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for line in lines_of(batches, names, self.datamodule):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
         rank_zero_info(f"Predictions: {path}")
 
 

@@ -254,6 +254,10 @@ class TextDataModule(LightningDataModule, ABC):
             )
         return self._stores[origin]
 
+    def _rows(self, origin: SplitName) -> int:
+        """Number of rows of a source."""
+        return len(self._tokens(origin))
+
     def _origin(self, split: SplitName) -> SplitName:
         """The source that a split's rows come from."""
         stand_in: dict[SplitName, SplitName] = {"validation": "train", "predict": "test"}
@@ -269,7 +273,7 @@ class TextDataModule(LightningDataModule, ABC):
 
     def _open(self, split: SplitName) -> TokenBatches:
         origin = self._origin(split)
-        rows = np.arange(len(self._tokens(origin)))
+        rows = np.arange(self._rows(origin))
         whole = split == "predict" or (split == "test" and self.trainer is None)
         if origin == "train" and "validation" not in self.sources and not whole:
             rows = rows_of(
@@ -289,13 +293,9 @@ class TextDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: SplitName, batch_size: int, training: bool = False) -> ResumableLoader:
         batches, trainer = self.examples(split), self.trainer
-        share = trainer.distributed_sampler_kwargs if trainer is not None else None
+        share = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {}
         order = LengthBucketedBatches(
-            batches.padded,
-            batch_size=batch_size,
-            seed=self.seed,
-            training=training,
-            **(share or {}),
+            batches.padded, batch_size=batch_size, seed=self.seed, training=training, **share
         )
         if training:
             self._order = order

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_compress.data.conll import conll_columns, conll_sentences
+from lightning_compress.data.squad import COLUMNS, is_squad, squad_rows
 from lightning_compress.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import csv as pa_csv
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "text", "conll"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "text", "conll", "squad"]
 
 _EXTENSIONS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -53,6 +54,9 @@ def format_of(file: Path) -> FileFormat:
             f"the format of {file} is not clear from its name: set data.format to one of "
             f"{', '.join(get_args(FileFormat))}"
         )
+    if found == "jsonl" and ".json" in file.suffixes:
+        with _reading(file, found), _open_text(file) as lines:
+            return "squad" if is_squad(lines) else found
     return found
 
 
@@ -61,6 +65,8 @@ def column_names(file: Path, form: FileFormat) -> list[str]:
     with _reading(file, form):
         if form == "text":
             return [TEXT_COLUMN]
+        if form == "squad":
+            return COLUMNS
         if form == "jsonl":
             return list(next(_json_rows(file), {}))
         if form == "parquet":
@@ -96,7 +102,10 @@ def read_rows(
         if form == "text":
             table = _read_text(file)
         elif form == "jsonl":
-            table = _read_json(file, columns, limit)
+            table = _read_json(_json_rows(file), columns, limit)
+        elif form == "squad":
+            with _open_text(file) as lines:
+                table = _read_json(squad_rows(lines, file), columns, limit)
         elif form == "parquet":
             table = _read_parquet(file, columns)
         elif form == "conll":
@@ -151,11 +160,13 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _read_json(file: Path, columns: Sequence[str], limit: int | None) -> "pa.Table":
+def _read_json(
+    rows: Iterator[dict[str, Any]], columns: Sequence[str], limit: int | None
+) -> "pa.Table":
     import pyarrow as pa
 
     values: dict[str, list[Any]] = {column: [] for column in columns}
-    for row in islice(_json_rows(file), limit):
+    for row in islice(rows, limit):
         for column in columns:
             values[column].append(row.get(column))
     return pa.table(values)

@@ -1,7 +1,8 @@
 """The objective of distillation: its terms and their weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,8 @@ class Objective(nn.Module):
         teacher: a Hugging Face model; only its shape is used.
         distribution: how logits become predictions, see :class:`~lightning_compress.tasks.Task`.
         causal: a token attends to itself and the tokens before it only.
+        choices: puts the classes of one prediction in the last axis of logits, by the mask [B, S];
+            None: they are there.
 
     Raises:
         InputError: a term is not defined for this student and teacher.
@@ -97,11 +100,13 @@ class Objective(nn.Module):
         distribution: Distribution,
         *,
         causal: bool,
+        choices: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.losses = losses
         self.distribution = distribution
         self.causal = causal
+        self.choices = choices
         self.teacher_depth = depth_of(teacher)
         self._check(student, teacher)
         widths = (int(student.config.hidden_size), int(teacher.config.hidden_size))
@@ -209,6 +214,19 @@ class Objective(nn.Module):
             terms["embeddings"] = embedding_loss(projected, teacher.embedding)
         return terms
 
+    def predictions(self, outputs: Outputs, target_mask: Tensor | None) -> Any:
+        """The logits of a batch, or the largest, with the classes of a prediction in the last axis.
+
+        Args:
+            outputs: of student or teacher.
+            target_mask: as of the call.
+        """
+        if target_mask is not None:
+            return outputs.logits[target_mask]
+        if self.choices is None or not isinstance(outputs.logits, Tensor):
+            return outputs.logits
+        return self.choices(outputs.logits, outputs.mask)
+
     def _soft_targets(
         self, student: Outputs, teacher: Outputs, progress: float, target_mask: Tensor | None
     ) -> Tensor:
@@ -216,8 +234,8 @@ class Objective(nn.Module):
         assert options is not None
         assert isinstance(student.logits, Tensor)
         return soft_target_loss(
-            student.logits if target_mask is None else student.logits[target_mask],
-            teacher.logits if target_mask is None else teacher.logits[target_mask],
+            self.predictions(student, target_mask),
+            self.predictions(teacher, target_mask),
             self.distribution,
             temperature=annealed_at(options.temperature, progress),
             hard=options.hard,

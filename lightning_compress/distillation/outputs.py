@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_compress.models import structure_of, units_of
 from lightning_compress.models.calibration import token_mask
-from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.forward import logits_in, model_inputs
 from lightning_compress.models.hooks import Call, Hook, after_calls
 from lightning_compress.models.layers import layer_count
 from lightning_compress.models.structure import Units, units_in
@@ -118,7 +118,7 @@ def run_with_outputs(
         found = model(**model_inputs(model, batch), **options)
     hidden: Sequence[Tensor] = layers or (found.hidden_states[1:] if states else ())
     return Outputs(
-        logits=found.logits,
+        logits=logits_in(found),
         mask=mask,
         hidden={layer: hidden[layer] for layer in requested.hidden},
         attention=attention,

@@ -145,7 +145,8 @@ def check_examples(
         )
     labels = [example.labels for example in examples if example.labels is not None]
     task = task_of(model)
-    if labels and task.distribution == "categorical" and not task.over_vocabulary:
+    from_data = not (task.over_vocabulary or task.over_positions)
+    if labels and task.distribution == "categorical" and from_data:
         largest, known = max(int(label.max()) for label in labels), model.config.num_labels
         if known is not None and largest >= known:
             raise InputError(

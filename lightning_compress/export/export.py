@@ -125,7 +125,10 @@ def _written(
         batches = _split(examples, options.max_batch_size)
         several = getattr(source.config, "problem_type", None) == "multi_label_classification"
         reference = _reference(source, names)
-        return agreement_of(program, reference, batches, several_labels=several)
+        positions = hasattr(source, "qa_outputs")  # of all heads for question answering
+        return agreement_of(
+            program, reference, batches, several_labels=several, over_positions=positions
+        )
     except InputError:
         raise
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError) as error:
@@ -188,10 +191,11 @@ def _require_logits(model: "PreTrainedModel", examples: Sequence[Batch]) -> None
     if not examples:
         raise InputError("there are no examples to compare on: give some")
     first = {name: value[:1] for name, value in examples[0].items()}
-    if getattr(require_runs(model, first), "logits", None) is None:
+    found = require_runs(model, first)
+    if all(getattr(found, name, None) is None for name in ("logits", "start_logits")):
         raise InputError(
             f"{type(model).__name__} gives no logits, which are what is exported and compared: "
-            "export a model for sequence classification or language modelling"
+            "export a model with the head of a task"
         )
 
 

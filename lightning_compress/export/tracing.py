@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_compress.models.forward import most_tokens, without_cache
+from lightning_compress.models.forward import logits_in, most_tokens, without_cache
 from lightning_compress.types import main_input
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class Traced(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits [B, C] or [B, S, V] of integer inputs [B, S], or of pixels."""
         given = dict(zip(self.names, inputs, strict=True))
-        found: Tensor = self.model(**given, **self.options).logits
-        return found
+        return logits_in(self.model(**given, **self.options))
 
 
 def input_names(model: "PreTrainedModel") -> list[str]:

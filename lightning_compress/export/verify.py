@@ -38,6 +38,7 @@ def agreement_of(
     batches: Sequence[Batch],
     *,
     several_labels: bool = False,
+    over_positions: bool = False,
 ) -> Agreement:
     """Compare an exported model with its reference on batches of real examples.
 
@@ -47,11 +48,17 @@ def agreement_of(
         batches: ``input_ids`` [B, S] and ``attention_mask`` [B, S], or ``pixel_values``; padding
             is not compared.
         several_labels: an example has each label whose logit is positive, and not one class.
+        over_positions: a prediction is the position with the largest of [B, S, C] logits.
     """
     largest = size = 0.0
     equal, predictions = 0, 0
     for batch in batches:
         found, expected = program(program.load(batch)), reference(batch).float()
+        if over_positions:
+            outside = ~token_mask(batch).unsqueeze(-1)
+            places = [one.masked_fill(outside, -math.inf).argmax(1) for one in (found, expected)]
+            equal += int((places[0] == places[1]).sum())
+            predictions += places[0].numel()
         if expected.dim() == 3:
             mask = token_mask(batch)
             found, expected = found[mask], expected[mask]
@@ -59,6 +66,8 @@ def agreement_of(
         difference = float((found - expected).abs().max()) if finite else math.inf
         largest = max(largest, difference)
         size = max(size, float(expected.abs().max()))
+        if over_positions:
+            continue
         if several_labels:
             equal += int(((found > 0) == (expected > 0)).all(-1).sum())
         else:

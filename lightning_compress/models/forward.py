@@ -62,6 +62,18 @@ def image_tokens(model: nn.Module) -> int:
     return positions.shape[1]
 
 
+def logits_in(output: Any) -> Tensor:
+    """The logits in what a Hugging Face model returns.
+
+    Those of the start and the end of an answer, [B, S] each, are put side by side, [B, S, 2], as
+    the layer that computes them has them.
+    """
+    if "logits" in output:
+        found: Tensor = output.logits
+        return found
+    return torch.stack([output.start_logits, output.end_logits], -1)
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in eval mode, and each of their modules back in its own mode afterwards."""
@@ -106,8 +118,7 @@ def logits_by(model: nn.Module, call: Callable[..., Any]) -> Callable[..., Tenso
     outputs = outputs_by(model, call)
 
     def logits(**inputs: Tensor) -> Tensor:
-        found: Tensor = outputs(**inputs).logits
-        return found
+        return logits_in(outputs(**inputs))
 
     return logits
 

@@ -13,6 +13,7 @@ from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import (
+    Outputs,
     RequestedOutputs,
     TopK,
     depth_of,
@@ -141,6 +142,7 @@ class DistillationModule(FineTuningModule):
             teacher,
             self.task.distribution,
             causal=is_causal(self.model.config),
+            choices=self.task.choices,
         )
 
     def _build(self) -> "PreTrainedModel":
@@ -179,7 +181,7 @@ class DistillationModule(FineTuningModule):
 
     def _per_token(self) -> bool:
         inner = (self.losses.hidden_states, self.losses.attention_maps, self.losses.relations)
-        return self.task.per_token or any(inner)
+        return self.task.per_token or self.task.over_positions or any(inner)
 
     def on_train_start(self) -> None:
         """Evaluate the teacher, and cache its outputs where that is possible."""
@@ -281,16 +283,14 @@ class DistillationModule(FineTuningModule):
 
     def _compare(self, logits: Tensor, batch: Batch) -> None:
         assert self._teacher is not None
-        teacher, mask = self._teacher(batch, RequestedOutputs()).logits, self._target_mask(batch)
-        if mask is not None:
-            logits, teacher = logits[mask], teacher[mask]
+        outputs, mask = self._teacher(batch, RequestedOutputs()), self._target_mask(batch)
+        teacher = self.objective.predictions(outputs, mask)
+        logits = self.objective.predictions(Outputs(logits, outputs.mask), mask)
         divergence = soft_target_loss(logits, teacher, self.task.distribution, temperature=1.0)
         found = {"val_divergence": divergence}
         decisions = self.task.decisions(logits)
-        if isinstance(teacher, TopK):
-            expected: Tensor | None = teacher.indices[..., 0]
-        else:
-            expected = self.task.decisions(teacher)
+        largest = isinstance(teacher, TopK)
+        expected = teacher.indices[..., 0] if largest else self.task.decisions(teacher)
         if decisions is not None and expected is not None:
             found["val_agreement"] = (decisions == expected).float().mean()
         self.log_dict(found, batch_size=len(logits), sync_dist=True)

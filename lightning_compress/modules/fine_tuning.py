@@ -18,7 +18,7 @@ from lightning_compress.data.labels import KnownLabels
 from lightning_compress.errors import InputError, NonFiniteLossError, require_number
 from lightning_compress.models import apply_masks_
 from lightning_compress.models.finite import is_finite, not_finite
-from lightning_compress.models.forward import model_inputs
+from lightning_compress.models.forward import logits_in, model_inputs
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
 from lightning_compress.modules.checkpoint import (
@@ -63,7 +63,8 @@ class FineTuningModule(L.LightningModule):
         pretrained: Hub name, Hugging Face folder or compressed folder to start from.
         config: fields of the model's configuration, to change a pretrained model's (dropout) or,
             with ``model_type``, to build one from scratch; vocabulary and labels come from data.
-        task: ``sequence-classification``, ``token-classification``, ``causal-lm`` or ``masked-lm``.
+        task: ``sequence-classification``, ``token-classification``, ``question-answering``,
+            ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: kind of labels; default: that of the data.
@@ -187,8 +188,7 @@ class FineTuningModule(L.LightningModule):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch: [B, C] of a classifier, [B, S, V] of a language model."""
-        logits: Tensor = self.model(**model_inputs(self.model, batch)).logits
-        return logits
+        return logits_in(self.model(**model_inputs(self.model, batch)))
 
     def on_fit_start(self) -> None:
         """Weigh the classes in the loss of the training."""

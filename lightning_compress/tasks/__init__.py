@@ -18,6 +18,7 @@ from lightning_compress.tasks.images import (
 )
 from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
+from lightning_compress.tasks.question_answering import QuestionAnswering
 from lightning_compress.tasks.regression import Regression
 from lightning_compress.tasks.task import Task
 from lightning_compress.tasks.token_classification import EntityRecognition, WordTagging
@@ -33,6 +34,7 @@ TASKS: list[Task] = [
     MaskedLM(),
     EntityRecognition(),
     WordTagging(),
+    QuestionAnswering(),
     ImageClassification(),
     MultiLabelImageClassification(),
     ImageRegression(),

@@ -34,6 +34,7 @@ class Task(ABC):
         per_token: logits and labels are per token and not per example.
         over_vocabulary: the classes are the tokens of the vocabulary and not the labels of the
             data.
+        over_positions: the classes are the positions of the text.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class Task(ABC):
     distribution: ClassVar[Distribution] = "categorical"
     per_token: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False
+    over_positions: ClassVar[bool] = False
 
     def fits(self, config: "PreTrainedConfig") -> bool:
         """Whether this may be a model's task, of several with one name and no problem type."""
@@ -89,9 +91,18 @@ class Task(ABC):
     def target_mask(self, labels: Tensor) -> Tensor:
         """Return which examples, boolean [B], or which positions, boolean [B, S], have a target."""
 
+    def choices(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits with the classes of one prediction in the last axis.
+
+        Args:
+            logits: of a batch.
+            mask: [B, S], which tokens are no padding.
+        """
+        return logits
+
     @abstractmethod
     def decisions(self, logits: Tensor) -> Tensor | None:
-        """Return the discrete predictions; None where predictions are numbers."""
+        """Return the discrete predictions, of :meth:`choices`; None where they are numbers."""
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Batch:
