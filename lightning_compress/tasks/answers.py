@@ -49,14 +49,17 @@ def best_spans(starts: NDArray[np.float32], ends: NDArray[np.float32], count: in
         starts, ends: [N] logits of the tokens of the context.
         count: how many.
     """
-    places = np.arange(len(starts))
-    lengths = places[None, :] - places[:, None]
-    scores = starts[:, None] + ends[None, :]
-    scores = np.where((lengths >= 0) & (lengths < LONGEST), scores, -np.inf).ravel()
+    behind = np.full(LONGEST - 1, -np.inf, dtype=ends.dtype)
+    # [N, LONGEST]: for each start, the ends from there on.
+    following = np.lib.stride_tricks.sliding_window_view(np.append(ends, behind), LONGEST)
+    scores = (starts[:, None] + following).ravel()
     count = min(count, int(np.isfinite(scores).sum()))
     best = np.argpartition(-scores, count - 1)[:count]
     best = best[np.argsort(-scores[best], kind="stable")]
-    return [Span(int(at // len(starts)), int(at % len(starts)), float(scores[at])) for at in best]
+    return [
+        Span(int(at // LONGEST), int(at // LONGEST + at % LONGEST), float(scores[at]))
+        for at in best
+    ]
 
 
 def normalized(text: str) -> list[str]:
@@ -91,7 +94,7 @@ class AnswerMetric(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    windows: list[Tensor]  # each [n, 7] float64, one row a window, see `_judged`
+    windows: list[Tensor]  # each [n, 7], one row a window, see `_judged`
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class AnswerMetric(Metric):
         """Add windows: logits [B, S, 2] of starts and ends, and their labels [B, 1, L]."""
         scores, rows = logits.float().cpu().numpy(), labels[:, 0].cpu().numpy()
         judged = [_judged(score, row) for score, row in zip(scores, rows, strict=True)]
-        self.windows.append(torch.tensor(judged, dtype=torch.float64))
+        self.windows.append(torch.tensor(judged, device=self.device))
 
     def _judgements(self) -> Tensor:
         """Exact match and F1 of the answer of each question, [Q, 2]."""
