@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lightning_compress.data.dataloader import BatchRequest
 from lightning_compress.data.datamodule import TextDataModule
 from lightning_compress.data.dataset import Sequences, Targets
+from lightning_compress.data.entity_tags import completed
 from lightning_compress.data.labels import (
     KnownLabels,
     LabelScheme,
@@ -41,7 +42,8 @@ class TokenClassificationDataModule(TextDataModule):
     Words beyond ``max_length`` are left out, and a line at the start tells how many they are.
 
     The tags of a trained model are those that it knows (``known_labels`` of the module); otherwise
-    they are those of the training rows, or the classes that a dataset declares. The tags of the
+    they are the classes that a dataset declares, or those of the training rows, to which the other
+    letters of a type (``I-LOC`` where there is ``B-LOC``) are added. The tags of the
     test split are looked at before training, too, so that one that is not known is found in time.
 
     After ``setup``: ``tokenizer``, ``num_labels``, ``label_names``, and for training
@@ -151,7 +153,8 @@ class TokenClassificationDataModule(TextDataModule):
             if source is not None and self.tags in source.columns():
                 tags = self._read(origin)
                 with _naming_the_option():
-                    return label_scheme(tags.flat, tags.class_names, source.name, known)
+                    scheme = label_scheme(tags.flat, tags.class_names, source.name, known)
+                return scheme if tags.class_names or known.num_labels else _completed(scheme)
         return None
 
     def _encoded(self, origin: SplitName, scheme: LabelScheme) -> "_Tags":
@@ -187,6 +190,11 @@ class _Tags:
 
     values: NDArray[Any]
     offsets: NDArray[np.int64]
+
+
+def _completed(scheme: LabelScheme) -> LabelScheme:
+    names = tuple(completed(scheme.names or ()))
+    return replace(scheme, names=names, num_labels=len(names))
 
 
 @contextmanager

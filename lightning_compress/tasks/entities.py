@@ -7,7 +7,6 @@ as its program ``conlleval`` does, which understands IOB1, IOB2 (BIO) and IOBES 
 IOBES with other letters.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,20 +14,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_compress.data.entity_tags import OUTSIDE, are_entity_tags, parts_of
 from lightning_compress.errors import InputError
 from lightning_compress.types import IGNORE_INDEX
 
-OUTSIDE = "O"
-_TAG = re.compile(r"([BIESLU])[-_](.+)")
 _SAME = {"L": "E", "U": "S"}  # BILOU's letters for the last and the single word of an entity
-
-
-def are_entity_tags(names: Sequence[str] | None) -> bool:
-    """Whether all tags are ``O`` or a letter for the place in an entity and its type: ``B-LOC``."""
-    if not names:
-        return False
-    tagged = [name for name in names if name != OUTSIDE]
-    return bool(tagged) and all(_TAG.fullmatch(name) for name in tagged)
 
 
 @dataclass(frozen=True)
@@ -88,10 +78,10 @@ class EntityMetric(Metric):
         super().__init__()
         if not are_entity_tags(names):
             raise InputError(f"entities need tags such as O, B-LOC and I-LOC, not {list(names)}")
-        found = [_TAG.fullmatch(name) for name in names]
-        kinds = sorted({tag[2] for tag in found if tag})
-        codes = [ord(_SAME.get(tag[1], tag[1]) if tag else OUTSIDE) for tag in found]
-        numbers = [kinds.index(tag[2]) if tag else -1 for tag in found]
+        found = [parts_of(name) for name in names]
+        kinds = sorted({tag[1] for tag in found if tag})
+        codes = [ord(_SAME.get(tag[0], tag[0]) if tag else OUTSIDE) for tag in found]
+        numbers = [kinds.index(tag[1]) if tag else -1 for tag in found]
         self.register_buffer("prefixes", torch.tensor(codes), persistent=False)
         self.register_buffer("kinds", torch.tensor(numbers), persistent=False)
         for name in ("predicted", "actual", "common"):

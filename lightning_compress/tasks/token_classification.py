@@ -8,11 +8,11 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from lightning_compress.data.entity_tags import are_entity_tags
 from lightning_compress.tasks.entities import (
     EntityF1,
     EntityPrecision,
     EntityRecall,
-    are_entity_tags,
 )
 from lightning_compress.tasks.metrics import require_labels, token_cross_entropy
 from lightning_compress.tasks.task import Task

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_compress.data.entity_tags import are_entity_tags, completed
 from lightning_compress.errors import InputError
 from lightning_compress.tasks.entities import (
     EntityF1,
     EntityPrecision,
     EntityRecall,
-    are_entity_tags,
 )
 from lightning_compress.types import IGNORE_INDEX
 
@@ -107,6 +107,15 @@ def test_bilou_is_iobes_with_other_letters() -> None:
     others = [name.replace("E-", "L-").replace("S-", "U-") for name in NAMES]
     batch = [(torch.randint(9, (4, 6)), torch.randint(9, (4, 6)))]
     assert measured(batch, others) == measured(batch)
+
+
+def test_tags_that_training_data_lack_are_added() -> None:
+    assert completed(["B-x", "O", "B-y", "I-y"]) == ["B-x", "B-y", "I-x", "I-y", "O"]
+    assert completed(["S-x", "B-y", "E-y"]) == [
+        "B-x", "B-y", "E-x", "E-y", "I-x", "I-y", "O", "S-x", "S-y",
+    ]  # fmt: skip
+    assert completed(["I-x"]) == ["I-x", "O"]
+    assert completed(["VERB", "O", "B-x"]) == ["VERB", "O", "B-x"]
 
 
 def test_which_tags_are_those_of_entities() -> None:
