@@ -65,11 +65,15 @@ class DataInfo:
         Raises:
             InputError: they are for others.
         """
+        from lightning_compress import data
+
         if self.tasks and name not in self.tasks:
+            fitting = [one for one in data.__all__ if name in getattr(data, one).tasks]
+            wanted = "".join(f" such as lightning_compress.data.{one}" for one in fitting)
             raise InputError(
                 f"model.task is {name} and the data module gives labels for "
                 f"{' and '.join(self.tasks)}: set the one that you mean, or choose another data "
-                "module in data.class_path (--data of a command)"
+                f"module{wanted} in data.class_path (--data of a command)"
             )
 
     @property

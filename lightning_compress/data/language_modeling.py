@@ -37,6 +37,8 @@ class LanguageModelingDataModule(TextDataModule):
         options: those of every data module, see ``TextDataModule``.
     """
 
+    tasks: tuple[str, ...] = ("causal-lm", "masked-lm")
+
     def __init__(
         self,
         *,
