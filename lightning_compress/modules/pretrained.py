@@ -1,5 +1,7 @@
 """From a name, a folder or a configuration to a Hugging Face model that fits the data."""
 
+import inspect
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +20,7 @@ from lightning_compress.saving import load_compressed, quiet_transformers
 from lightning_compress.tasks import Task, task_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 # What saved configurations hold beside their fields.
@@ -85,13 +87,20 @@ def _require_known(fields: dict[str, Any], pretrained: str | None) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # the error is raised when the model is built
     for name in fields:
-        if name not in _WRITTEN and not hasattr(config, name):
+        if name not in _WRITTEN and not hasattr(config, name) and not _is_read(config, name):
             known = [one for one in dir(config) if not one.startswith("_")]
             near = "".join(f", such as {one}" for one in get_close_matches(name, known, 1))
             raise InputError(
                 f"model.config.{name}: a {type(config).__name__} has no such field: correct it to "
                 f"one that it has{near}"
             )
+
+
+def _is_read(config: "PreTrainedConfig", name: str) -> bool:
+    """Whether the code of a model reads a field that its configuration does not declare."""
+    folder = Path(inspect.getfile(type(config))).parent
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    return any(word.search(file.read_text()) for file in folder.glob("modeling_*.py"))
 
 
 def load_trained(name: str) -> "PreTrainedModel":

@@ -61,6 +61,13 @@ def test_changes_of_the_configuration_reach_a_pretrained_model(tiny_bert, tmp_pa
         assert model.bert.encoder.layer[0].output.dropout.p == 0.3
 
 
+def test_fields_that_only_the_model_reads_are_known():
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    fields = {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"}
+    model = build(config={"model_type": "deberta-v2", "num_hidden_layers": 1, **sizes, **fields})
+    assert model.config.position_buckets == 4
+
+
 def test_unknown_fields_of_a_pretrained_configuration_are_refused(tiny_bert, tmp_path):
     tiny_bert.save_pretrained(tmp_path / "plain")
     save_compressed(tiny_bert, tmp_path / "compressed")
