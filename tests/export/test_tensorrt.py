@@ -97,7 +97,10 @@ def test_a_dry_run_writes_the_build_command(tiny_bert, batches, tmp_path):
         export_model(tiny_bert, tmp_path / "real", "tensorrt", examples=batches, options=options)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-static"])
+@pytest.mark.parametrize(
+    "precision",
+    ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("fp16", "int8-static"))],
+)
 def test_the_engine_is_built_and_compared(precision, trtexec, tiny_bert, batches, tmp_path):
     options = ExportOptions(precision, calibration_batches=batches, max_batch_size=8)
     out = tmp_path / "out"
@@ -117,7 +120,7 @@ def test_a_failed_build_leaves_nothing(trtexec, tiny_bert, batches, tmp_path):
     assert not (tmp_path / "not").exists()
 
 
-@pytest.mark.parametrize("quantized_before", [False, True])
+@pytest.mark.parametrize("quantized_before", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_int8_is_symmetric(quantized_before, tiny_bert, batches, torch_logits, tmp_path):
     if quantized_before:
         config = QuantizationConfig("int8-static", symmetric=True)
