@@ -17,6 +17,7 @@ from .run import callbacks_of, is_dev_run, run_folder
 CHECKPOINT = "latest.ckpt"
 _PERIOD_S = 60.0
 _PATIENCE_S = 2.0
+_BATCHES = 16  # between two decisions of several processes
 _SHARE = 0.02  # of the time of a run that saving its latest state may take
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
 _FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
@@ -73,6 +74,8 @@ class RunSafety(L.Callback):
         """
         later = set(getattr(pl_module, "later_metrics", ()))
         known = sorted(trainer.callback_metrics.keys() | later)
+        if not any(name.startswith("val_") for name in known):
+            return  # this module logs nothing yet
         for callback in callbacks_of(trainer):
             monitor = str(getattr(callback, "monitor", None))
             if monitor.startswith("val_") and monitor not in known:
@@ -121,6 +124,8 @@ class RunSafety(L.Callback):
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         """Whether an epoch or a minute has passed, and saving is cheap enough; alike everywhere."""
+        if trainer.world_size > 1 and self._batches % _BATCHES:
+            return False  # processes wait for each other to decide
         passed = time.monotonic() - self._saved_at
         new_epoch = trainer.current_epoch > self._epoch
         due = (new_epoch or passed > _PERIOD_S) and passed * _SHARE >= self._cost_s
@@ -191,7 +196,7 @@ def _forget_unfinished_batch_(trainer: L.Trainer, finished: int) -> None:
 def _tell_how_to_go_on(trainer: L.Trainer, *, saved: bool) -> None:
     path = _latest(trainer)
     if not saved and not path.is_file():
-        rank_zero_info(f"Stopped in the middle of step {trainer.global_step}; nothing was saved.")
+        rank_zero_info(f"Stopped after step {trainer.global_step}, before a state was saved.")
         return
     run = path.parent.parent
     command = (
@@ -201,7 +206,7 @@ def _tell_how_to_go_on(trainer: L.Trainer, *, saved: bool) -> None:
     )
     where = f"at step {trainer.global_step}"
     if not saved:
-        where = f"in the middle of a step; the last state that was saved is in {path}"
+        where = f"after step {trainer.global_step}; the last state that could be saved is earlier"
     rank_zero_info(f"Stopped {where}. Resume with:\n  {command}")
 
 

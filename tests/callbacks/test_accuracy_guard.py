@@ -116,7 +116,16 @@ def test_with_a_high_max_loss_nothing_is_given_back(hard, quantized):
     assert (record["examples"], record["max_loss"]) == (64, 100.0)
 
 
-@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-static", "int8-weight", "int4-weight"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "int8-dynamic",
+        *(
+            pytest.param(scheme, marks=pytest.mark.slow)
+            for scheme in ("int8-static", "int8-weight", "int4-weight")
+        ),
+    ],
+)
 def test_exactly_the_layer_that_cannot_be_quantized_is_given_back(hard, quantized, scheme, caplog):
     with caplog.at_level(logging.INFO):
         _, module = quantized(hard, 3.0, scheme=scheme, group_size=32)

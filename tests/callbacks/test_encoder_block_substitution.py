@@ -271,7 +271,7 @@ def test_the_random_numbers_of_the_training_stay_as_they_were(toy_data, quiet_tr
 # --- going on
 
 
-@pytest.mark.parametrize("build", [fine_tuning, Foreign])
+@pytest.mark.parametrize("build", [pytest.param(fine_tuning, marks=pytest.mark.slow), Foreign])
 def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(
     build, toy_data, quiet_trainer, tmp_path, monkeypatch
 ):
@@ -420,7 +420,7 @@ def fine_tuning_model(config):
 # --- together with others
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_pruning_may_share_the_run(first, toy_data, quiet_trainer, tmp_path):
     def fit(ckpt=None, seed=0):
         module = fine_tuning(seed)

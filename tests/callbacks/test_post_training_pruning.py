@@ -128,6 +128,7 @@ def test_unmeasurable_latency_is_refused_with_a_remedy(trained, monkeypatch):
         trained(epochs=1, removed_latency_fraction=0.5, removed_macs_fraction=None)
 
 
+@pytest.mark.slow
 def test_the_real_clock_gives_a_smaller_model_or_an_error(trained):
     try:
         _, module, _ = trained(epochs=1, removed_latency_fraction=0.3, removed_macs_fraction=None)

@@ -127,7 +127,9 @@ def test_training_before_the_start_is_unchanged(toy_data, quiet_trainer, tmp_pat
     assert_same(rates["plain weights"], rates["late weights"])
 
 
-@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-static"])
+@pytest.mark.parametrize(
+    "scheme", [pytest.param("int8-dynamic", marks=pytest.mark.slow), "int8-static"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(text_files, quiet_trainer, tmp_path, scheme):
     def fit(*callbacks, **options):
         data = TextClassificationDataModule(

@@ -72,9 +72,9 @@ def test_inputs_that_are_missing_are_named(
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("BertModel", BERT), ("BertForQuestionAnswering", BERT),
-                         ("BertForPreTraining", BERT), ("T5EncoderModel", T5)],
-)  # fmt: skip
+    ("name", "config"),
+    [("BertModel", BERT), ("BertForPreTraining", BERT), ("T5EncoderModel", T5)],
+)
 def test_what_has_no_logits_is_not_exported(name: str, config: Any, tmp_path: Any) -> None:
     with pytest.raises(InputError, match=f"{name} gives no logits, which are what is exported"):
         export_model(_built(name, config).eval(), tmp_path / "e", "aotinductor", examples=[TEXTS])

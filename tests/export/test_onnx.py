@@ -18,7 +18,7 @@ from ..families import ALL, IMAGES, SUBSTITUTABLE, randomize_
 from ..families import tiny_model as tiny
 from .edits import edit_everywhere, slow
 
-FAST = ["bert", "gpt2"]
+FAST = ["bert"]
 OTHERS = [family for family in ALL if family not in (*SUBSTITUTABLE, "albert")]
 FAMILIES = [*FAST, *slow(*(family for family in SUBSTITUTABLE if family not in FAST))]
 

@@ -36,7 +36,9 @@ class Watch(L.Callback):
 
 
 @pytest.mark.parametrize("training", [
-    {}, {"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1},
+    {}, {"accumulate_grad_batches": 2},
+    pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+    pytest.param({"gradient_clip_val": 0.1}, marks=pytest.mark.slow),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("name", WHILE_TRAINING)
 def test_what_is_pruned_stays_pruned(

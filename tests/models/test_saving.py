@@ -32,7 +32,7 @@ def prune_half(model):
     )
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_new_process_loads_the_same_model_masks_included(tiny_model, family, tmp_path):
     model = tiny_model(family)
     prune_half(model)

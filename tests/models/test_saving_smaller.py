@@ -30,10 +30,9 @@ def logits(model):
         return model(input_ids=IDS).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "families",
-    [[one for one in ALL if one not in SLOW], pytest.param(SLOW, marks=pytest.mark.slow)],
-    ids=["fast", "slow"],
+    "families", [[one for one in ALL if one not in SLOW], SLOW], ids=["fast", "slow"]
 )
 def test_every_family_loads_bit_equal_elsewhere_with_and_without_this_package(
     tiny_model, assert_same_elsewhere, families

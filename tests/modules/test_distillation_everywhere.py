@@ -185,7 +185,7 @@ def test_gaps_are_filled_live(trained_teacher, student, quiet_trainer, masked, t
     assert trainer.callback_metrics["val_teacher_perplexity"] < 100
 
 
-@pytest.mark.parametrize("kind", ["numbers", "several"])
+@pytest.mark.parametrize("kind", [pytest.param("numbers", marks=pytest.mark.slow), "several"])
 def test_numbers_and_several_labels(kind, trained_teacher, student, quiet_trainer, tmp_path):
     folder = tmp_path / "other"
     (folder / "texts").mkdir(parents=True)
