@@ -100,7 +100,8 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
         assert [one[key] for key in same] == [other[key] for key in same]
     assert rows[1]["techniques"] == ["magnitude_pruning"]
 
-    checkpoint = max((folder / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    best = (folder / "checkpoints").glob("epoch*.ckpt")
+    checkpoint = max(best, key=lambda path: path.stat().st_mtime)
     for command in ("validate", "test", "predict"):
         code, printed = run(command, "--config", recipe, "--ckpt_path", checkpoint)
         assert code == 0, printed
@@ -108,6 +109,7 @@ def test_fit_ends_with_the_report_and_a_model_that_reloads(recipe, text_files, r
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
     assert len(rows) == 40
     assert rows[0].keys() == {"row", "example_id", "class", "label", "probabilities", "logits"}
+    assert [row["row"] for row in rows] == list(range(40))
     assert [row["row"] for row in rows] == [row["example_id"] % 2**40 for row in rows]
     assert all(row["label"] == ["bad", "good"][row["class"]] for row in rows)
     right = sum((row["example_id"] % 2) == row["class"] for row in rows) / len(rows)
@@ -359,7 +361,7 @@ def test_a_recipe_that_distils(text_files, run, quiet_trainer, caplog):
     assert {row["model"] for row in rows} == {"dense", "compressed"}
     student = load_compressed(folder / "model")
     assert student.config.hidden_size == 16
-    (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
+    (checkpoint,) = (folder / "checkpoints").glob("epoch*.ckpt")
     for arguments_of in (["test", *arguments], ["fit", *arguments, "--trainer.max_epochs", "3"]):
         code, printed = run(*arguments_of, "--ckpt_path", checkpoint)
         assert code == 0, printed

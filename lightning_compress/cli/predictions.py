@@ -18,6 +18,8 @@ def lines_of(
 ) -> Iterator[dict[str, Any]]:
     """The predictions of all batches for a reader: one for each example, or for each question.
 
+    Examples are in the order of their file.
+
     Args:
         batches: tensors by the names of ``predict_step``.
         names: of the labels in the order of the model's outputs.
@@ -31,7 +33,9 @@ def lines_of(
     )
     if isinstance(data, QuestionAnsweringDataModule):
         return _answers(rows, data)
-    return (described(row, names, data) for row in rows)
+    lines = [described(row, names, data) for row in rows]
+    # Batches are of texts of one length; people look for the order of their file.
+    return iter(sorted(lines, key=lambda line: line.get("row", 0)))
 
 
 def described(

@@ -50,6 +50,8 @@ def check_cast(model: nn.Module, dtype: torch.dtype) -> None:
     """
     examples = getattr(model, "dummy_inputs", None) or {}
     tokens = {name: value for name, value in examples.items() if isinstance(value, Tensor)}
+    if "input_ids" in tokens:  # else transformers takes some of them for padding, and warns
+        tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
     with evaluating(model), isolate_rng():
         # The tensors are given to the call, as some models (CTRL) change their buffers in it.
         original = {name: tensor for name, tensor, _ in _with_dtypes(model, dtype)}
