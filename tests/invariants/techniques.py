@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 
 from lightning_compress.callbacks import (
@@ -115,3 +116,13 @@ TECHNIQUES: dict[str, Technique] = {
         during_training=False,
     ),
 }
+
+_VARIANTS = {
+    "magnitude 2:4", "magnitude, learning rate rewound", "neurons", "heads and neurons",
+    "heads and neurons at random", "quantization-aware module",
+    "post-training quantization, guarded",
+}  # fmt: skip
+#: Names for parametrized tests; variants of another technique are slow ones.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in _VARIANTS else name for name in TECHNIQUES
+]

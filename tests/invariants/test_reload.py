@@ -16,7 +16,7 @@ from lightning_compress import load_compressed, save_compressed
 from lightning_compress.models import manifest_of, masks_of
 
 from ..conftest import ToyData
-from .techniques import EPOCHS, TECHNIQUES
+from .techniques import EPOCHS, NAMES, TECHNIQUES
 
 IDS = torch.arange(2, 26).reshape(3, 8)
 WITHOUT_THIS_PACKAGE = """
@@ -55,7 +55,7 @@ def compressed(
     return run
 
 
-@pytest.mark.parametrize("name", TECHNIQUES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_alone_rebuilds_the_model(
     name: str, compressed: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_alone_rebuilds_the_model(
     assert manifest_of(loaded.model) == manifest_of(module.model) != []
 
 
-@pytest.mark.parametrize("name", TECHNIQUES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_saved_folder_loads_equal(
     name: str, compressed: Callable[[str], Any], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lightning_compress.models import manifest_of, masks_of
 
 from ..conftest import SaveEveryStep, ToyData, assert_same
-from .techniques import EPOCHS, TECHNIQUES
+from .techniques import EPOCHS, NAMES, TECHNIQUES
 
 
 def outcome(trainer: L.Trainer, module: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def outcome(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", TECHNIQUES)
+@pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(
     name: str,
     trained: Path,

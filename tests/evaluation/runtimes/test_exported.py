@@ -28,13 +28,8 @@ def measured(model, toy_data, *runtimes, **options):
     )
 
 
-@pytest.mark.parametrize(
-    "runtime",
-    [
-        "onnxruntime",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("openvino", "aotinductor")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "aotinductor"])
 def test_rows_of_exported_models_are_as_whole_as_others(runtime, tiny_bert, toy_data):
     report = measured(tiny_bert, toy_data, "eager", runtime)
     eager, *others = report.rows

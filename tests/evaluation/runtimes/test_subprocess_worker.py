@@ -100,6 +100,7 @@ def test_building_includes_the_warm_up():
     assert worker.ran == [(4, 3), (1, 3)]
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
