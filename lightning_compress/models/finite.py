@@ -14,9 +14,10 @@ from lightning_compress.types import Batch
 
 def is_finite(logits: Tensor, batch: Batch) -> bool:
     """Whether a batch's logits, [B, C] or [B, S, V], are all finite; padding does not count."""
+    finite = logits.isfinite()
     if logits.dim() == 3:
-        logits = logits[token_mask(batch).to(logits.device)]
-    return bool(logits.isfinite().all())
+        finite = finite.all(-1) | ~token_mask(batch).to(logits.device)
+    return bool(finite.all())
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torchmetrics.classification import (
 
 from lightning_compress.tasks.metrics import MatthewsCorrCoef, labelled_loss, require_labels
 from lightning_compress.tasks.task import Task
-from lightning_compress.types import IGNORE_INDEX, Batch
+from lightning_compress.types import Batch
 
 
 class Classification(Task):
@@ -50,18 +50,6 @@ class Classification(Task):
         mcc: Metric = MulticlassMatthewsCorrCoef(count) if count != 2 else MatthewsCorrCoef()
         accuracy = MulticlassAccuracy(count, average="micro")
         return MetricCollection({"accuracy": accuracy, "f1": f1, "mcc": mcc})
-
-    def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class indices [B] twice."""
-        return logits.argmax(-1), labels
-
-    def target_mask(self, labels: Tensor) -> Tensor:
-        """Return which examples have a label, boolean [B]."""
-        return labels != IGNORE_INDEX
-
-    def decisions(self, logits: Tensor) -> Tensor:
-        """Return the class with the largest logit, [B]."""
-        return logits.argmax(-1)
 
     def predict(self, logits: Tensor) -> Batch:
         """Return ``class`` [B], ``probabilities`` [B, C] and ``logits`` [B, C]."""

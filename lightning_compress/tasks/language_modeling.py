@@ -41,10 +41,6 @@ class LanguageModeling(Task):
         """Return the positions where a token is predicted, boolean [B, S]."""
         return self.targets(labels) != IGNORE_INDEX
 
-    def decisions(self, logits: Tensor) -> Tensor:
-        """Return the token with the largest logit at each position."""
-        return logits.argmax(-1)
-
     def predict(self, logits: Tensor) -> Batch:
         """Return ``tokens`` [B, S], those with the largest logits."""
         return {"tokens": logits.argmax(-1)}

@@ -53,10 +53,6 @@ class QuestionAnswering(Task):
         starts, ends = logits.unbind(-1)
         return torch.cat([starts, ends]).masked_fill(~mask.bool().repeat(2, 1), _NOT_CHOSEN)
 
-    def decisions(self, logits: Tensor) -> Tensor:
-        """Return the position with the largest logit, of :meth:`choices`."""
-        return logits.argmax(-1)
-
     def predict(self, logits: Tensor) -> Batch:
         """Return ``start_logits`` and ``end_logits``, each [B, S]."""
         starts, ends = logits.unbind(-1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_compress.errors import InputError
-from lightning_compress.types import Batch, ProblemType
+from lightning_compress.types import IGNORE_INDEX, Batch, ProblemType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -83,13 +83,13 @@ class Task(ABC):
             InputError: the metrics need the number of labels, and it is not known.
         """
 
-    @abstractmethod
     def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the metrics take, of one batch."""
+        """Return what the metrics take, of one batch: by default classes, like the labels."""
+        return logits.argmax(-1), labels
 
-    @abstractmethod
     def target_mask(self, labels: Tensor) -> Tensor:
         """Return which examples, boolean [B], or which positions, boolean [B, S], have a target."""
+        return labels != IGNORE_INDEX
 
     def choices(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the logits with the classes of one prediction in the last axis.
@@ -100,9 +100,9 @@ class Task(ABC):
         """
         return logits
 
-    @abstractmethod
     def decisions(self, logits: Tensor) -> Tensor | None:
         """Return the discrete predictions, of :meth:`choices`; None where they are numbers."""
+        return logits.argmax(-1)
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Batch:

@@ -42,18 +42,6 @@ class TokenClassification(Task):
             logits, labels, class_weights.to(labels.device)
         )
 
-    def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tags [B, S] twice."""
-        return logits.argmax(-1), labels
-
-    def target_mask(self, labels: Tensor) -> Tensor:
-        """Return the first tokens of words, boolean [B, S]."""
-        return labels != IGNORE_INDEX
-
-    def decisions(self, logits: Tensor) -> Tensor:
-        """Return the tag with the largest logit at each token."""
-        return logits.argmax(-1)
-
     def predict(self, logits: Tensor) -> Batch:
         """Return ``tag`` [B, S], those with the largest logits, and their ``probability``."""
         probability, tag = logits.softmax(-1).max(-1)

@@ -18,7 +18,7 @@ from lightning_compress.evaluation.examples import examples_of
 from lightning_compress.evaluation.settings import BenchmarkSettings
 from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.tasks import TASKS, Task, task_named, task_of
-from lightning_compress.types import IGNORE_INDEX, Batch
+from lightning_compress.types import Batch
 
 BERT = {
     "model_type": "bert",
@@ -45,15 +45,6 @@ class NextSentence(Task):
         self, num_labels: int | None, label_names: Sequence[str] | None = None
     ) -> MetricCollection:
         return MetricCollection({"accuracy": MulticlassAccuracy(2, average="micro")})
-
-    def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.argmax(-1), labels
-
-    def target_mask(self, labels: Tensor) -> Tensor:
-        return labels != IGNORE_INDEX
-
-    def decisions(self, logits: Tensor) -> Tensor:
-        return logits.argmax(-1)
 
     def predict(self, logits: Tensor) -> Batch:
         return {"follows": logits.argmax(-1)}
