@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from lightning_compress.callbacks import CompressionBenchmark, StructuredPruning
-from lightning_compress.cli import main as cli
 from lightning_compress.data import QuestionAnsweringDataModule
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
@@ -129,14 +127,7 @@ def test_a_student_learns_from_a_teacher(
 
 
 @pytest.mark.slow
-def test_commands_on_a_saved_model(
-    asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(command: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["lightning-compress", command, *map(str, arguments)])
-        cli.main()
-        return capsys.readouterr().out
-
+def test_commands_on_a_saved_model(asked: Path, run: Callable[..., tuple[object, str]]) -> None:
     data = [
         "--data", "lightning_compress.data.QuestionAnsweringDataModule", "--data.path", asked,
         "--data.max_length", 24, "--data.overlap", 8, "--data.cache_dir", asked / "cache",
@@ -147,12 +138,14 @@ def test_commands_on_a_saved_model(
                "--trainer.callbacks+", "lightning_compress.callbacks.CompressionBenchmark",
                "--trainer.callbacks.runtimes", "[eager]", "--trainer.callbacks.seconds", 0.02,
                "--trainer.callbacks.precisions", "[fp32]"]  # fmt: skip
-    run("fit", *data, *model, *trainer, "--trainer.max_epochs", 4)
+    code, printed = run("fit", *data, *model, *trainer, "--trainer.max_epochs", 4)
+    assert code == 0, printed
     folder = asked / "logs" / "fit" / "version_0"
     (checkpoint,) = folder.rglob("epoch*.ckpt")
     ours = json.loads((folder / "report.json").read_text())
 
-    run("predict", *data, *model, *trainer, "--ckpt_path", checkpoint)
+    code, printed = run("predict", *data, *model, *trainer, "--ckpt_path", checkpoint)
+    assert code == 0, printed
     (path,) = (asked / "logs").rglob("predictions.jsonl")
     told = [json.loads(line) for line in path.read_text().splitlines()]
     rows = [json.loads(line) for line in (asked / "test.jsonl").read_text().splitlines()]
@@ -170,7 +163,7 @@ def test_commands_on_a_saved_model(
     pytest.importorskip("onnxruntime")
     for precision in ("fp32", "int8-dynamic"):
         target = ["--format", "onnx", "--precision", precision, "--output", asked / precision]
-        printed = run("export", folder / "model", *data, *target)
+        _, printed = run("export", folder / "model", *data, *target)
         assert "of the predictions are equal" in printed
 
 

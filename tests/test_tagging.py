@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from transformers import AutoModel
 
 from lightning_compress.callbacks import CompressionBenchmark, StructuredPruning
-from lightning_compress.cli import main as cli
 from lightning_compress.data import TextClassificationDataModule, TokenClassificationDataModule
 from lightning_compress.errors import InputError
 from lightning_compress.models import manifest_of
@@ -138,14 +136,7 @@ def test_a_student_learns_from_a_teacher(
 
 
 @pytest.mark.slow
-def test_commands_on_a_saved_model(
-    tagged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(command: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["lightning-compress", command, *map(str, arguments)])
-        cli.main()
-        return capsys.readouterr().out
-
+def test_commands_on_a_saved_model(tagged: Path, run: Callable[..., tuple[object, str]]) -> None:
     data = [
         "--data", "lightning_compress.data.TokenClassificationDataModule", "--data.path", tagged,
         "--data.max_length", 32, "--data.cache_dir", tagged / "cache",
@@ -156,11 +147,13 @@ def test_commands_on_a_saved_model(
                "--trainer.callbacks+", "lightning_compress.callbacks.CompressionBenchmark",
                "--trainer.callbacks.runtimes", "[eager]", "--trainer.callbacks.seconds", 0.02,
                "--trainer.callbacks.precisions", "[fp32]"]  # fmt: skip
-    run("fit", *data, *model, *trainer, "--trainer.max_epochs", 4)
+    code, printed = run("fit", *data, *model, *trainer, "--trainer.max_epochs", 4)
+    assert code == 0, printed
     folder = tagged / "logs" / "fit" / "version_0"
     (checkpoint,) = folder.rglob("epoch*.ckpt")
 
-    run("predict", *data, *model, *trainer, "--ckpt_path", checkpoint)
+    code, printed = run("predict", *data, *model, *trainer, "--ckpt_path", checkpoint)
+    assert code == 0, printed
     (path,) = (tagged / "logs").rglob("predictions.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     sentences = (tagged / "test.conll").read_text().split("\n\n")
@@ -179,5 +172,5 @@ def test_commands_on_a_saved_model(
 
     pytest.importorskip("onnxruntime")
     target = ["--format", "onnx", "--output", tagged / "onnx"]
-    printed = run("export", folder / "model", *data, *target)
+    _, printed = run("export", folder / "model", *data, *target)
     assert "of the predictions are equal" in printed
