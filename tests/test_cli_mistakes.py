@@ -85,5 +85,11 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in printed
 
 
+def test_a_message_behind_the_name_of_its_option() -> None:
+    assert (
+        one_line('Parser key "config": File does not exist: a') == "config: File does not exist: a"
+    )
+
+
 def test_other_messages_stay() -> None:
     assert one_line("there is no file x") == "there is no file x"

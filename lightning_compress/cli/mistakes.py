@@ -34,6 +34,8 @@ def one_line(message: str) -> str:
         leaf, given = _EXPECTED.match(line), _GIVEN.match(line)
         if named and not expected:
             place.append(named[1])
+            if rest := line[named.end() :].strip():
+                return ": ".join([*_joined(place), rest])
         elif leaf and leaf[2] is not None:
             return _told(place, [leaf[1]], leaf[2])
         elif leaf:
