@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from lightning_compress.data.info import DataInfo
 from lightning_compress.errors import InputError
 from lightning_compress.quantization.activation_stats import CALIBRATION_EXAMPLES
-from lightning_compress.tasks import task_names, task_of
+from lightning_compress.tasks import declare_task_, task_names, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +61,8 @@ def load_saved(name: str, task: str | None) -> "PreTrainedModel":
     from lightning_compress.modules.pretrained import load_trained
 
     model = load_trained(name)
+    if task is not None:
+        declare_task_(model, [task])
     own = task_of(model).name
     if task not in (None, own):
         raise InputError(
@@ -74,7 +76,9 @@ def set_up(data: Any, model: "PreTrainedModel", stage: str) -> None:
     """Set data up for a model: their labels are the model's, in the model's order."""
     from lightning_compress.tasks.labels import labels_of
 
-    DataInfo.of(data).require_task(task_of(model).name)
+    info = DataInfo.of(data)
+    declare_task_(model, info.tasks)
+    info.require_task(task_of(model).name)
     data.known_labels = labels_of(model)
     data.setup(stage)
     if model.config.problem_type is None and data.known_labels.names is not None:

@@ -17,14 +17,14 @@ from lightning_compress.models.forward import known_tokens, most_tokens
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
 from lightning_compress.saving import load_compressed, quiet_transformers
-from lightning_compress.tasks import Task, task_of
+from lightning_compress.tasks import DECLARED_TASK, Task, declare_task_, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 # What saved configurations hold beside their fields.
-_WRITTEN = {"compression", "transformers_version", "auto_map"}
+_WRITTEN = {"compression", "transformers_version", "auto_map", DECLARED_TASK}
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -56,16 +56,25 @@ def build_model(
     """
     config = dict(config or {})
     _require_known(config, pretrained)
+    fields = {**labels, **config}
     if pretrained is None:
-        return _from_scratch(task, {**vocabulary, **labels, **config})
-    if "model_type" in config:
+        model = _from_scratch(task, {**vocabulary, **fields})
+    elif "model_type" in config:
         raise InputError(
             "model.config.model_type asks for a new model and model.pretrained for an existing "
             "one: give one of them"
         )
-    if is_saved_here(pretrained):
-        return _compressed(pretrained, task, {**labels, **config}, new_head, option)
-    return _from_pretrained(pretrained, task, {**labels, **config}, new_head, option)
+    elif is_saved_here(pretrained):
+        model = _compressed(pretrained, fields, new_head, option)
+    else:
+        model = _from_pretrained(pretrained, task, fields, new_head, option)
+    declare_task_(model, [task.name])
+    if task_of(model).auto_class != task.auto_class:
+        raise InputError(
+            f"{option}: {pretrained} is a {type(model).__name__}, which does not do {task.name}: "
+            "choose another folder or another model.task"
+        )
+    return model
 
 
 def _require_known(fields: dict[str, Any], pretrained: str | None) -> None:
@@ -196,18 +205,12 @@ def _not_loaded(option: str, name: str, error: Exception) -> InputError:
 
 
 def _compressed(
-    folder: str, task: Task, fields: dict[str, Any], new_head: bool, option: str
+    folder: str, fields: dict[str, Any], new_head: bool, option: str
 ) -> "PreTrainedModel":
     try:
-        model = load_compressed(folder, new_head=new_head, dtype="float32", **fields)
+        return load_compressed(folder, new_head=new_head, dtype="float32", **fields)
     except InputError as error:
         raise InputError(f"{option}: {error}. Write the folder again, or name another") from error
-    if task_of(model).auto_class != task.auto_class:
-        raise InputError(
-            f"{option}: {folder} is a {type(model).__name__}, which does not do {task.name}: "
-            "choose another folder or another model.task"
-        )
-    return model
 
 
 def _require_same_body(

@@ -5,6 +5,7 @@ A new task is a file with a subclass of :class:`~lightning_compress.tasks.task.T
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ from lightning_compress.tasks.task import Task
 from lightning_compress.tasks.token_classification import EntityRecognition, WordTagging
 from lightning_compress.types import ProblemType
 
-__all__ = ["TASKS", "Task", "task_named", "task_names", "task_of"]
+__all__ = ["TASKS", "Task", "declare_task_", "task_named", "task_names", "task_of"]
 
 TASKS: list[Task] = [
     Classification(),
@@ -40,6 +41,9 @@ TASKS: list[Task] = [
     ImageRegression(),
 ]
 """All tasks; of several with one name the first is the default."""
+
+DECLARED_TASK = "finetuning_task"
+"""Field of a configuration that names a task which the class of the model does not imply."""
 
 
 def task_names() -> list[str]:
@@ -69,20 +73,41 @@ def task_of(model: nn.Module) -> Task:
     Raises:
         InputError: the model has no head, or the head of a task that is not in ``TASKS``.
     """
-    names = {cls.__name__ for cls in type(model).__mro__}
-    found = [task for task in TASKS if names & _model_classes(task.auto_class)]
+    config: Any = getattr(model, "config", None)
+    possible = _tasks_of_class(model)
+    named = getattr(config, DECLARED_TASK, None)
+    found = [task for task in possible if task.name == named]
+    found = found or [task for task in possible if not task.declared]
     if not found:
         raise InputError(
             f"{type(model).__name__} has no head of a supported task: use a Hugging Face model for "
             f"{', '.join(task_names())}"
         )
-    config: Any = model.config
     found = [task for task in found if task.name == found[0].name and task.fits(config)]
     problem_type: ProblemType | None = getattr(config, "problem_type", None)
     if problem_type is None and len(found) > 1:
         one_number = getattr(config, "num_labels", None) == 1
         problem_type = "regression" if one_number else None
     return _with_problem_type(found, problem_type)
+
+
+def declare_task_(model: nn.Module, names: Collection[str]) -> None:
+    """Note in a model's configuration that its task is one that its class does not imply.
+
+    Args:
+        model: a Hugging Face model.
+        names: of the tasks that it is to have; those that its class implies, or excludes, change
+            nothing.
+    """
+    config: Any = model.config
+    for task in _tasks_of_class(model):
+        if task.declared and task.name in names:
+            setattr(config, DECLARED_TASK, task.name)
+
+
+def _tasks_of_class(model: nn.Module) -> list[Task]:
+    names = {cls.__name__ for cls in type(model).__mro__}
+    return [task for task in TASKS if names & _model_classes(task.auto_class)]
 
 
 def _with_problem_type(tasks: list[Task], problem_type: ProblemType | None) -> Task:

@@ -35,6 +35,8 @@ class Task(ABC):
         over_vocabulary: the classes are the tokens of the vocabulary and not the labels of the
             data.
         over_positions: the classes are the positions of the text.
+        declared: the class of a model does not imply this task: the field ``finetuning_task`` of
+            its configuration has to name it.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False
     over_positions: ClassVar[bool] = False
+    declared: ClassVar[bool] = False
 
     def fits(self, config: "PreTrainedConfig") -> bool:
         """Whether this may be a model's task, of several with one name and no problem type."""
