@@ -103,6 +103,8 @@ def export_model(
     with updated_folder(folder, marker=FACTS, stale=_files_of(folder)) as unfinished:
         agreement = _written(source, unfinished, target, options, examples)
         require_within_tolerance(agreement, options.precision)
+        # As in a saved model: servers look here for the head of the model.
+        source.config.architectures = [type(source).__name__]
         source.config.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
