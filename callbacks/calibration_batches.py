@@ -100,8 +100,9 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
     task = _task(model)
 
     def logits(batch: Batch) -> Tensor:
-        output = model(**model_inputs(model, batch))
-        found: Tensor = output[0] if task is None else logits_in(output)
+        inputs = model_inputs(model, batch)
+        output = model(**inputs)
+        found: Tensor = output[0] if task is None else logits_in(output, model, inputs)
         return found
 
     def loss(batch: Batch) -> Tensor:
@@ -111,7 +112,8 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
         found = logits(batch)
         return found if task is None else task.choices(found, token_mask(batch))
 
-    return Calibration(batches, loss, choices)
+    numbers = task is None or task.distribution == "continuous"
+    return Calibration(batches, loss, choices, numbers=numbers)
 
 
 def _task(model: "PreTrainedModel") -> Task | None:

@@ -2,10 +2,10 @@
 
 A saved model is a Hugging Face folder: ``config.json``, ``model.safetensors`` and, where there are
 masks, ``masks.safetensors`` with eight weights a byte; no pickle. The field ``compression`` of
-``config.json`` holds the compression state that a checkpoint has under the same key, all but the
-masks. Where transformers cannot build the model from it, ``modeling_compressed.py`` and what that
-needs lie beside it, so that the folder loads without this package, and the weights in
-``model.compressed.safetensors``, which transformers' own classes do not find.
+``config.json`` holds the compression state of a checkpoint, all but the masks. Where transformers
+cannot build the model from it, ``modeling_compressed.py`` and what that needs lie beside it, so
+that the folder loads without this package, and the weights in ``model.compressed.safetensors``,
+which transformers' own classes do not find.
 """
 
 import copy
@@ -34,6 +34,7 @@ from lightning_compress.models.manifest import (
     manifest_of,
 )
 from lightning_compress.models.masks import MASKS
+from lightning_compress.models.sentence_embedding import write_embedding_files
 from lightning_compress.quantization.fake_quantized import convert_, is_prepared
 from lightning_compress.quantization.modules import QUANTIZED
 from lightning_compress.substitution.edit import finalize_substitution_, switches_of
@@ -188,6 +189,7 @@ def _write(
         model.save_pretrained(folder, **options)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+    write_embedding_files(model, folder)
     if masks:
         save_file(masks, folder / _MASKS_FILE)
 
@@ -244,9 +246,7 @@ def edits_in(folder: str | Path) -> list[Edit]:
         require_format(state)
         edits: list[Edit] = state[EDITS.key]
     except _DAMAGES as error:
-        raise InputError(
-            f"{folder} cannot be loaded, its config.json is damaged: {error}"
-        ) from error
+        raise InputError(f"{folder}/config.json is damaged: {error}") from error
     return edits
 
 

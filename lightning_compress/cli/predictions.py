@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_compress.data import QuestionAnsweringDataModule, TokenClassificationDataModule
+from lightning_compress.data import (
+    QuestionAnsweringDataModule,
+    SentencePairDataModule,
+    TokenClassificationDataModule,
+)
+from lightning_compress.data.sentence_pairs import pair_of
 from lightning_compress.data.splits import row_of
 from lightning_compress.tasks.answers import best_spans
 
@@ -33,6 +38,8 @@ def lines_of(
     )
     if isinstance(data, QuestionAnsweringDataModule):
         return _answers(rows, data)
+    if isinstance(data, SentencePairDataModule):
+        return _similarities(rows) if len(data.columns) > 1 else _embeddings(rows)
     lines = [described(row, names, data) for row in rows]
     # Batches are of texts of one length; people look for the order of their file.
     return iter(sorted(lines, key=lambda line: line.get("row", 0)))
@@ -79,6 +86,22 @@ def _words(
         "tags": [names[line["tag"][start]] for start in starts] + cut,
         "probabilities": [line["probability"][start] for start in starts] + cut,
     }
+
+
+def _embeddings(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The embedding of each text."""
+    for row in sorted(rows, key=lambda one: one["example_id"]):
+        yield {"row": pair_of(row["example_id"])[0], "embedding": row["embedding"]}
+
+
+def _similarities(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The cosine of the embeddings of each pair."""
+    ordered = iter(sorted(rows, key=lambda one: one["example_id"]))
+    for first, second in zip(ordered, ordered, strict=True):
+        one, other = (np.array(row["embedding"]) for row in (first, second))
+        lengths = np.linalg.norm(one) * np.linalg.norm(other)
+        row = pair_of(first["example_id"])[0]
+        yield {"row": row, "similarity": float(one @ other / lengths)}
 
 
 def _answers(

@@ -81,8 +81,10 @@ def set_up(data: Any, model: "PreTrainedModel", stage: str) -> None:
     info.require_task(task_of(model).name)
     data.known_labels = labels_of(model)
     data.setup(stage)
-    if model.config.problem_type is None and data.known_labels.names is not None:
-        # Of several outputs only the data can say whether one or several hold.
+    unknown = model.config.problem_type is None and data.known_labels.names is not None
+    if unknown or task_of(model).embeds:
+        # Of several outputs only the data can say whether one or several hold, of pairs of texts
+        # whether they have scores.
         model.config.problem_type = getattr(data, "problem_type", None)
 
 

@@ -2,12 +2,14 @@
 
 from lightning_compress.data.language_modeling import LanguageModelingDataModule
 from lightning_compress.data.question_answering import QuestionAnsweringDataModule
+from lightning_compress.data.sentence_pairs import SentencePairDataModule
 from lightning_compress.data.text_classification import TextClassificationDataModule
 from lightning_compress.data.token_classification import TokenClassificationDataModule
 
 __all__ = [
     "LanguageModelingDataModule",
     "QuestionAnsweringDataModule",
+    "SentencePairDataModule",
     "TextClassificationDataModule",
     "TokenClassificationDataModule",
 ]

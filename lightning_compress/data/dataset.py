@@ -35,6 +35,7 @@ class Sequences(Protocol):
 
     ids: NDArray[np.int64]  # [N] stable ids of the examples
     lengths: NDArray[np.int64]  # [N] tokens of each
+    together: int  # so many neighbours are always in one batch, and count as one for its size
 
     def tokens(self, index: int) -> NDArray[Any]:
         """Ids of one example."""
@@ -67,15 +68,22 @@ class TokenBatches(Dataset[Batch]):
         self.sequences = sequences
         self.pad_token_id = pad_token_id
         self.add_targets = add_targets
-        self.padded = padded_length(sequences.lengths, max_length)
+        longest = sequences.lengths.reshape(-1, sequences.together).max(1)
+        self.padded = padded_length(longest, max_length)
 
     def __len__(self) -> int:
-        """Examples, not batches."""
+        """Examples, not batches; those that stay together count as one."""
         return len(self.padded)
 
     def __getitem__(self, request: BatchRequest) -> Batch:
+        inside = np.arange(self.sequences.together)
+        indices = (request.indices[:, None] * len(inside) + inside).ravel()
+        return self._batch(BatchRequest(indices, request.epoch))
+
+    def _batch(self, request: BatchRequest) -> Batch:
+        """The batch of some examples, whether those that stay together are all there or not."""
         indices = request.indices
-        shape = (len(indices), int(self.padded[indices].max()))
+        shape = (len(indices), int(self.padded[indices // self.sequences.together].max()))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         types = np.zeros(shape, dtype=np.int64)
@@ -114,7 +122,7 @@ class TokenBatches(Dataset[Batch]):
                 f"there is no example {unknown[0]} ({len(unknown)} of {len(ids)} are not there): "
                 "the same rows need the same data.path, data.splits, data.limits and data.seed"
             )
-        return self[BatchRequest(order[places], None)]
+        return self._batch(BatchRequest(order[places], None))
 
     @cached_property
     def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

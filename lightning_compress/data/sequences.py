@@ -27,6 +27,8 @@ class StoredTexts:
         suffix: ids behind each text.
     """
 
+    together = 1
+
     def __init__(
         self,
         store: TokenStore,
@@ -81,12 +83,36 @@ class StoredWords(StoredTexts):
         return len(cut), sum(int(np.sum(marks)) for marks in behind)
 
 
+class PairedTexts:
+    """The texts of pairs as examples: both of the first pair, then both of the second, and so on.
+
+    Args:
+        first, second: as many examples each, with different ids.
+    """
+
+    together = 2
+
+    def __init__(self, first: Sequences, second: Sequences) -> None:
+        self.parts = (first, second)
+        self.ids = np.stack([first.ids, second.ids], 1).ravel()
+        self.lengths = np.stack([first.lengths, second.lengths], 1).ravel()
+
+    def tokens(self, index: int) -> NDArray[Any]:
+        """Ids of one example."""
+        return self.parts[index % 2].tokens(index // 2)
+
+    def segments(self, index: int) -> None:
+        """Texts of pairs are single texts."""
+
+
 class JoinedTexts:
     """The examples of the first part, then those of the second, and so on.
 
     Args:
         parts: examples with different ids.
     """
+
+    together = 1
 
     def __init__(self, parts: Sequence[Sequences]) -> None:
         self.parts = parts
@@ -125,6 +151,8 @@ class PackedBlocks:
         suffix: ids at its end.
         shortest: a last block with fewer tokens of the texts is left out.
     """
+
+    together = 1
 
     def __init__(
         self,

@@ -67,6 +67,8 @@ class QuestionWindows:
         first_id: id of the first window of the source; the others count up.
     """
 
+    together = 1
+
     def __init__(self, windows: Sequence[Window], chosen: NDArray[np.int64], first_id: int) -> None:
         self.windows = [windows[place] for place in chosen]
         self.ids = first_id + chosen

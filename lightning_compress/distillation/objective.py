@@ -31,6 +31,7 @@ from lightning_compress.distillation.outputs import Outputs, RequestedOutputs, d
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
+from lightning_compress.models.sentence_embedding import stated_embedding
 from lightning_compress.models.structure import Units, linear_at, outputs_of
 from lightning_compress.tasks.task import Distribution
 
@@ -119,6 +120,14 @@ class Objective(nn.Module):
         if soft is not None and soft.hard and self.distribution == "continuous":
             raise InputError(
                 "losses.soft_targets.hard: a regression has no most probable class; leave it out"
+            )
+        embeds = stated_embedding(teacher) is not None
+        ours, theirs = int(student.config.hidden_size), int(teacher.config.hidden_size)
+        if soft is not None and embeds and ours != theirs:
+            raise InputError(
+                f"losses.soft_targets: embeddings of {theirs} numbers and of {ours} cannot be "
+                "compared one by one: leave it out and set losses.embeddings, which learns a "
+                "projection"
             )
         self.requested(depth_of(student))
         if maps is not None or self.losses.relations is not None:

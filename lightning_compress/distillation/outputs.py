@@ -12,6 +12,7 @@ from lightning_compress.models.calibration import token_mask
 from lightning_compress.models.forward import logits_in, model_inputs
 from lightning_compress.models.hooks import Call, Hook, after_calls
 from lightning_compress.models.layers import layer_count
+from lightning_compress.models.sentence_embedding import mean_over_tokens
 from lightning_compress.models.structure import Units, units_in
 from lightning_compress.models.switch import ReplacementSwitch
 
@@ -115,10 +116,11 @@ def run_with_outputs(
         _attention_inputs(model, requested.attention) as attention,
         _layer_outputs(model if states and layered else None) as layers,
     ):
-        found = model(**model_inputs(model, batch), **options)
+        inputs = model_inputs(model, batch)
+        found = model(**inputs, **options)
     hidden: Sequence[Tensor] = layers or (found.hidden_states[1:] if states else ())
     return Outputs(
-        logits=logits_in(found),
+        logits=logits_in(found, model, inputs),
         mask=mask,
         hidden={layer: hidden[layer] for layer in requested.hidden},
         attention=attention,
@@ -157,12 +159,6 @@ def heads_of(model: nn.Module) -> list[Units]:
         ]
         blocks.append(inside[-1])
     return units_in(model, blocks, "heads")
-
-
-def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """[B, H] mean of the states [B, S, H] over the tokens of the mask [B, S]."""
-    weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @contextmanager

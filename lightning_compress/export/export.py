@@ -24,7 +24,8 @@ from lightning_compress.export.verify import (
     require_within_tolerance,
     verdict,
 )
-from lightning_compress.models.forward import require_runs
+from lightning_compress.models.forward import logits_in, require_runs
+from lightning_compress.models.sentence_embedding import stated_embedding
 from lightning_compress.quantization.modules import is_in_full_range
 from lightning_compress.quantization.precisions import PRECISIONS, own_precision
 from lightning_compress.types import MAIN_INPUTS, Batch, main_input
@@ -125,11 +126,18 @@ def _written(
         target.write(source, folder, options)
         program = target.open(folder, names, options.precision, torch.get_num_threads())
         batches = _split(examples, options.max_batch_size)
-        several = getattr(source.config, "problem_type", None) == "multi_label_classification"
+        problem = getattr(source.config, "problem_type", None)
+        several = problem == "multi_label_classification"
+        numbers = problem == "regression" or stated_embedding(source) is not None
         reference = _reference(source, names)
         positions = hasattr(source, "qa_outputs")  # of all heads for question answering
         return agreement_of(
-            program, reference, batches, several_labels=several, over_positions=positions
+            program,
+            reference,
+            batches,
+            several_labels=several,
+            over_positions=positions,
+            numbers=numbers,
         )
     except InputError:
         raise
@@ -193,12 +201,7 @@ def _require_logits(model: "PreTrainedModel", examples: Sequence[Batch]) -> None
     if not examples:
         raise InputError("there are no examples to compare on: give some")
     first = {name: value[:1] for name, value in examples[0].items()}
-    found = require_runs(model, first)
-    if all(getattr(found, name, None) is None for name in ("logits", "start_logits")):
-        raise InputError(
-            f"{type(model).__name__} gives no logits, which are what is exported and compared: "
-            "export a model with the head of a task"
-        )
+    logits_in(require_runs(model, first), model, first)
 
 
 def _split(batches: Sequence[Batch], size: int) -> list[Batch]:

@@ -32,7 +32,7 @@ class Traced(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits [B, C] or [B, S, V] of integer inputs [B, S], or of pixels."""
         given = dict(zip(self.names, inputs, strict=True))
-        return logits_in(self.model(**given, **self.options))
+        return logits_in(self.model(**given, **self.options), self.model, given)
 
 
 def input_names(model: "PreTrainedModel") -> list[str]:

@@ -23,7 +23,7 @@ class Agreement:
             is not finite, in both programs too.
         largest_logit: largest magnitude of the reference's logits.
         equal_predictions: fraction of examples (tokens, for a language model) with the same largest
-            logit, or with the same labels; None for models with one output.
+            logit, or with the same labels; None where predictions are numbers.
     """
 
     examples: int
@@ -39,6 +39,7 @@ def agreement_of(
     *,
     several_labels: bool = False,
     over_positions: bool = False,
+    numbers: bool = False,
 ) -> Agreement:
     """Compare an exported model with its reference on batches of real examples.
 
@@ -49,6 +50,7 @@ def agreement_of(
             is not compared.
         several_labels: an example has each label whose logit is positive, and not one class.
         over_positions: a prediction is the position with the largest of [B, S, C] logits.
+        numbers: the logits are numbers, of a regression or an embedding, and no predictions.
     """
     largest = size = 0.0
     equal, predictions = 0, 0
@@ -73,7 +75,8 @@ def agreement_of(
         else:
             equal += int((found.argmax(-1) == expected.argmax(-1)).sum())
         predictions += len(expected)
-    fraction = equal / predictions if several_labels or expected.shape[-1] > 1 else None
+    discrete = several_labels or (expected.shape[-1] > 1 and not numbers)
+    fraction = equal / predictions if discrete else None
     return Agreement(sum(len(main_input(b)) for b in batches), largest, size, fraction)
 
 

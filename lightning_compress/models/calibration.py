@@ -24,11 +24,13 @@ class Calibration:
             ``pixel_values`` of images; ``labels`` where the loss needs them; on the model's device.
         loss: mean loss over a batch's examples, a scalar.
         logits: the model's logits of a batch: [B, C], or [B, S, V].
+        numbers: the logits are numbers, of a regression or an embedding, and not classes.
     """
 
     batches: Sequence[Batch]
     loss: Callable[[Batch], Tensor]
     logits: Callable[[Batch], Tensor]
+    numbers: bool = False
 
     def tokens(self, model: nn.Module) -> float:
         """Mean number of tokens of an example, padding not counted."""
@@ -84,24 +86,25 @@ def divergence_from(whole: Sequence[Tensor], calibration: Calibration) -> float:
 
     Returns:
         Nats, in the mean of the examples, of a language model of their tokens; the mean squared
-        difference where the model predicts a single number.
+        difference where the model predicts numbers.
     """
     total = sum(
-        _divergence(before, calibration.logits(batch), batch)
+        _divergence(before, calibration.logits(batch), batch, numbers=calibration.numbers)
         for before, batch in zip(whole, calibration.batches, strict=True)
     )
     return total / sum(len(main_input(batch)) for batch in calibration.batches)
 
 
-def _divergence(whole: Tensor, less: Tensor, batch: Batch) -> float:
+def _divergence(whole: Tensor, less: Tensor, batch: Batch, *, numbers: bool) -> float:
     """Summed over the examples; of a language model over the mean of each example's tokens."""
     whole, less = whole.double(), less.double()
-    if whole.shape[-1] == 1:
-        return float((whole - less).square().sum())
-    nats = functional.kl_div(
-        less.log_softmax(-1), whole.log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)
-    if nats.dim() == 1:
-        return float(nats.sum())
+    if numbers or whole.shape[-1] == 1:
+        each = (whole - less).square().mean(-1)
+    else:
+        each = functional.kl_div(
+            less.log_softmax(-1), whole.log_softmax(-1), reduction="none", log_target=True
+        ).sum(-1)
+    if each.dim() == 1:
+        return float(each.sum())
     mask = token_mask(batch)
-    return float(((nats * mask).sum(1) / mask.sum(1).clamp(min=1)).sum())
+    return float(((each * mask).sum(1) / mask.sum(1).clamp(min=1)).sum())

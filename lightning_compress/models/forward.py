@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_compress.errors import InputError, first_line
 from lightning_compress.models.families import FAMILIES
+from lightning_compress.models.sentence_embedding import embeddings_of
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,16 +63,32 @@ def image_tokens(model: nn.Module) -> int:
     return positions.shape[1]
 
 
-def logits_in(output: Any) -> Tensor:
+def logits_in(output: Any, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """The logits in what a Hugging Face model returns.
 
     Those of the start and the end of an answer, [B, S] each, are put side by side, [B, S, 2], as
-    the layer that computes them has them.
+    the layer that computes them has them. Embeddings of texts, [B, H], count as logits.
+
+    Args:
+        output: what the model returned.
+        model: states how embeddings are computed.
+        inputs: of its forward.
+
+    Raises:
+        InputError: there are none.
     """
     if "logits" in output:
         found: Tensor = output.logits
         return found
-    return torch.stack([output.start_logits, output.end_logits], -1)
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], -1)
+    embeddings = embeddings_of(model, inputs, output[0])
+    if embeddings is None:
+        raise InputError(
+            f"{type(model).__name__} gives no logits: use a model with the head of a task, or "
+            "declare its task, such as sentence-similarity (model.task, --task of a command)"
+        )
+    return embeddings
 
 
 @contextmanager
@@ -118,7 +135,7 @@ def logits_by(model: nn.Module, call: Callable[..., Any]) -> Callable[..., Tenso
     outputs = outputs_by(model, call)
 
     def logits(**inputs: Tensor) -> Tensor:
-        return logits_in(outputs(**inputs))
+        return logits_in(outputs(**inputs), model, inputs)
 
     return logits
 

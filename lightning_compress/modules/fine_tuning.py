@@ -21,6 +21,7 @@ from lightning_compress.models.finite import is_finite, not_finite
 from lightning_compress.models.forward import logits_in, model_inputs
 from lightning_compress.models.manifest import require_float
 from lightning_compress.models.masks import masks_of
+from lightning_compress.models.sentence_embedding import Pooling
 from lightning_compress.modules.checkpoint import (
     checkpoint_options,
     model_options,
@@ -35,11 +36,8 @@ from lightning_compress.modules.optimizers import (
     schedule_factor,
     scheduled,
 )
-from lightning_compress.modules.pretrained import (
-    build_model,
-    require_readable,
-    resize_embeddings_,
-)
+from lightning_compress.modules.pretrained import build_model
+from lightning_compress.modules.tokens import require_readable, resize_embeddings_
 from lightning_compress.resuming import require_same_options
 from lightning_compress.tasks import task_named, task_of
 from lightning_compress.tasks.labels import labels_of, metrics_of
@@ -64,7 +62,7 @@ class FineTuningModule(L.LightningModule):
         config: fields of the model's configuration, to change a pretrained model's (dropout) or,
             with ``model_type``, to build one from scratch; vocabulary and labels come from data.
         task: ``sequence-classification``, ``token-classification``, ``question-answering``,
-            ``causal-lm`` or ``masked-lm``.
+            ``sentence-similarity``, ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: kind of labels; default: that of the data.
@@ -72,6 +70,8 @@ class FineTuningModule(L.LightningModule):
             examples that have the label, torch's ``pos_weight``): ``balanced``, a list in the order
             of the classes, or a mapping by their names. ``val_loss`` and ``test_loss`` have none.
         resize_embeddings: add untrained embeddings of tokens that only the tokenizer knows.
+        pooling: of sentence-similarity: ``mean`` over the tokens or ``cls``, the first one;
+            default: as the model's files for sentence-transformers state it, else ``mean``.
         optimizer: optimizer class with its options, or in Python a class or ``functools.partial``;
             default: AdamW. The next two options hold for it, whatever its own defaults are.
         learning_rate: peak of the schedule.
@@ -102,6 +102,7 @@ class FineTuningModule(L.LightningModule):
         problem_type: ProblemType | None = None,
         class_weights: ClassWeights | None = None,
         resize_embeddings: bool = False,
+        pooling: Pooling | None = None,
         optimizer: OptimizerCallable | None = None,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
@@ -184,11 +185,13 @@ class FineTuningModule(L.LightningModule):
             labels={} if self.task.over_vocabulary else labels,
             vocabulary=self._vocabulary,
             new_head=self.known_labels.names is None,
+            pooling=self.hparams["pooling"],
         )
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits of a batch: [B, C] of a classifier, [B, S, V] of a language model."""
-        return logits_in(self.model(**model_inputs(self.model, batch)))
+        inputs = model_inputs(self.model, batch)
+        return logits_in(self.model(**inputs), self.model, inputs)
 
     def on_fit_start(self) -> None:
         """Weigh the classes in the loss of the training."""

@@ -33,7 +33,7 @@ def known_labels(options: Mapping[str, Any], task: Task) -> KnownLabels:
     Raises:
         InputError: ``model.config.id2label`` and ``model.num_labels`` contradict each other.
     """
-    if task.over_vocabulary:
+    if task.over_vocabulary or task.embeds:
         return KnownLabels()
     config = options["config"] or {}
     count = options["num_labels"] or config.get("num_labels")

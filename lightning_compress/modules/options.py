@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 from lightning.pytorch.cli import OptimizerCallable
 
 from lightning_compress.distillation.objective import Losses
+from lightning_compress.models.sentence_embedding import Pooling
 from lightning_compress.modules.class_weights import ClassWeights
 from lightning_compress.modules.teacher_inputs import CacheUse
 from lightning_compress.types import ProblemType
@@ -20,6 +21,7 @@ class FineTuningOptions(TypedDict, total=False):
     problem_type: ProblemType | None
     class_weights: ClassWeights | None
     resize_embeddings: bool
+    pooling: Pooling | None
     optimizer: OptimizerCallable | None
     learning_rate: float
     weight_decay: float

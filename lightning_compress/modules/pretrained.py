@@ -13,18 +13,21 @@ from torch import Tensor
 
 from lightning_compress.compression_state import is_saved_here
 from lightning_compress.errors import InputError, first_line
-from lightning_compress.models.forward import known_tokens, most_tokens
-from lightning_compress.models.manifest import require_float
-from lightning_compress.models.masks import masks_of
+from lightning_compress.models.sentence_embedding import (
+    EMBEDDING,
+    Pooling,
+    has_embedding_files,
+    state_pooling_,
+)
 from lightning_compress.saving import load_compressed, quiet_transformers
-from lightning_compress.tasks import DECLARED_TASK, Task, declare_task_, task_of
+from lightning_compress.tasks import DECLARED_TASK, TASKS, Task, declare_task_, task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
 # What saved configurations hold beside their fields.
-_WRITTEN = {"compression", "transformers_version", "auto_map", DECLARED_TASK}
+_WRITTEN = {"compression", "transformers_version", "auto_map", DECLARED_TASK, EMBEDDING}
 _UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -36,6 +39,7 @@ def build_model(
     labels: dict[str, Any],
     vocabulary: dict[str, Any],
     new_head: bool,
+    pooling: Pooling | None = None,
     option: str = "model.pretrained",
 ) -> "PreTrainedModel":
     """Build the model of a run, in float32.
@@ -48,6 +52,7 @@ def build_model(
         labels: ``num_labels``, ``problem_type``, ``id2label``, ``label2id`` as far as known.
         vocabulary: ``vocab_size``, ``pad_token_id``, ... for a model from scratch.
         new_head: put an untrained head in the place of one for another number of labels.
+        pooling: how embeddings are made of the states of tokens; None: as the model states it.
         option: what error messages call ``pretrained``.
 
     Raises:
@@ -69,6 +74,8 @@ def build_model(
     else:
         model = _from_pretrained(pretrained, task, fields, new_head, option)
     declare_task_(model, [task.name])
+    if pooling is not None:
+        state_pooling_(model, pooling)
     if task_of(model).auto_class != task.auto_class:
         raise InputError(
             f"{option}: {pretrained} is a {type(model).__name__}, which does not do {task.name}: "
@@ -115,12 +122,21 @@ def _is_read(config: "PreTrainedConfig", name: str) -> bool:
 def load_trained(name: str) -> "PreTrainedModel":
     """Load a model of the architecture that its configuration names, in float32 and eval mode.
 
+    The task of an encoder with files for sentence-transformers is sentence-similarity.
+
     Args:
         name: a Hub name, a Hugging Face folder or a compressed folder.
 
     Raises:
         InputError: it cannot be found, its architecture is unknown, or some weights are missing.
     """
+    model = _of_its_architecture(name)
+    if has_embedding_files(name):
+        declare_task_(model, [task.name for task in TASKS if task.embeds])
+    return model
+
+
+def _of_its_architecture(name: str) -> "PreTrainedModel":
     import transformers
 
     if (Path(name) / "config.json").is_file():
@@ -227,8 +243,9 @@ def _require_same_body(
 
 def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str]) -> None:
     """Report weights with random values: expected in a new head, a warning in the body."""
-    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     # A pooler belongs to the head: masked language models are saved without one.
+    missing = [key for key in missing if not key.startswith("pooler.")]
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     body = [key for key in body if ".pooler." not in key]
     if body:
         rank_zero_warn(
@@ -237,62 +254,6 @@ def _report_new_weights(model: "PreTrainedModel", name: str, missing: list[str])
         )
     elif missing:
         rank_zero_info(f"The head on {name} is new and untrained.")
-
-
-def resize_embeddings_(model: "PreTrainedModel", tokens: int) -> None:
-    """Add embeddings for the tokens that a model does not know, in place.
-
-    They are drawn from the normal distribution with mean and covariance of the known ones (John
-    Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021,
-    https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
-
-    Args:
-        model: any Hugging Face model.
-        tokens: size of the tokenizer's vocabulary.
-
-    Raises:
-        InputError: the model is quantized, or its embeddings are pruned.
-    """
-    rows = known_tokens(model)
-    if rows is None or tokens <= rows:
-        return
-    remedy = "resize the embeddings of the dense model that it came from, and compress that one"
-    require_float(model, remedy)
-    embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    names = {name for name, module in model.named_modules() if id(module) in embeddings}
-    if any(name.rpartition(".")[0] in names for name in masks_of(model)):
-        raise InputError(f"the embeddings of {type(model).__name__} are pruned: {remedy}")
-    with quiet_transformers():
-        model.resize_token_embeddings(tokens)
-    rank_zero_info(
-        f"The model knew {rows} tokens and the tokenizer {tokens}: {tokens - rows} embeddings are "
-        "new and untrained."
-    )
-
-
-def require_readable(model: "PreTrainedModel", vocab_size: int, max_length: int) -> None:
-    """Require that a model has embeddings for the tokens and the positions of the data.
-
-    Args:
-        model: any Hugging Face model.
-        vocab_size: of the tokenizer.
-        max_length: maximum number of tokens of an example.
-
-    Raises:
-        InputError: there are too few, which would be an index error in the forward pass.
-    """
-    rows, positions = known_tokens(model), most_tokens(model)
-    if rows is not None and vocab_size > rows:
-        raise InputError(
-            f"the tokenizer knows {vocab_size} tokens and the model {rows}: set data.tokenizer to "
-            "the one the model was trained with, or model.resize_embeddings: true to add untrained "
-            "embeddings of the new tokens and train them"
-        )
-    if positions is not None and max_length > positions:
-        raise InputError(
-            f"data.max_length is {max_length} and the model reads at most {positions} tokens: "
-            "lower it"
-        )
 
 
 def require_same_tensors(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:

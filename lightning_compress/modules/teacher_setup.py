@@ -143,6 +143,8 @@ def check_teacher(teacher: "PreTrainedModel", student: "PreTrainedModel", task: 
                 "a language model learns token by token, so both need one vocabulary"
             )
         return
+    if task.embeds:
+        return
     labels = {"num_labels": ours.num_labels, "id2label": ours.id2label}
     check_labels(
         teacher, {**labels, "problem_type": task_of(student).problem_type}, whose="the student"

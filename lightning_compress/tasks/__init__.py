@@ -21,6 +21,7 @@ from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
 from lightning_compress.tasks.question_answering import QuestionAnswering
 from lightning_compress.tasks.regression import Regression
+from lightning_compress.tasks.sentence_similarity import SentenceRetrieval, SentenceSimilarity
 from lightning_compress.tasks.task import Task
 from lightning_compress.tasks.token_classification import EntityRecognition, WordTagging
 from lightning_compress.types import ProblemType
@@ -39,6 +40,8 @@ TASKS: list[Task] = [
     ImageClassification(),
     MultiLabelImageClassification(),
     ImageRegression(),
+    SentenceSimilarity(),
+    SentenceRetrieval(),
 ]
 """All tasks; of several with one name the first is the default."""
 
@@ -99,10 +102,9 @@ def declare_task_(model: nn.Module, names: Collection[str]) -> None:
         names: of the tasks that it is to have; those that its class implies, or excludes, change
             nothing.
     """
-    config: Any = model.config
     for task in _tasks_of_class(model):
         if task.declared and task.name in names:
-            setattr(config, DECLARED_TASK, task.name)
+            task.declare_(model)
 
 
 def _tasks_of_class(model: nn.Module) -> list[Task]:

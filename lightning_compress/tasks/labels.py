@@ -39,8 +39,9 @@ def named_outputs(
 
 
 def labels_of(model: "PreTrainedModel") -> KnownLabels:
-    """What the outputs of a model stand for; nothing of a language model."""
-    if task_of(model).over_vocabulary:
+    """What the outputs of a model stand for; nothing of a language model or of embeddings."""
+    task = task_of(model)
+    if task.over_vocabulary or task.embeds:
         return KnownLabels()
     return named_outputs(model.config.id2label, model.config.problem_type)
 

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_compress.errors import InputError
@@ -35,6 +35,7 @@ class Task(ABC):
         over_vocabulary: the classes are the tokens of the vocabulary and not the labels of the
             data.
         over_positions: the classes are the positions of the text.
+        embeds: logits are embeddings of texts; neither the model nor the data have classes.
         declared: the class of a model does not imply this task: the field ``finetuning_task`` of
             its configuration has to name it.
     """
@@ -48,7 +49,13 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False
     over_positions: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
     declared: ClassVar[bool] = False
+
+    def declare_(self, model: nn.Module) -> None:
+        """Note in a model's configuration that this is its task; of declared tasks only."""
+        config: Any = model.config
+        config.finetuning_task = self.name
 
     def fits(self, config: "PreTrainedConfig") -> bool:
         """Whether this may be a model's task, of several with one name and no problem type."""

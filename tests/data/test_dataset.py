@@ -62,6 +62,7 @@ class Listed:
     ) -> None:
         self.ids = np.array(ids)
         self.lengths = np.array([len(text) for text in tokens])
+        self.together = 1
         self._tokens: list[Any] = [np.array(text, dtype=dtype) for text in tokens]
         self._segments = segments
 

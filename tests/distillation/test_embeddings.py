@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from lightning_compress.distillation.hidden_states import embedding_loss
-from lightning_compress.distillation.outputs import (
-    RequestedOutputs,
-    mean_over_tokens,
-    run_with_outputs,
-)
+from lightning_compress.distillation.outputs import RequestedOutputs, run_with_outputs
+from lightning_compress.models.sentence_embedding import mean_over_tokens
 
 
 def embeddings(seed):

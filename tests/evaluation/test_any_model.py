@@ -76,7 +76,7 @@ def test_inputs_that_are_missing_are_named(
     [("BertModel", BERT), ("BertForPreTraining", BERT), ("T5EncoderModel", T5)],
 )
 def test_what_has_no_logits_is_not_exported(name: str, config: Any, tmp_path: Any) -> None:
-    with pytest.raises(InputError, match=f"{name} gives no logits, which are what is exported"):
+    with pytest.raises(InputError, match=f"{name} gives no logits: use a model"):
         export_model(_built(name, config).eval(), tmp_path / "e", "aotinductor", examples=[TEXTS])
     with pytest.raises(InputError, match="there are no examples to compare on"):
         export_model(_built(name, config).eval(), tmp_path / "e", "aotinductor", examples=[])

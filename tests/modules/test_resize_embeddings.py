@@ -13,7 +13,7 @@ from lightning_compress.data.tokenizer import vocabulary_size
 from lightning_compress.errors import InputError
 from lightning_compress.models import set_masks_
 from lightning_compress.modules import FineTuningModule
-from lightning_compress.modules.pretrained import resize_embeddings_
+from lightning_compress.modules.tokens import resize_embeddings_
 from lightning_compress.quantization import quantize_
 from lightning_compress.saving import load_compressed, save_compressed
 
