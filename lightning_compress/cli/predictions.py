@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_compress.data import (
     QuestionAnsweringDataModule,
+    RerankingDataModule,
     SentencePairDataModule,
     TokenClassificationDataModule,
 )
@@ -31,7 +32,7 @@ def lines_of(
         data: the data module that the examples are of.
     """
     columns = ({name: values.tolist() for name, values in batch.items()} for batch in batches)
-    rows = (
+    rows: Iterator[dict[str, Any]] = (
         dict(zip(batch, row, strict=True))
         for batch in columns
         for row in zip(*batch.values(), strict=True)
@@ -40,6 +41,8 @@ def lines_of(
         return _answers(rows, data)
     if isinstance(data, SentencePairDataModule):
         return _similarities(rows) if len(data.columns) > 1 else _embeddings(rows)
+    if isinstance(data, RerankingDataModule):
+        rows = _ranked(rows, data)
     lines = [described(row, names, data) for row in rows]
     # Batches are of texts of one length; people look for the order of their file.
     return iter(sorted(lines, key=lambda line: line.get("row", 0)))
@@ -102,6 +105,20 @@ def _similarities(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
         lengths = np.linalg.norm(one) * np.linalg.norm(other)
         row = pair_of(first["example_id"])[0]
         yield {"row": row, "similarity": float(one @ other / lengths)}
+
+
+def _ranked(
+    rows: Iterable[Mapping[str, Any]], data: RerankingDataModule
+) -> Iterator[dict[str, Any]]:
+    """Each prediction with its query and its rank in it; those with equal scores share a rank."""
+    found = [(data.query_of(row["example_id"]), row) for row in rows]
+    logits: dict[Any, list[float]] = defaultdict(list)
+    for query, row in found:
+        logits[query].append(row["logit"])
+    ordered = {query: np.sort(-np.array(mine)) for query, mine in logits.items()}
+    for query, row in found:
+        rank = 1 + int(np.searchsorted(ordered[query], -row["logit"]))
+        yield {**row, "query": query, "rank": rank}
 
 
 def _answers(

@@ -229,6 +229,10 @@ class TextDataModule(LightningDataModule, ABC):
         """Class of each training row, each of which gives its share to validation."""
         return None
 
+    def _groups(self) -> NDArray[np.int64] | None:
+        """Group of each training row, counted from 0, where the rows of a group stay together."""
+        return None
+
     def _columns_of(self, split: SplitName) -> dict[str, str]:
         """Columns that a split must have, and the options that name them."""
         return dict.fromkeys(self.columns, "text")
@@ -282,6 +286,7 @@ class TextDataModule(LightningDataModule, ABC):
                 fraction=self.validation_fraction,
                 seed=self.seed,
                 classes=self._classes(),
+                groups=self._groups(),
                 with_test=is_single_file(self.path, self.splits),
             )
         return TokenBatches(

@@ -51,7 +51,8 @@ def rows_of(
     *,
     fraction: float,
     seed: int,
-    classes: NDArray[np.int64] | None,
+    classes: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None = None,
     with_test: bool,
 ) -> NDArray[np.int64]:
     """The rows of one of the splits that share a file.
@@ -62,18 +63,28 @@ def rows_of(
         fraction: fraction of the rows for validation and, of what is left, for the test.
         seed: chooses the rows.
         classes: [rows] class of each row; every class then gives its share.
+        groups: [rows] group of each row, counted from 0, whose rows stay together: groups are
+            divided, and ``fraction`` is one of them. There are no classes then.
         with_test: whether there are test rows, too.
 
     Raises:
-        InputError: there are too few rows.
+        InputError: there are too few rows, or all are of one group.
     """
-    rest = np.arange(rows)
+    rest = np.arange(rows if groups is None else int(groups.max(initial=-1)) + 1)
+    if groups is not None and len(rest) < 2:
+        raise InputError(
+            f"data.path: all {rows} training rows belong together and cannot be divided into "
+            "training and validation: give rows of more queries, or a validation file in "
+            "data.splits"
+        )
     found: dict[SplitName, NDArray[np.int64]] = {}
     for name in ("test", "validation") if with_test else ("validation",):
         left = None if classes is None else classes[rest]
         kept, carved = carve_validation(len(rest), fraction=fraction, seed=seed, classes=left)
         rest, found[name] = rest[kept], rest[carved]
     found["train"] = rest
+    if groups is not None:
+        found = {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in found.items()}
     if with_test and split == "train":
         counts = ", ".join(f"{len(chosen)} {name}" for name, chosen in found.items())
         rank_zero_info(f"data.path is a single file, divided by data.seed: {counts} rows.")

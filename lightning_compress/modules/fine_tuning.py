@@ -62,7 +62,7 @@ class FineTuningModule(L.LightningModule):
         config: fields of the model's configuration, to change a pretrained model's (dropout) or,
             with ``model_type``, to build one from scratch; vocabulary and labels come from data.
         task: ``sequence-classification``, ``token-classification``, ``question-answering``,
-            ``sentence-similarity``, ``causal-lm`` or ``masked-lm``.
+            ``sentence-similarity``, ``reranking``, ``causal-lm`` or ``masked-lm``.
         num_labels: classes or numbers to predict; default: as many as the data have. Given by
             hand, it puts a new head in the place of one of another size.
         problem_type: kind of labels; default: that of the data.

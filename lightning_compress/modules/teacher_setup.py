@@ -163,7 +163,9 @@ def check_labels(teacher: "PreTrainedModel", labels: Mapping[str, Any], *, whose
         InputError: the teacher has other labels, or another order of them.
     """
     count, kind = teacher.config.num_labels, task_of(teacher).problem_type
-    wanted = labels.get("num_labels") or count, labels.get("problem_type") or kind
+    # Some tasks have no kinds of problems, whatever transformers calls one with as many outputs.
+    theirs = kind and labels.get("problem_type")
+    wanted = labels.get("num_labels") or count, theirs or kind
     if (count, kind) != wanted:
         raise InputError(
             f"model.teacher has {count} labels ({_words(kind)}) and {whose} {wanted[0]} "
@@ -217,19 +219,23 @@ def evaluate_teacher(
     classes = config.num_labels or 0
     counts = torch.zeros(1 + classes, device=teacher.model.device)
     metrics.to(counts.device)
+    baseline = task.baseline_metric()
     for batch in batches:
         logits, labels = teacher(batch, RequestedOutputs()).logits, batch["labels"]
         assert isinstance(logits, Tensor)
         metrics.update(*task.predictions_and_targets(logits, labels))
         counts[0] += len(labels)
         counts[1:] += task.label_counts(labels, classes)
+        if baseline is not None:
+            baseline.to(counts.device).update(labels)
     found = {name: float(value) for name, value in metrics.compute().items()}
     examples, *each = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-    chance = task.trivial_baseline(
+    counted = task.trivial_baseline(
         examples=int(examples),
         label_counts=[int(count) for count in each],
         vocabulary=getattr(config, "vocab_size", 0),
     )
+    chance = counted if baseline is None else float(baseline.compute())
     name, higher = task.primary_metric, task.higher_is_better
     learned = found[name] > chance if higher else found[name] < chance
     few = higher and chance >= 1  # or of one class only

@@ -21,6 +21,7 @@ from lightning_compress.tasks.language_modeling import CausalLM, MaskedLM
 from lightning_compress.tasks.multi_label import MultiLabelClassification
 from lightning_compress.tasks.question_answering import QuestionAnswering
 from lightning_compress.tasks.regression import Regression
+from lightning_compress.tasks.reranking import Reranking
 from lightning_compress.tasks.sentence_similarity import SentenceRetrieval, SentenceSimilarity
 from lightning_compress.tasks.task import Task
 from lightning_compress.tasks.token_classification import EntityRecognition, WordTagging
@@ -37,6 +38,7 @@ TASKS: list[Task] = [
     EntityRecognition(),
     WordTagging(),
     QuestionAnswering(),
+    Reranking(),
     ImageClassification(),
     MultiLabelImageClassification(),
     ImageRegression(),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lightning_compress.errors import InputError
 from lightning_compress.types import IGNORE_INDEX, Batch, ProblemType
@@ -129,6 +129,13 @@ class Task(ABC):
             label_counts: number of examples with each label, see :meth:`label_counts`.
             vocabulary: number of tokens that a language model chooses from.
         """
+
+    def baseline_metric(self) -> Metric | None:
+        """Return a metric, to be updated with labels, that computes the trivial baseline.
+
+        None where the counts of :meth:`trivial_baseline` are enough.
+        """
+        return None
 
     def points_lost(self, before: float, after: float) -> float:
         """Return by how much the primary metric is worse, in points; negative if it is better.
