@@ -120,6 +120,16 @@ def test_other_heads_and_other_data_are_refused(
         quiet_trainer(max_epochs=1).fit(module_of(), texts)
 
 
+def test_rounded_numbers_of_queries_are_refused(
+    paired: Path, quiet_trainer: Callable[..., L.Trainer]
+) -> None:
+    with pytest.raises(InputError, match=r"trainer\.precision: .* rounded to bfloat16"):
+        quiet_trainer(max_epochs=1, precision="bf16-true").fit(module_of(), data_in(paired))
+    trainer = quiet_trainer(max_epochs=1, precision="bf16-mixed")
+    trainer.fit(module_of(), data_in(paired))
+    assert 0 <= trainer.callback_metrics["val_ndcg_at_10"] <= 1
+
+
 @pytest.fixture
 def options(paired: Path) -> dict[str, list[Any]]:
     """Options of commands: of the data, of the model and of the Trainer."""
@@ -192,11 +202,14 @@ def test_commands(
     del config["finetuning_task"]  # as in folders of other libraries
     (folder / "model" / "config.json").write_text(json.dumps(config))
     code, printed = run(
-        "benchmark", folder / "model", *data, *timing, "--output", paired / "measured"
-    )
+        "benchmark", folder / "model", *data, *timing, "--output", paired / "measured",
+        "--baseline", folder / "model",
+    )  # fmt: skip
     assert code == 0, printed
     measured = json.loads((paired / "measured" / "report.json").read_text())
-    assert measured["rows"][0]["metrics"] == pytest.approx(ours["rows"][0]["metrics"])
+    assert len(measured["rows"]) == 2
+    for measured_row in measured["rows"]:
+        assert measured_row["metrics"] == pytest.approx(ours["rows"][0]["metrics"])
 
     pytest.importorskip("onnxruntime")
     for precision in ("fp32", "int8-dynamic"):

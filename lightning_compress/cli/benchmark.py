@@ -12,6 +12,7 @@ from lightning_compress.cli.saved_model import (
     ready_options,
     set_up,
 )
+from lightning_compress.data.info import DataInfo
 from lightning_compress.evaluation.settings import BenchmarkSettings
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def _measure(
     from lightning_compress.evaluation.report.rendering import show_report, write_report
     from lightning_compress.evaluation.report.report import Variant
     from lightning_compress.models import manifest_of
-    from lightning_compress.tasks import task_of
+    from lightning_compress.tasks import declare_task_, task_of
     from lightning_compress.types import Batch
 
     measured = load_saved(model, task)
+    declare_task_(measured, DataInfo.of(data).tasks)  # before the baseline's has to be the same
     own: Variant = "compressed" if baseline is not None or manifest_of(measured) else "dense"
     models: dict[Variant, PreTrainedModel] = {own: measured}
     if baseline is not None:

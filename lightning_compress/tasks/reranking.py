@@ -68,7 +68,17 @@ class Reranking(Task):
         return MetricCollection({"ndcg_at_10": NormalizedDCG(), "mrr_at_10": ReciprocalRank()})
 
     def predictions_and_targets(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores [B] and the labels [B, 2]."""
+        """Return the scores [B] and the labels [B, 2].
+
+        Raises:
+            InputError: the labels are in 16 bits, as ``bf16-true`` of Lightning makes them.
+        """
+        if labels.dtype.itemsize < 4:
+            kind = str(labels.dtype).removeprefix("torch.")
+            raise InputError(
+                f"trainer.precision: the labels are rounded to {kind}, which does not tell the "
+                "numbers of many queries apart: use 32-true, or bf16-mixed or 16-mixed"
+            )
         return logits.float().squeeze(-1), labels
 
     def target_mask(self, labels: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Scores that order the documents of queries: metrics by independent references, loss, baseline."""
 
+from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,3 +165,41 @@ def test_a_random_teacher_is_stopped(seed: int, quiet_trainer: Any) -> None:
 def test_a_model_with_several_outputs_is_refused() -> None:
     with pytest.raises(InputError, match=r"3 outputs and a reranker has one.*model\.num_labels: 1"):
         TASK.metrics(3)
+
+
+SCRIPT = """
+import sys
+import torch
+from pathlib import Path
+from torch import distributed
+from lightning_compress.tasks import task_named
+from lightning_compress.tasks.ranking import LuckyDCG
+
+def run(rank, folder):
+    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    scores, labels = torch.load(f"{folder}/rows.pt")
+    metrics, lucky = task_named("reranking").metrics(1), LuckyDCG()
+    mine, theirs = scores[rank::2, 0], labels[rank::2]
+    for one, other in zip(mine.split(40 if rank else 1000), theirs.split(40 if rank else 1000)):
+        metrics.update(one, other)
+        lucky.update(other)
+    found = [*metrics.compute().values(), lucky.compute()]
+    torch.save([float(one) for one in found], f"{folder}/{rank}.pt")
+
+if __name__ == "__main__":
+    torch.multiprocessing.spawn(run, (sys.argv[1],), nprocs=2)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_rows_of_queries(
+    run_script: Callable[..., str], tmp_path: Path
+) -> None:
+    scores, labels = rows("ties")
+    torch.save((scores, labels), tmp_path / "rows.pt")
+    run_script(SCRIPT)
+    alone, lucky = measured(scores, labels, 50), LuckyDCG()
+    lucky.update(labels)
+    expected = [*alone.values(), float(lucky.compute())]
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, abs=1e-6)
