@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from lightning_compress.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 _POOL = 50  # batches whose examples are sorted together
 
@@ -146,6 +149,28 @@ def require_same_order(checkpoint: str | None, order: LengthBucketedBatches) -> 
             "data.batch_size, data.seed, data.max_length or number of processes: "
             "resume with the same, or from a checkpoint of an epoch's end"
         )
+
+
+def batches_done(
+    trainer: "Trainer | None", order: LengthBucketedBatches, checkpoint: str | None
+) -> int:
+    """How many batches of its epoch a Trainer has trained on; more than 0 only after a resume.
+
+    Args:
+        trainer: that runs, if any.
+        order: of the run.
+        checkpoint: fingerprint of the order in the checkpoint; None: unknown.
+
+    Raises:
+        InputError: the checkpoint is in the middle of an epoch of other batches.
+    """
+    if trainer is None:
+        return 0
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    done = int(progress.processed)
+    if done:
+        require_same_order(checkpoint, order)
+    return done
 
 
 class _Sized(Dataset[BatchRequest]):

@@ -13,7 +13,7 @@ from lightning_compress.data import options as of_user
 from lightning_compress.data.dataloader import (
     LengthBucketedBatches,
     ResumableLoader,
-    require_same_order,
+    batches_done,
 )
 from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
 from lightning_compress.data.labels import KnownLabels
@@ -315,11 +315,5 @@ class TextDataModule(LightningDataModule, ABC):
 
     def _batches_done(self) -> int:
         """Batches of the epoch that have been trained on; more than 0 only after a resume."""
-        if self.trainer is None:
-            return 0
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        done = int(progress.processed)
         assert self._order is not None
-        if done:
-            require_same_order(self._resumed_order, self._order)
-        return done
+        return batches_done(self.trainer, self._order, self._resumed_order)
