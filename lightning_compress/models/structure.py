@@ -80,7 +80,8 @@ def structure_of(model: nn.Module) -> Structure:
         raise InputError(
             f"{type(model).__name__} (model type {family!r}) is of no known family; known are "
             f"{', '.join(sorted(FAMILIES))}. Name the weights yourself where there is an option "
-            "for it, or add an entry to FAMILIES in lightning_compress/models/families.py."
+            "for it, or add to FAMILIES in lightning_compress/models/families.py the entry that "
+            "lightning_compress.models.propose_family(model) derives."
         )
     pattern = re.compile(
         r"(.+\.)?" + FAMILIES[family].blocks.replace(".", r"\.").replace("*", r"\d+")
