@@ -73,6 +73,10 @@ def test_it_learns_and_a_student_learns_from_it(
     again = BertForSequenceClassification.from_pretrained(paired / "teacher")
     assert task_of(again) is module.task
 
+    kept = module_of(pretrained=str(paired / "teacher"), config=None)
+    (same,) = quiet_trainer().test(kept, data_in(paired), verbose=False)
+    assert same == pytest.approx(found)
+
     for options in ({"config": CONFIG}, {"every_nth_layer": 2}):
         student = DistillationModule(
             teacher=str(paired / "teacher"), task="reranking", learning_rate=5e-3,
