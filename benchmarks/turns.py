@@ -18,18 +18,19 @@ class TakeTurns(L.Callback):
 
     def __init__(self, mine, next_one):
         self.mine, self.next_one = mine, next_one
-        self.seconds = []
+        self.seconds, self.cpu_seconds = [], []  # of the clock, and of this process on a CPU
         self.started = None
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step % INTERVAL == WARMUP:
             self.end_turn()
             self.mine.acquire()
-            self.started = time.perf_counter()
+            self.started = time.perf_counter(), time.process_time()
 
     def end_turn(self):
         if self.started is not None:
-            self.seconds.append(time.perf_counter() - self.started)
+            self.seconds.append(time.perf_counter() - self.started[0])
+            self.cpu_seconds.append(time.process_time() - self.started[1])
         self.next_one.release()
 
     def on_train_end(self, *_):

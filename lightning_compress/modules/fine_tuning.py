@@ -206,7 +206,11 @@ class FineTuningModule(L.LightningModule):
         """
         batches = self.trainer.fit_loop.epoch_loop.total_batch_idx
         key = f"{self._seed}-{batches}-{self.global_rank}"
-        torch.manual_seed(random.Random(key).getrandbits(63))
+        seed = random.Random(key).getrandbits(63)
+        # torch.manual_seed would also note down a stack trace for each kind of device, every time.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch.
@@ -222,7 +226,9 @@ class FineTuningModule(L.LightningModule):
                 "trainer.gradient_clip_val or a wider trainer.precision"
             )
         self.log("train_loss", loss.detach(), prog_bar=True)
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set elsewhere
+        if every and (self.global_step + 1) % every == 0:  # a logger takes no other
+            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -1,9 +1,13 @@
+import csv
+import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_compress.errors import InputError
 from lightning_compress.models import set_masks_
@@ -49,6 +53,28 @@ def test_it_learns_and_logs_what_it_promises(toy_data, quiet_trainer):
         with torch.no_grad():
             right += int((module(batch).argmax(-1) == batch["labels"]).sum())
     assert results[0]["test_accuracy"] == pytest.approx(right / len(toy_data.rows))
+
+
+def test_a_logger_gets_the_learning_rate_of_each_step_that_it_takes(
+    toy_data, quiet_trainer, tmp_path
+):
+    logger = CSVLogger(tmp_path)
+    trainer = quiet_trainer(max_epochs=2, log_every_n_steps=3, logger=logger)
+    fit(FineTuningModule(config=CONFIG, learning_rate=1e-2, warmup=0.25), toy_data, trainer)
+    rows = csv.DictReader(Path(logger.log_dir, "metrics.csv").read_text().splitlines())
+    found = {int(row["step"]): row["learning_rate"] for row in rows if row["learning_rate"]}
+    # 16 steps: 4 of warm-up, which starts with a fifth of the peak, and then straight down.
+    expected = {step: 1e-2 * min((step + 1) / 5, (16 - step) / 12) for step in (2, 5, 8, 11, 14)}
+    assert {step: float(rate) for step, rate in found.items()} == pytest.approx(expected)
+
+
+def test_random_numbers_of_a_batch_are_those_of_its_seed(toy_data, quiet_trainer):
+    module = fit(FineTuningModule(config=CONFIG), toy_data, quiet_trainer(max_epochs=1))
+    module.on_train_batch_start({}, 0)
+    found = torch.rand(3)
+    batches = module.trainer.fit_loop.epoch_loop.total_batch_idx
+    torch.manual_seed(random.Random(f"0-{batches}-0").getrandbits(63))  # of seed, batch and rank
+    assert torch.equal(found, torch.rand(3))
 
 
 def test_a_checkpoint_alone_brings_the_model_back_in_a_new_process(
