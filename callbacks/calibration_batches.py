@@ -112,7 +112,7 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
         found = logits(batch)
         return found if task is None else task.choices(found, token_mask(batch))
 
-    numbers = task is None or task.distribution == "continuous"
+    numbers = task is None or task.distribution in ("continuous", "embedding")
     return Calibration(batches, loss, choices, numbers=numbers)
 
 

@@ -31,7 +31,6 @@ from lightning_compress.distillation.outputs import Outputs, RequestedOutputs, d
 from lightning_compress.distillation.soft_targets import SoftTargets, soft_target_loss
 from lightning_compress.errors import InputError
 from lightning_compress.models.families import FAMILIES
-from lightning_compress.models.sentence_embedding import stated_embedding
 from lightning_compress.models.structure import Units, linear_at, outputs_of
 from lightning_compress.tasks.task import Distribution
 
@@ -117,13 +116,13 @@ class Objective(nn.Module):
     def _check(self, student: "PreTrainedModel", teacher: "PreTrainedModel") -> None:
         """Raise before the first step what would fail in it."""
         soft, maps = self.losses.soft_targets, self.losses.attention_maps
-        if soft is not None and soft.hard and self.distribution == "continuous":
+        numbers = self.distribution in ("continuous", "embedding")
+        if soft is not None and soft.hard and numbers:
             raise InputError(
-                "losses.soft_targets.hard: a regression has no most probable class; leave it out"
+                "losses.soft_targets.hard: numbers have no most probable class; leave it out"
             )
-        embeds = stated_embedding(teacher) is not None
         ours, theirs = int(student.config.hidden_size), int(teacher.config.hidden_size)
-        if soft is not None and embeds and ours != theirs:
+        if soft is not None and self.distribution == "embedding" and ours != theirs:
             raise InputError(
                 f"losses.soft_targets: embeddings of {theirs} numbers and of {ours} cannot be "
                 "compared one by one: leave it out and set losses.embeddings, which learns a "

@@ -59,7 +59,7 @@ def soft_target_loss(
         hard: use the teacher's most probable class as the label.
 
     Returns:
-        A scalar, the mean over N; zero if N is 0. Regression has no hard targets.
+        A scalar, the mean over N; zero if N is 0. Numbers have no hard targets.
     """
     student = student.float() if student.dtype in (torch.float16, torch.bfloat16) else student
     if not len(student):
@@ -71,6 +71,8 @@ def soft_target_loss(
     teacher = teacher.to(student.dtype)
     if distribution == "continuous":
         return functional.mse_loss(student, teacher)
+    if distribution == "embedding":  # of vectors of length 1: 2 - 2 cosine, whatever their width
+        return (student - teacher).square().sum(-1).mean()
     if distribution == "bernoulli":
         if hard:
             targets = (teacher > 0).to(student.dtype)

@@ -36,7 +36,7 @@ class SentencePairs(Task):
 
     name = "sentence-similarity"
     auto_class = "AutoModel"
-    distribution = "continuous"
+    distribution = "embedding"
     declared = True
     embeds = True
 

@@ -13,8 +13,10 @@ from lightning_compress.types import IGNORE_INDEX, Batch, ProblemType
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Distribution = Literal["categorical", "bernoulli", "continuous"]
-"""How logits become predictions: a softmax over classes, a sigmoid for each label, or numbers."""
+Distribution = Literal["categorical", "bernoulli", "continuous", "embedding"]
+"""How logits become predictions: a softmax over classes, a sigmoid for each label, or numbers, of
+which each counts or which are one vector.
+"""
 
 
 class Task(ABC):

@@ -54,6 +54,13 @@ def test_several_labels_are_a_divergence_each(slow_divergence, temperature):
     assert float(found) == pytest.approx(temperature**2 * sum(nats) / 35, rel=1e-12)
 
 
+def test_embeddings_are_squared_distances_whatever_their_width():
+    student, teacher = (functional.normalize(logits(7, 6, seed=seed), dim=-1) for seed in (1, 2))
+    cosines = [float(one @ other) for one, other in zip(student, teacher, strict=True)]
+    found = soft_target_loss(student, teacher, "embedding", temperature=2.0)
+    assert float(found) == pytest.approx(sum(2 - 2 * one for one in cosines) / 7, rel=1e-6)
+
+
 def test_numbers_are_squared_errors_at_any_temperature():
     student, teacher = logits(7, 2), logits(7, 2, seed=2)
     errors = [float(student[i, j] - teacher[i, j]) ** 2 for i in range(7) for j in range(2)]
