@@ -23,7 +23,7 @@ from lightning_compress.export import ExportOptions, export_model
 from lightning_compress.export.openvino import inference_options
 from lightning_compress.export.tracing import Traced, input_names
 from lightning_compress.saving import load_compressed, save_compressed
-from lightning_compress.tasks import TASKS
+from lightning_compress.tasks import TASKS, declare_task_
 
 from ..families import randomize_, tiny_config, tiny_model
 from ..test_docs import BLOCK, ROOT, region
@@ -238,14 +238,16 @@ def test_the_dims_of_each_task(task):
     (dims,) = (dims.split(", ") for cell, dims in ROWS if f"`{task}`" in cell)
     auto_class = next(one.auto_class for one in TASKS if one.name == task)
     family = {"causal-lm": "gpt2", "image-classification": "vit"}.get(task, "bert")
-    options = {} if task in ("question-answering", "causal-lm", "masked-lm") else {"num_labels": 3}
+    count = {"question-answering": 0, "causal-lm": 0, "masked-lm": 0, "reranking": 1}.get(task, 3)
+    options = {"num_labels": count} if count else {}
     model = getattr(transformers, auto_class).from_config(tiny_config(family, **options)).eval()
+    declare_task_(model, [task])
     names = input_names(model)
     for length in (5, 9):
         ids = torch.ones(2, length, dtype=torch.long)
         given = [torch.zeros(2, 3, 8, 8) if name == "pixel_values" else ids for name in names]
         shape = Traced(model, names)(*given).shape
-        sizes = {"-1": length, "C": 3, "V": 100}
+        sizes = {"-1": length, "C": 3, "V": 100, "H": 32}
         assert list(shape) == [2, *(sizes.get(one) or int(one) for one in dims)]
 
 
