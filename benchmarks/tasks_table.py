@@ -51,6 +51,7 @@ class Study:
     half_epochs: int = 1
     learning_rate: float = 2e-4
     half_learning_rate: float = 2e-4
+    score: str = "fisher"
 
 
 def three(folder, train, validation, test):
@@ -82,6 +83,9 @@ STUDIES = {
         task="sentence-similarity",
         epochs=1,
         learning_rate=5e-5,
+        half_learning_rate=5e-5,
+        # The best of the scores on the dev split.
+        score="activation",
     ),
     "wnut17": Study(
         "f1",
@@ -142,7 +146,7 @@ def trained(name, variant, seed, folder, dense=None):
         callbacks = [
             StructuredPruning(
                 removed_macs_fraction=0.5, pruning_steps=4, warmup=0.0, recovery=0.6,
-                calibration_examples=128,
+                calibration_examples=128, score=study.score,
             )
         ]  # fmt: skip
     trainer = bare_trainer(

@@ -106,7 +106,10 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
         return found
 
     def loss(batch: Batch) -> Tensor:
-        return task_of(model).loss(logits(batch), batch["labels"])
+        found = logits(batch)
+        if task is not None and task.distribution == "embedding":
+            return _projected(found)
+        return task_of(model).loss(found, batch["labels"])
 
     def choices(batch: Batch) -> Tensor:
         found = logits(batch)
@@ -114,6 +117,18 @@ def as_calibration(model: "PreTrainedModel", batches: Sequence[Batch]) -> Calibr
 
     numbers = task is None or task.distribution in ("continuous", "embedding")
     return Calibration(batches, loss, choices, numbers=numbers)
+
+
+def _projected(embeddings: Tensor) -> Tensor:
+    """The mean product of embeddings [B, H] with random vectors, always the same, a scalar.
+
+    The expected square of its gradient by a gate is how far the gate moves the embedding: the
+    Fisher information, were embeddings the means of normal distributions. The loss of a trained
+    model is flat along many of the directions in which embeddings fall together.
+    """
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.randn(embeddings.shape, generator=random).to(embeddings)
+    return (embeddings * vectors).sum(-1).mean()
 
 
 def _task(model: "PreTrainedModel") -> Task | None:

@@ -127,14 +127,21 @@ class GradualPruning(ModelEdit):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Spread the pruning steps over the run."""
-        run, epoch = run_length(trainer)
-        schedule = self._phases.in_steps(1.0, run, epoch)
-        self._due_at = pruning_steps(schedule.begin, schedule.end, self._count)
+        self._due_at = self._steps(trainer)
         model = reshapable_model(pl_module)
         if self._done < self._count:
             check_calibration(trainer, model)
         self._removal.log(trainer, model, max(self._progress.step, 0))
         self._advance(trainer, pl_module)
+
+    def _steps(self, trainer: L.Trainer) -> list[int]:
+        run, epoch = run_length(trainer)
+        schedule = self._phases.in_steps(1.0, run, epoch)
+        return pruning_steps(schedule.begin, schedule.end, self._count)
+
+    def last_edit(self, trainer: L.Trainer) -> int:
+        """The optimizer step of the last pruning step."""
+        return self._steps(trainer)[-1]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any

@@ -68,6 +68,10 @@ class ModelEdit(L.Callback, HyperparametersMixin):
         """What has been reached, where the last training ended before the target."""
         return self._progress.shortfall
 
+    def last_edit(self, trainer: L.Trainer) -> int:
+        """The optimizer step after which the shape of the model does not change any more."""
+        return 0
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a run that edits do not fit; keep the compression state in checkpoints."""
         require_single(trainer, self, self.remedy_for_two)

@@ -1,5 +1,6 @@
 """Quantization-aware training: fake quantization from a given step to the end of ``fit``."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,15 @@ from .model_edit import (
     reshapable_model,
 )
 from .post_training import load_best, save_as_best
-from .run import dense_models, digest_of, is_dev_run, require_agreement, run_length, steps_done
+from .run import (
+    callbacks_of,
+    dense_models,
+    digest_of,
+    is_dev_run,
+    require_agreement,
+    run_length,
+    steps_done,
+)
 
 
 class QuantizationAwareTraining(ModelEdit):
@@ -91,9 +100,24 @@ class QuantizationAwareTraining(ModelEdit):
         run, _ = run_length(trainer)
         self._start_step = round(self.hparams["start"] * run) if self.hparams["start"] else 0
         self._freeze_step = (1 - self.hparams["freeze"]) * run
+        if not self.target_reached:
+            self._require_final_shape(trainer, run)
         if self.hparams["quantization"].needs_calibration and not self.target_reached:
             check_calibration(trainer, reshapable_model(pl_module))
         self._prepare_if_due(trainer, pl_module)
+
+    def _require_final_shape(self, trainer: L.Trainer, run: float) -> None:
+        """Refuse other techniques that would change layers after they have been prepared."""
+        for other in callbacks_of(trainer):
+            last = other.last_edit(trainer) if isinstance(other, ModelEdit) else 0
+            if last > self._start_step:
+                least = math.ceil(100 * last / run) / 100
+                raise InputError(
+                    f"start: quantization-aware training begins at step {self._start_step}, and "
+                    f"{type(other).__name__} changes the model until step {last} of {run:g}: set "
+                    f"start (model.start of a QATModule) to at least {least}, or lengthen the "
+                    "recovery"
+                )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any

@@ -326,3 +326,18 @@ def test_a_run_that_has_ended_is_not_resumed(toy_data, quiet_trainer, tmp_path, 
     ended = fit(tmp_path / "first")
     with pytest.raises(InputError, match=f"is quantized, to {scheme}: resume from an earlier"):
         fit(tmp_path / "second", weights_only=True, ckpt_path=ended)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_pruning_after_the_start_is_refused_before_training(toy_data, quiet_trainer, first):
+    pruning = HeadPruning(removed_fraction=0.5, pruning_steps=3, warmup=0.2, recovery=0.2)
+    quantizing = QuantizationAwareTraining(
+        quantization=QuantizationConfig("int8-dynamic"), start=0.5
+    )
+    callbacks = [pruning, quantizing] if first else [quantizing, pruning]
+    trainer = quiet_trainer(max_epochs=4, callbacks=callbacks)
+    with pytest.raises(
+        InputError, match=r"HeadPruning changes the model until step .* at least 0\.8"
+    ):
+        trainer.fit(FineTuningModule(config=CONFIG), toy_data)
+    assert trainer.global_step == 0
