@@ -45,12 +45,13 @@ def main() -> None:
         else:
             _overview().parse_args()
     except ValueError as error:
-        from lightning_compress.cli.mistakes import one_line
+        from lightning_compress.cli.mistakes import as_line, one_line
 
         mistake = _mistake_behind(error)
         if mistake is None and "Does not validate against any" not in str(error):
             raise
-        sys.stderr.write(f"error: {one_line(str(error)) if mistake is None else mistake}\n")
+        told = one_line(str(error)) if mistake is None else str(mistake)
+        sys.stderr.write(f"error: {as_line(told)}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")

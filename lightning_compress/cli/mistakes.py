@@ -17,6 +17,7 @@ _KEY = re.compile(r"Parser key \"(.+)\":")
 _CLASS = re.compile(r"Problem with given class_path '(?:.*\.)?(.+)':")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
 _GIVEN = re.compile(r"Given value: (.*)$")
+_LONGEST = 1000  # characters of a line
 _HEADINGS = ("Does not validate against any", "Subtypes:", "Errors:")
 
 
@@ -46,6 +47,15 @@ def one_line(message: str) -> str:
         elif line and not expected and not line.startswith(_HEADINGS):
             return ": ".join([*_joined(place), line])
     return _told(place, expected, value) if expected else message.splitlines()[0]
+
+
+def as_line(message: str) -> str:
+    """A message in one line of a bearable length, without what would control the terminal."""
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return (
+        line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    )
 
 
 def _told(place: list[str], expected: list[str], value: str | None) -> str:

@@ -18,6 +18,7 @@ from lightning_compress.data.dataloader import (
 from lightning_compress.data.dataset import Sequences, Targets, TokenBatches
 from lightning_compress.data.labels import KnownLabels
 from lightning_compress.data.local_files import FileFormat
+from lightning_compress.data.places import place_named
 from lightning_compress.data.sources import Source, find_sources, is_single_file
 from lightning_compress.data.splits import SplitName, rows_of, splits_of
 from lightning_compress.data.token_cache import Encoding, TokenStore, tokenized
@@ -103,7 +104,7 @@ class TextDataModule(LightningDataModule, ABC):
         self.limits: Mapping[SplitName, int] = limits or {}
         self.seed = seed
         self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir).expanduser()
+        self.cache_dir = place_named("data.cache_dir", cache_dir)
         counts = {"batch_size": batch_size, "eval_batch_size": self.eval_batch_size}
         of_user.check_options(
             counts=counts | {f"limits.{split}": limit for split, limit in self.limits.items()},
@@ -270,8 +271,8 @@ class TextDataModule(LightningDataModule, ABC):
             origin = "train"
         if origin not in self.sources:
             raise InputError(
-                f"data.path: there is no {origin} split in {self.path}: name its file in "
-                f"data.splits.{origin}"
+                f"data.path: there is no {origin} split in {self.path or self.task_name}: name "
+                f"its file in data.splits.{origin}"
             )
         return origin
 

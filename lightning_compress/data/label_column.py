@@ -1,6 +1,7 @@
 """A column of labels in one form, whatever its source wrote."""
 
 from dataclasses import dataclass
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def label_column(labels: "pa.ChunkedArray", where: str) -> LabelColumn:
         raise InputError(f"{where} has no rows: data.path needs a file with rows in it")
     if pa.types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
-    if not _is_list(labels.type):
+    if not is_list(labels.type):
         values = _plain(labels, where)
         _refuse_missing(values, where)
         return LabelColumn(_one_array(values), None)
@@ -124,17 +125,18 @@ def columns_as_lists(table: "pa.Table", where: str) -> "pa.ChunkedArray":
     return pa.chunked_array([lists])
 
 
-def shown(values: Any) -> str:
-    """The first of some labels, for messages."""
-    texts = ", ".join(repr(value) for value in list(values)[:5])
-    return texts + (", ..." if len(values) > 5 else "")
+def shown(values: Any, most: int = 5) -> str:
+    """The first of some labels or names, for messages."""
+    texts = ", ".join(shortened(value) for value in list(values)[:most])
+    return texts + (", ..." if len(values) > most else "")
 
 
-def _is_list(kind: "pa.DataType") -> bool:
+def is_list(kind: "pa.DataType") -> bool:
+    """Whether each value of a type is a list."""
     import pyarrow as pa
 
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return bool(is_list or pa.types.is_fixed_size_list(kind))
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(listed or pa.types.is_fixed_size_list(kind))
 
 
 def _one_array(values: "pa.ChunkedArray") -> "pa.Array":

@@ -12,6 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_compress.data.label_column import LabelColumn, label_column, shown
+from lightning_compress.data.label_form import (
+    refuse_single_numbers,
+    refuse_too_many,
+    require_form,
+)
 from lightning_compress.errors import InputError
 from lightning_compress.types import IGNORE_INDEX, ProblemType
 
@@ -81,7 +86,7 @@ class LabelScheme:
             InputError: a row has no label, or one that the scheme does not know.
         """
         column = label_column(labels, where)
-        _require_form(column, self.problem_type, where)
+        require_form(column, self.problem_type, where)
         if self.problem_type == "regression":
             if self.num_labels != 1:
                 raise InputError(
@@ -226,7 +231,7 @@ def label_scheme(
     """
     column = label_column(labels, where)
     problem = known.problem_type or column.problem_type
-    _require_form(column, problem, where)
+    require_form(column, problem, where)
     if known.names is not None:
         return scheme_of_model(known, problem)
     if problem == "regression":
@@ -234,13 +239,20 @@ def label_scheme(
     vectors = None
     if problem == "multi_label_classification":
         vectors = column.width is not None and class_names is None
-        _refuse_single_numbers(column, where, class_names)
+        refuse_single_numbers(column, where, class_names)
     names = list(class_names or _learned(column, known.num_labels, vectors=bool(vectors)))
+    if not len(column.values):
+        raise InputError(
+            f"{where}: no row has a label, every list is empty: check data.label, or raise "
+            "data.limits.train"
+        )
     if len(names) < 2:
         raise InputError(
             f"{where}: all rows have one and the same label, {shown(_values(column))}: there is "
             "nothing to learn. Check data.label, or raise data.limits.train"
         )
+    if known.num_labels is None and not class_names:
+        refuse_too_many(column, len(names), where)
     count = known.num_labels or len(names)
     if len(names) > count:
         raise InputError(
@@ -262,42 +274,6 @@ def scheme_of_model(known: KnownLabels, problem: ProblemType | None = None) -> L
     problem = known.problem_type or problem or "single_label_classification"
     names = None if problem == "regression" else known.names
     return LabelScheme(problem, len(known.names), names, of_model=True)
-
-
-def _require_form(column: LabelColumn, problem: ProblemType, where: str) -> None:
-    """Refuse labels whose form is that of another problem."""
-    lists, several = column.lengths is not None, problem == "multi_label_classification"
-    if several and not lists:
-        raise InputError(
-            f"{where}: data.label holds no lists of labels, and the problem is {problem}: write "
-            "lists of labels, or vectors of zeros and ones, or leave out model.problem_type"
-        )
-    if lists and not several:
-        raise InputError(
-            f"{where}: data.label holds lists, and the problem is {problem}: use "
-            "model.problem_type: multi_label_classification, or one label a row"
-        )
-    if problem == "regression" and column.is_text:
-        raise InputError(
-            f"{where}: not every data.label is a number, and the problem is {problem}: the first "
-            f"is {column.values[0].as_py()!r}"
-        )
-    if problem != "regression" and column.has_fractions:
-        fraction = next(value for value in column.values.to_pylist() if value % 1)
-        raise InputError(
-            f"{where}: data.label holds {fraction}, and the problem is {problem}: labels are whole "
-            "numbers or names; model.problem_type: regression predicts numbers, one a row"
-        )
-
-
-def _refuse_single_numbers(
-    column: LabelColumn, where: str, class_names: Sequence[str] | None
-) -> None:
-    if column.width == 1 and class_names is None:
-        raise InputError(
-            f"{where}: data.label holds lists of a single 0 or 1, which may be a label or whether "
-            "there is one: write the number without a list"
-        )
 
 
 def _learned(column: LabelColumn, count: int | None, *, vectors: bool) -> list[str]:

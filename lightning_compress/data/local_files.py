@@ -1,14 +1,20 @@
 """Rows out of local files: csv, tsv, JSON lines, CoNLL (all also as .gz), parquet, plain text."""
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Literal, get_args
 
+from lightning_compress.data.broken_text import (
+    refuse_zero_bytes,
+    require_closed_quotes,
+    require_utf8,
+)
 from lightning_compress.data.conll import conll_columns, conll_sentences
+from lightning_compress.data.json_rows import json_rows, json_table
 from lightning_compress.data.squad import COLUMNS, is_squad, squad_rows
 from lightning_compress.errors import InputError, first_line
 
@@ -68,7 +74,8 @@ def column_names(file: Path, form: FileFormat) -> list[str]:
         if form == "squad":
             return COLUMNS
         if form == "jsonl":
-            return list(next(_json_rows(file), {}))
+            with _open_text(file) as lines:
+                return list(next(json_rows(lines, file), {}))
         if form == "parquet":
             from pyarrow import parquet
 
@@ -102,17 +109,23 @@ def read_rows(
         if form == "text":
             table = _read_text(file)
         elif form == "jsonl":
-            table = _read_json(_json_rows(file), columns, limit)
+            with _open_text(file) as lines:
+                table = json_table(json_rows(lines, file), columns, limit, file)
         elif form == "squad":
             with _open_text(file) as lines:
-                table = _read_json(squad_rows(lines, file), columns, limit)
+                table = json_table(squad_rows(lines, file), columns, limit, file)
         elif form == "parquet":
             table = _read_parquet(file, columns)
         elif form == "conll":
             table = _read_conll(file, columns, limit)
         else:
+            if form == "csv":
+                require_closed_quotes(file)
             table = _open_csv(file, form, list(columns)).read_all()
-        return table if limit is None else table.slice(0, limit)
+        table = table if limit is None else table.slice(0, limit)
+        table.validate(full=True)  # parquet files are not looked at when they are read
+        refuse_zero_bytes(table, file)
+        return table
 
 
 @contextmanager
@@ -120,10 +133,15 @@ def _reading(file: Path, form: FileFormat) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        if form != "parquet":
+            require_utf8(file)
         yield
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         if "Empty CSV file" in str(error):
-            raise InputError(f"{file} is empty: data.path needs a file with rows in it") from error
+            fault = "has no row behind its first line" if file.stat().st_size else "is empty"
+            raise InputError(f"{file} {fault}: data.path needs a file with rows in it") from error
+        if form == "csv" and "straddling" in str(error):  # a cell of a megabyte
+            require_closed_quotes(file)
         raise InputError(
             f"{file} cannot be read as {form}: {first_line(error)}. Mend the file, "
             "or set data.format if it is of another format"
@@ -141,35 +159,6 @@ def _read_text(file: Path) -> "pa.Table":
 
     with _open_text(file) as lines:
         return pa.table({TEXT_COLUMN: [line.rstrip("\n") for line in lines if line.strip()]})
-
-
-def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with _open_text(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{file}, line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f'{file}, line {number} is not an object such as {{"text": ..., "label": ...}}'
-                    ": JSON files hold one object a line"
-                )
-            yield row
-
-
-def _read_json(
-    rows: Iterator[dict[str, Any]], columns: Sequence[str], limit: int | None
-) -> "pa.Table":
-    import pyarrow as pa
-
-    values: dict[str, list[Any]] = {column: [] for column in columns}
-    for row in islice(rows, limit):
-        for column in columns:
-            values[column].append(row.get(column))
-    return pa.table(values)
 
 
 def _read_conll(file: Path, columns: Sequence[str], limit: int | None) -> "pa.Table":

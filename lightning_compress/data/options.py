@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from lightning_compress.data.info import DataInfo
+from lightning_compress.data.label_column import shown
 from lightning_compress.data.local_files import FileFormat
 from lightning_compress.data.sources import Source
 from lightning_compress.data.splits import SplitName
@@ -139,14 +140,19 @@ def check_columns(source: Source, split: SplitName, wanted: Mapping[str, str]) -
         if column not in present and headless:
             raise InputError(
                 f"data.{option}: the first line of {source.name} seems to be a row and not the "
-                f"names of its columns: {', '.join(map(repr, present))}. Put a line with the names "
+                f"names of its columns: {shown(present)}. Put a line with the names "
                 f"first, such as {','.join(wanted)}"
             )
         if column not in present:
             raise InputError(
                 f"data.{option}: {source.name} has no column {column!r}; it has "
-                f"{', '.join(map(repr, present))}. Name one of these, or another file in "
+                f"{shown(present, 20)}. Name one of these, or another file in "
                 f"data.splits.{split}"
+            )
+        if present.count(column) > 1:
+            raise InputError(
+                f"data.{option}: {source.name} has {present.count(column)} columns {column!r}: "
+                "rename all but one"
             )
 
 

@@ -112,13 +112,19 @@ def _answers(row: Mapping[str, Any], column: str, here: str) -> Iterator[Answer]
         for text, start in pairs:
             if not isinstance(text, str) or not text or start is None:
                 raise ValueError(f"{text!r} at {start!r}")
-            yield Answer(text, int(start))
+            yield Answer(text, _whole(start))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{here} has {row[column]!r:.80} in column {column} ({error!r:.80}): answers are an "
             "object with the lists text and answer_start, or a text with its place in the column "
             "answer_start"
         ) from error
+
+
+def _whole(start: Any) -> int:
+    if isinstance(start, bool) or (isinstance(start, float) and not start.is_integer()):
+        raise ValueError(f"{start} is no whole number")
+    return int(start)
 
 
 def _require_place(answer: Answer, context: str, here: str) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +16,9 @@ from lightning_compress.data.local_files import (
     format_of,
     read_rows,
 )
-from lightning_compress.data.splits import SplitName
-from lightning_compress.errors import InputError, first_line
+from lightning_compress.data.places import place_named, require_file
+from lightning_compress.data.splits import SPLITS, SplitName
+from lightning_compress.errors import InputError, first_line, require_choice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,8 +66,7 @@ class FileSource:
 
     def columns(self) -> list[str]:
         """Columns that all the files have."""
-        first, *others = (column_names(file, self._form(file)) for file in self.files)
-        return [column for column in first if all(column in other for other in others)]
+        return list(self._columns)
 
     def read(self, columns: Sequence[str], *, limit: int | None = None) -> "pa.Table":
         """Rows of the files one after another."""
@@ -76,7 +77,7 @@ class FileSource:
             left = None if limit is None else limit - sum(table.num_rows for table in tables)
             if left == 0:
                 break
-            tables.append(read_rows(file, self._form(file), columns, limit=left))
+            tables.append(read_rows(file, self._forms[file], columns, limit=left))
         try:
             return pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowInvalid as error:
@@ -86,7 +87,7 @@ class FileSource:
         """Hash of the files' bytes."""
         digest = hashlib.sha256()
         for file in self.files:
-            digest.update(self._form(file).encode())
+            digest.update(self._forms[file].encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
@@ -95,8 +96,14 @@ class FileSource:
         """Plain files declare no classes."""
         return None
 
-    def _form(self, file: Path) -> FileFormat:
-        return self.form or format_of(file)
+    @cached_property  # a folder may hold thousands of files, and they are asked for again
+    def _columns(self) -> list[str]:
+        first, *others = (column_names(file, form) for file, form in self._forms.items())
+        return [column for column in first if all(column in other for other in others)]
+
+    @cached_property
+    def _forms(self) -> dict[Path, FileFormat]:
+        return {file: self.form or format_of(file) for file in self.files}
 
 
 @dataclass(frozen=True)
@@ -148,14 +155,19 @@ def find_sources(
         cache_dir: where ``datasets`` keeps what it downloads.
 
     Raises:
-        InputError: a file or a split is missing, or the file of a split is ambiguous.
+        InputError: a file or a split is missing or no known one, or the file of a split is
+            ambiguous.
     """
+    for split in splits or ():
+        require_choice("a split in data.splits", split, SPLITS)
     if path is None:
         from lightning_compress.data.builtin.corpus import builtin_corpus
 
         return _dataset_splits(builtin_corpus(), "the built-in corpus", splits)
-    place = Path(path).expanduser()
+    place = place_named("data.path", path)
     if place.exists():
+        if not place.is_dir():
+            require_file("data.path", place)
         if config is not None:
             raise InputError(
                 f"data.config is for datasets on the Hub, and {path} is local: drop it"
@@ -169,7 +181,7 @@ def find_sources(
 
 def is_single_file(path: str | None, splits: Mapping[SplitName, str | list[str]] | None) -> bool:
     """Whether all rows come from one file that is not said to be of one split."""
-    return splits is None and path is not None and Path(path).expanduser().is_file()
+    return splits is None and path is not None and place_named("data.path", path).is_file()
 
 
 def _from_hub(path: str, config: str | None, cache_dir: Path) -> Mapping[str, Any]:
@@ -217,11 +229,14 @@ def _local_splits(
         return _by_file_name(place, form)
     folder = place if place.is_dir() else place.parent
     found: dict[SplitName, Source] = {}
-    for split, names in splits.items():
-        files = tuple(folder / name for name in ([names] if isinstance(names, str) else names))
+    for split, given in splits.items():
+        names, option = [given] if isinstance(given, str) else given, f"data.splits.{split}"
+        if not names:
+            raise InputError(f"{option} is empty: name a file, or leave it out")
+        places = [folder / place_named(option, name) for name in names]
+        files = tuple(place_named(option, str(place)) for place in places)
         for file in files:
-            if not file.is_file():
-                raise InputError(f"data.splits.{split}: there is no file {file}")
+            require_file(option, file)
         found[split] = FileSource(files, form)
     return found
 
@@ -246,7 +261,8 @@ def _by_file_name(folder: Path, form: FileFormat | None) -> dict[SplitName, Sour
         )
     # Unlabelled texts are read on request only, so the search for them takes no file from another
     # split and raises no error where their file is ambiguous.
-    others = [file for file in files if file not in chain(*found.values())]
+    taken = set(chain(*found.values()))
+    others = [file for file in files if file not in taken]
     unlabelled = _named_after(_UNLABELLED_WORDS, others)
     if unlabelled and _are_parts(unlabelled):
         found["unlabelled"] = unlabelled

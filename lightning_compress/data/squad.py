@@ -5,12 +5,12 @@ Rajpurkar, Zhang, Lopyrev, Liang, "SQuAD: 100,000+ Questions for Machine Compreh
 SQuAD", 2018, arXiv:1806.03822.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from lightning_compress.data.json_rows import parsed
 from lightning_compress.errors import InputError
 
 _HEAD = re.compile(r'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
@@ -28,8 +28,9 @@ def squad_rows(lines: IO[str], file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: the file is no JSON, or not nested as SQuAD's are.
     """
+    whole = parsed(lines.read(), str(file))
     try:
-        for article in json.load(lines)["data"]:
+        for article in whole["data"]:
             for paragraph in article["paragraphs"]:
                 for one in paragraph["qas"]:
                     answers = one.get("answers", [])
@@ -42,7 +43,7 @@ def squad_rows(lines: IO[str], file: Path) -> Iterator[dict[str, Any]]:
                             "answer_start": [answer["answer_start"] for answer in answers],
                         },
                     }
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} is not nested as SQuAD's files are, data > paragraphs > qas ({error!r}): mend "
             "it, or write one JSON object a line with context, question and answers"

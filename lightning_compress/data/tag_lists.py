@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_compress.data.label_column import is_list
 from lightning_compress.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,12 +57,11 @@ def tag_lists(
     Raises:
         InputError: the columns hold no lists, or a row has not one tag for each word.
     """
-    import pyarrow as pa
     from pyarrow import compute
 
     for name, option in ((words, "words"), (tags, "tags")):
         kind = table.column(name).type
-        if len(table) and not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        if len(table) and not is_list(kind):
             raise InputError(
                 f"{where}: column {name} holds {kind} and no lists: name the column with a list in "
                 f"each row in data.{option}, or write jsonl, parquet or CoNLL files"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lightning_compress.data.info import DataInfo
 from lightning_compress.data.labels import KnownLabels
+from lightning_compress.data.places import place_named
 from lightning_compress.distillation.objective import Losses, Objective
 from lightning_compress.distillation.outputs import (
     Outputs,
@@ -203,7 +203,7 @@ class DistillationModule(FineTuningModule):
             requested,
             self.trainer,
             use=self.hparams["teacher_cache"],
-            cache_dir=Path(self.hparams["cache_dir"]).expanduser(),
+            cache_dir=place_named("model.cache_dir", self.hparams["cache_dir"]),
             top_k=self.hparams["top_k"] if self.task.over_vocabulary else None,
             temperature=None if soft is None else soft.temperature,
         )

@@ -10,10 +10,14 @@ from torchmetrics.classification import (
     BinaryF1Score,
     MulticlassAccuracy,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
 )
 
-from lightning_compress.tasks.metrics import MatthewsCorrCoef, labelled_loss, require_labels
+from lightning_compress.tasks.metrics import (
+    MatthewsCorrCoef,
+    MulticlassMatthewsCorrCoef,
+    labelled_loss,
+    require_labels,
+)
 from lightning_compress.tasks.task import Task
 from lightning_compress.types import Batch
 

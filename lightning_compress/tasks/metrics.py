@@ -58,6 +58,48 @@ class MatthewsCorrCoef(BinaryMatthewsCorrCoef):
         return super().compute()
 
 
+class MulticlassMatthewsCorrCoef(Metric):
+    """Matthews correlation of any number of classes C, with memory for C counts.
+
+    Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004,
+    https://doi.org/10.1016/j.compbiolchem.2004.09.006, whose sums over the confusion matrix need
+    the counts of its rows, columns and diagonal alone. The class of torchmetrics holds all C x C.
+
+    Args:
+        num_classes: C.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    correct: Tensor
+    predicted: Tensor
+    labelled: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        for name in ("predicted", "labelled"):
+            counts = torch.zeros(num_classes, dtype=torch.long)
+            self.add_state(name, counts, dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits [B, C] or classes [B], and the right classes [B]."""
+        classes = predictions.argmax(-1) if predictions.ndim > 1 else predictions
+        self.correct += (classes == labels).sum()
+        self.predicted += torch.bincount(classes, minlength=self.num_classes)
+        self.labelled += torch.bincount(labels, minlength=self.num_classes)
+
+    def compute(self) -> Tensor:
+        """Return the coefficient over all batches, in [-1, 1]; 0 if all of either is one class."""
+        total = self.labelled.sum()
+        both = self.correct * total - (self.predicted * self.labelled).sum()
+        spreads = [total**2 - (counts**2).sum() for counts in (self.predicted, self.labelled)]
+        scale = (float(spreads[0]) * float(spreads[1])) ** 0.5
+        return torch.tensor(float(both) / scale if scale else 0.0, device=self.correct.device)
+
+
 def require_labels(num_labels: int | None) -> int:
     """Return the number of labels.
 

@@ -66,6 +66,17 @@ def test_a_constant_answer_correlates_with_nothing(classes: int, always: int) ->
     assert found["mcc"] == reference.matthews_corrcoef(labels, logits.argmax(-1)) == 0
 
 
+def test_a_hundred_thousand_classes_take_no_square_of_memory() -> None:
+    metrics = task_named("sequence-classification", "single_label_classification").metrics(100_000)
+    held = sum(
+        state.numel()
+        for metric in metrics.values()
+        for state in metric.metric_state.values()
+        if isinstance(state, torch.Tensor)
+    )
+    assert held < 10 * 100_000
+
+
 def test_multi_label_agrees_with_scikit_learn() -> None:
     labels = torch.randint(2, (50, 5))
     logits = torch.randn(50, 5) + labels
