@@ -4,20 +4,21 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_compress.errors import InputError
+from lightning_compress.stopping import Stopped, StopSignals
 
 from .run import callbacks_of, is_dev_run, run_folder
 
 CHECKPOINT = "latest.ckpt"
 _PERIOD_S = 60.0
 _PATIENCE_S = 2.0
-_BATCHES = 16  # between two decisions of several processes
+_DECISION_S = 0.5  # between two decisions of several processes
 _SHARE = 0.02  # of the time of a run that saving its latest state may take
 _BYTES_A_PARAMETER = 12  # float32 weight and the two moments of Adam
 _FILES = 4  # best and last checkpoint, the one on interruption, and the model folders together
@@ -29,9 +30,11 @@ class RunSafety(L.Callback):
     The state is saved after an epoch and every minute, unless that took more than 2 % of the time,
     at the end of the training, and whenever a fit ends early. A run resumed from it is equal to an
     uninterrupted one, as it is saved between two optimizer steps and at no other moment: the first
-    Ctrl-C stops the run at the next such moment; after a second one, or an error in the middle of
-    a step, the file stays as it was. After a loss that is not finite it holds the state before the
-    failing batch. Has no options. ``lightning-compress fit`` adds it to every run.
+    Ctrl-C or SIGTERM stops the run at the next such moment, the latest two seconds and two batches
+    later; then, after a second signal, or after an error in the middle of a step, the file stays as
+    it was. What is done before the first batch and after the last one stops at once and is done
+    again. After a loss that is not finite the file holds the state before the failing batch. Has no
+    options. ``lightning-compress fit`` adds it to every run.
 
     Must be the last callback, so that the others have handled the batch when it stops the run.
 
@@ -44,11 +47,12 @@ class RunSafety(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._asked_to_stop, self._asked_at = False, 0.0
+        self._signals = StopSignals(_announce)
         self._training = False
-        self._handler: Any = None
-        self._between_steps = False
+        self._between_steps, self._is_saved = False, False
+        self._versions: list[tuple[int, int]] = []  # of the tensors of the module, between steps
         self._batches = 0  # those that are finished
+        self._begun_at, self._batch_s, self._decides_at = 0.0, 0.0, 0
         self._saved_at, self._cost_s, self._epoch = 0.0, 0.0, 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,6 +69,23 @@ class RunSafety(L.Callback):
                 f"{needed / 1e6:,.0f} MB: free disk space, or choose another "
                 "folder with trainer.logger.init_args.save_dir"
             )
+
+    # Lightning begins to handle signals after ``on_fit_start``: these are the first hooks then.
+    def on_sanity_check_start(self, *args: Any) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        self._signals.listen()
+
+    def on_validation_start(self, *args: Any) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        self._signals.listen()
+
+    def on_test_start(self, *args: Any) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        self._signals.listen()
+
+    def on_predict_start(self, *args: Any) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        self._signals.listen()
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that what checkpoints and early stopping go by is logged.
@@ -86,50 +107,68 @@ class RunSafety(L.Callback):
                 )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Handle Ctrl-C until the training ends."""
-        self._training, self._asked_to_stop, self._between_steps = True, False, True
-        self._batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        """The state is that of a step's end, and what follows may be stopped at once."""
+        self._signals.listen()
+        self._training = True
+        self._batches = self._decides_at = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self._saved_at, self._cost_s, self._epoch = time.monotonic(), 0.0, trainer.current_epoch
-        # In the background, where the shell ignores Ctrl-C for the run, it stays ignored.
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            self._handler = signal.signal(signal.SIGINT, self._on_signal)
+        self._enter_pause(trainer, pl_module)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked_to_stop:
-            raise KeyboardInterrupt
-        self._asked_to_stop, self._asked_at = True, time.monotonic()
-        rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
+    def _enter_pause(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Between two steps; several processes have to agree before one of them stops."""
+        self._between_steps, self._versions = True, _versions(pl_module)
+        self._is_saved = False
+        self._signals.patience_s = None if trainer.world_size == 1 else _PATIENCE_S
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """A batch is finished rather than given up."""
+        self._begun_at = time.monotonic()
+        self._signals.patience_s = _PATIENCE_S + 2 * self._batch_s
 
     def on_before_optimizer_step(self, *args: Any) -> None:
         """The state is being changed."""
         self._between_steps = False
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Between two steps: stop if Ctrl-C was pressed, or save the state if it is due."""
-        self._between_steps = _is_between_steps(trainer)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Between two steps: stop if that is asked for, or save the state if it is due."""
+        self._batch_s = time.monotonic() - self._begun_at
         self._batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self._between_steps = _is_between_steps(trainer)
         if not self._between_steps:
             return
-        if self._asked_to_stop:
-            raise KeyboardInterrupt
-        if not is_dev_run(trainer) and self._is_due(trainer):
+        stops, saves = self._decision(trainer)
+        if (stops or saves) and not is_dev_run(trainer):
             self._save(trainer)
+        if stops:
+            self._is_saved = True
+            raise Stopped(self._signals.asked or signal.SIGTERM)
         # What follows the last batch of an epoch is not done again in a resumed run.
-        self._between_steps = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._between_steps = False
+        else:
+            self._enter_pause(trainer, pl_module)
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        """Stop in a long validation: a short one is awaited, as its state cannot be saved."""
-        if self._asked_to_stop and time.monotonic() - self._asked_at > _PATIENCE_S:
-            raise KeyboardInterrupt
+    def _decision(self, trainer: L.Trainer) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save the state; the same on all processes."""
+        if self._batches < self._decides_at:
+            return False, False
+        asked, due = self._signals.asked is not None, self._is_due(trainer)
+        if trainer.world_size == 1:
+            return asked, due
+        flag = torch.tensor(float(asked), device=trainer.strategy.root_device)
+        asked = bool(trainer.strategy.reduce(flag, reduce_op="sum") > 0)
+        batches = max(1, int(_DECISION_S / max(self._batch_s, 1e-3)))
+        due, batches = trainer.strategy.broadcast((due, batches))
+        self._decides_at = self._batches + batches
+        return asked, due
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        """Whether an epoch or a minute has passed, and saving is cheap enough; alike everywhere."""
-        if trainer.world_size > 1 and self._batches % _BATCHES:
-            return False  # processes wait for each other to decide
+        """Whether an epoch or a minute has passed, and saving is cheap enough."""
         passed = time.monotonic() - self._saved_at
         new_epoch = trainer.current_epoch > self._epoch
-        due = (new_epoch or passed > _PERIOD_S) and passed * _SHARE >= self._cost_s
-        return bool(trainer.strategy.broadcast(due))
+        return (new_epoch or passed > _PERIOD_S) and passed * _SHARE >= self._cost_s
 
     def _save(self, trainer: L.Trainer) -> None:
         before = time.monotonic()
@@ -144,28 +183,44 @@ class RunSafety(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Save a checkpoint, and print the command that resumes from it."""
+        self._signals.ignore()
         refused = isinstance(exception, InputError) and trainer.global_step == 0
         if self._training and not refused and not is_dev_run(trainer):
-            if self._between_steps:
+            # In the middle of a forward pass, too, unless that has changed a tensor, as the
+            # statistics of a norm. Other processes would have to take part in saving.
+            unchanged = self._between_steps and self._versions == _versions(pl_module)
+            if unchanged and trainer.world_size == 1 and not self._is_saved:
                 _forget_unfinished_batch_(trainer, self._batches)
                 self._save(trainer)
-            _tell_how_to_go_on(trainer, saved=self._between_steps)
-        self._release()
+                self._is_saved = True
+            _tell_how_to_go_on(trainer, saved=self._is_saved)
+        elif isinstance(exception, Stopped) and trainer.global_step:
+            _tell_how_to_go_on(trainer, saved=True)
+        self._training = False
+        self._signals.release()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the state that training has led to, and restore the handler of Ctrl-C."""
+        """Save the state that training has led to; what follows may be stopped at once."""
         if not is_dev_run(trainer):
             self._save(trainer)
-        if self._asked_to_stop:
-            self._between_steps = True
-            raise KeyboardInterrupt
-        self._release()
+        asked, self._training = self._signals.asked, False
+        if asked is not None:
+            raise Stopped(asked)
+        self._signals.patience_s = None
 
-    def _release(self) -> None:
-        self._training = False
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._signals.release()
+
+
+def _announce() -> None:
+    rank_zero_info("\nStopping after this batch; press Ctrl-C again to stop at once.")
+
+
+def _versions(module: torch.nn.Module) -> list[tuple[int, int]]:
+    """For each parameter and buffer which tensor it is, and how often it has been changed."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return [(id(one), 0 if one.is_inference() else one._version) for one in tensors]
 
 
 def _latest(trainer: L.Trainer) -> Path:

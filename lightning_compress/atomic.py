@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,14 +26,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     After an error there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _own_folder(folder.parent, f".{folder.name}-") as unfinished:
         yield unfinished
         unfinished.chmod(0o777 & ~_umask())
         unfinished.replace(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 @contextmanager
@@ -50,8 +48,7 @@ def updated_folder(folder: Path, *, marker: str, stale: re.Pattern[str]) -> Iter
         with whole_folder(folder) as unfinished:
             yield unfinished
         return
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    try:
+    with _own_folder(folder, ".unfinished-") as unfinished:
         yield unfinished
         (folder / marker).unlink(missing_ok=True)
         for old in folder.iterdir():
@@ -62,8 +59,34 @@ def updated_folder(folder: Path, *, marker: str, stale: re.Pattern[str]) -> Iter
             place = folder / new.relative_to(unfinished)
             place.parent.mkdir(exist_ok=True)
             new.replace(place)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a temporary folder, which is removed at the end."""
+    with _own_folder(Path(tempfile.gettempdir()), "lightning-compress-") as folder:
+        yield folder
+
+
+@contextmanager
+def _own_folder(place: Path, prefix: str) -> Iterator[Path]:
+    """Give an empty folder of this process alone, which is removed at the end if it is still there.
+
+    Those of processes that were killed are removed first: nobody holds their locks any more.
+    """
+    for old in place.glob(f"{escape(prefix)}*.lock"):
+        with suppress(OSError, Timeout), FileLock(old, blocking=False):
+            shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+            old.unlink(missing_ok=True)
+    folder = place / f"{prefix}{uuid.uuid4().hex}"
+    lock = folder.with_name(f"{folder.name}.lock")
+    with FileLock(lock):
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "lightning_compress"
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"types", "atomic", "progress", "resuming"},
+    {"types", "atomic", "progress", "resuming", "stopping"},
     {"models", "data"},
     {"tasks"},
     {"pruning", "quantization", "substitution", "distillation"},

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from lightning_compress.errors import InputError
+from lightning_compress.stopping import exit_status, stop
 
 COMMANDS = {
     "fit": "train, compress, test and report; --config FILE is a whole recipe",
@@ -24,6 +25,8 @@ _TALKATIVE = ("torchao", "torch.utils._pytree")
 def main() -> None:
     """Run the command line; a user's mistake or Ctrl-C ends in a clear line, not in a traceback."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -42,6 +45,10 @@ def main() -> None:
                 run_trainer()
             except TargetNotReachedError as error:
                 sys.exit(f"error: {error}")
+            except SystemExit as end:  # how Lightning ends a run that a signal has stopped
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    sys.exit(exit_status(end.__context__))
+                raise
         else:
             _overview().parse_args()
     except ValueError as error:
@@ -53,9 +60,9 @@ def main() -> None:
         told = one_line(str(error)) if mistake is None else str(mistake)
         sys.stderr.write(f"error: {as_line(told)}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         sys.stderr.write("\ninterrupted\n")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(exit_status(stopped))
 
 
 def _mistake_behind(error: BaseException | None) -> InputError | None:

@@ -49,7 +49,7 @@ _NOISE = (
 )
 
 
-_CHATTER = ("Tip: ", "Loading `train_dataloader` to estimate")
+_CHATTER = ("Tip: ", "Loading `train_dataloader` to estimate", "Detected KeyboardInterrupt")
 
 
 class TargetNotReachedError(RuntimeError):
@@ -232,7 +232,7 @@ def run_trainer() -> None:
         InputError: what was given does not work.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().lstrip("💡 ").startswith(_CHATTER)
+        lambda record: not record.getMessage().lstrip("💡 \n").startswith(_CHATTER)
     )
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)

@@ -87,9 +87,18 @@ def benchmark(
         protocol = methodology(settings, work, runtimes, measured[0].metrics)
         report = Report(run, task, settings.batch_size, protocol, list(notes))
         measurement = Measurement(measured, runtimes, work, settings, report, on_update, advance)
-        for device in settings.device_names():
-            measurement.on(device, threads if device == "cpu" else threads[:1])
+        try:
+            for device in settings.device_names():
+                measurement.on(device, threads if device == "cpu" else threads[:1])
+        except KeyboardInterrupt:
+            report.rows = [row for row in report.rows if row.measured or row.failure is not None]
+            report.notes.insert(0, _INTERRUPTED)
+            on_update(report)
+            raise
     return report
+
+
+_INTERRUPTED = "The measurement was interrupted: what is missing was not measured."
 
 
 @contextmanager

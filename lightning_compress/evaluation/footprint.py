@@ -1,7 +1,6 @@
 """Footprint of a model: parameters, multiply-accumulate operations, bytes on disk and in memory."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_compress.atomic import scratch_folder
 from lightning_compress.models.forward import (
     device_of,
     evaluating,
@@ -103,8 +103,8 @@ def saved_size(model: "PreTrainedModel") -> int:
 
     Weights, configuration, manifest and masks; not the tokenizer, which is the same for all.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        saved = save_compressed(model, Path(folder) / "model")
+    with scratch_folder() as folder:
+        saved = save_compressed(model, folder / "model")
         return sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
 
 

@@ -4,7 +4,6 @@ Source: "OpenVINO", https://docs.openvino.ai; NNCF, https://github.com/openvinot
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_compress.atomic import scratch_folder
 from lightning_compress.errors import InputError
 from lightning_compress.export.format import ExportOptions, Format, Program
 from lightning_compress.export.onnx import FILE as ONNX_FILE
@@ -63,9 +63,9 @@ class OpenVinoFormat(Format):
         """Convert the model; for fp16 its weights are stored in fp16."""
         import openvino
 
-        with tempfile.TemporaryDirectory() as between:
-            write_onnx(model, Path(between), reader="openvino")
-            made = openvino.convert_model(Path(between) / ONNX_FILE)
+        with scratch_folder() as between:
+            write_onnx(model, between, reader="openvino")
+            made = openvino.convert_model(between / ONNX_FILE)
             if options.nncf:
                 made = _quantized_by_nncf(made, options.calibration_batches)
             half = PRECISIONS[options.precision].dtype == torch.float16

@@ -303,7 +303,9 @@ def test_finished_rows_survive_an_interruption(
 
     with pytest.raises(KeyboardInterrupt):
         measured(models, examples, QUICK, on_update=write)  # type: ignore[arg-type]
-    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert "The measurement was interrupted" in told["notes"][0]
+    (row,) = told["rows"]
     assert row["model"] == "dense"
     assert row["metrics"]["accuracy"] is not None
     assert row["latency_ms"]["p50"] is None

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_compress.atomic import scratch_folder
 from lightning_compress.evaluation.runtimes.eager import TorchModel, torch_devices
 from lightning_compress.evaluation.runtimes.runtime import (
     PreparedModel,
@@ -57,8 +57,8 @@ class CompileRuntime(Runtime):
         warmup = [arrays_of(batch) for batch in warmup_batches]
         arguments = (precision, device, self.options.calibration_batches, threads, warmup)
         try:
-            with TemporaryDirectory(prefix="lightning-compress-") as folder:
-                worker = Worker(_Compiled, _saved(model, Path(folder)), *arguments, limit=limit)
+            with scratch_folder() as folder:
+                worker = Worker(_Compiled, _saved(model, folder), *arguments, limit=limit)
         except WorkerError as error:
             raise UnavailableError(f"torch.compile in {precision} failed: {error}") from error
         prepared = SubprocessModel(worker)

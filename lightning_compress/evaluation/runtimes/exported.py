@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_compress.atomic import scratch_folder
 from lightning_compress.errors import InputError
 from lightning_compress.evaluation.footprint import reset_peak, resident_bytes
 from lightning_compress.evaluation.runtimes.eager import torch_devices
@@ -88,7 +88,7 @@ class ExportedRuntime(Runtime):
         resources: ExitStack,
     ) -> SubprocessModel:
         limit = TimeLimit(self.options.timeout_s)
-        folder = Path(resources.enter_context(TemporaryDirectory(prefix="lightning-compress-")))
+        folder = resources.enter_context(scratch_folder())
         save_compressed(model, folder / "model")
         written = folder / "export"
         written.mkdir()

@@ -4,11 +4,13 @@ import gc
 import itertools
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,7 @@ from lightning_compress.evaluation.runtimes.runtime import TimeLimit
 from lightning_compress.export.format import Program
 from lightning_compress.types import Batch
 
-_SECONDS_TO_EXIT = 5.0
+_SECONDS_TO_EXIT = 1.0
 
 
 class WorkerError(RuntimeError):
@@ -48,7 +50,11 @@ class Worker:
         with _no_script():
             self._process.start()
         theirs.close()
-        self._answer(limit)
+        try:
+            self._answer(limit)
+        except BaseException:
+            self.close()
+            raise
 
     def call(self, method: str, *arguments: Any, limit: TimeLimit | None = None) -> Any:
         """Call a method of the object.
@@ -109,6 +115,8 @@ def _ending(code: int | None) -> str:
 
 def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal; the parent handles it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for stream in (1, 2):  # libraries print there; errors are sent through the pipe
         os.dup2(silence, stream)
     ok, made = _tried(build, *arguments)
@@ -119,6 +127,14 @@ def _serve(pipe: Connection, build: Callable[..., Any], arguments: tuple[Any, ..
         except EOFError:
             return
         pipe.send(_tried(getattr(made, method), *given))
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent's ends, however busy it is and however that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
