@@ -130,7 +130,7 @@ def write_texts(folder):
     )
 
 
-def recipe_of(name, texts, processes):
+def recipe_of(name, texts, processes, epochs=4):
     """The whole recipe of a technique."""
     found = RECIPES[name]
     options = {"config": TINY, "learning_rate": 1e-3}
@@ -144,7 +144,7 @@ def recipe_of(name, texts, processes):
             "init_args": {"monitor": "val_loss"}}  # fmt: skip
     return {
         "trainer": {
-            "max_epochs": 4, "accelerator": "cpu", "devices": processes,
+            "max_epochs": epochs, "accelerator": "cpu", "devices": processes,
             "strategy": "auto" if processes == 1 else "ddp",
             "enable_progress_bar": False, "enable_model_summary": False,
             "callbacks": [*found.get("callbacks", []), best, benchmark],
@@ -347,7 +347,7 @@ def teacher(root, texts):
     place = root / "teacher"
     place.mkdir()
     recipe = place / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(recipe_of("dense", texts, 1)))
+    recipe.write_text(yaml.safe_dump(recipe_of("dense", texts, 1, epochs=20)))
     if Process(place, ["fit", "--config", str(recipe)]).wait(300) != 0:
         raise SystemExit("the teacher could not be trained")
     (model,) = place.glob("logs/recipe/version_0/model")

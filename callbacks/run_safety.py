@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_compress.errors import InputError
 from lightning_compress.stopping import Stopped, StopSignals
 
-from .run import callbacks_of, is_dev_run, run_folder
+from .run import callbacks_of, is_dev_run, model_checkpoints, run_folder
 
 CHECKPOINT = "latest.ckpt"
 _PERIOD_S = 60.0
@@ -69,6 +69,16 @@ class RunSafety(L.Callback):
                 f"{needed / 1e6:,.0f} MB: free disk space, or choose another "
                 "folder with trainer.logger.init_args.save_dir"
             )
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let what ModelCheckpoint has chosen so far hold, however its folder is named now."""
+        for one in model_checkpoints(trainer):
+            state = checkpoint.get("callbacks", {}).get(one.state_key)
+            path = Path(trainer.ckpt_path or "")
+            if state and one.dirpath and path.resolve().parent == Path(one.dirpath).resolve():
+                checkpoint["callbacks"][one.state_key] = _moved(state, one.dirpath)
 
     # Lightning begins to handle signals after ``on_fit_start``: these are the first hooks then.
     def on_sanity_check_start(self, *args: Any) -> None:
@@ -211,6 +221,21 @@ class RunSafety(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
         self._signals.release()
+
+
+def _moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The state of a ModelCheckpoint with all its paths in a folder, which Lightning compares.
+
+    A run may be named by a relative path first and by an absolute one, or be moved, later.
+    """
+
+    def here(path: str) -> str:
+        return path and str(Path(folder) / Path(path).name)
+
+    best = {here(path): score for path, score in state["best_k_models"].items()}
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    moved = {name: here(state[name]) for name in paths}
+    return {**state, **moved, "best_k_models": best, "dirpath": folder}
 
 
 def _announce() -> None:

@@ -70,13 +70,14 @@ class StopSignals:
         """Let nothing interrupt the end of the run."""
         self._stop_timer()
         for number in self._before:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, self._ignored)
 
     def release(self) -> None:
-        """Give the signals back to whom handled them before."""
+        """Give the signals back to whom handled them before, unless somebody has taken them."""
         self._stop_timer()
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) in (self._on_signal, self._ignored):
+                signal.signal(number, handler)
         self._before = {}
         self.asked, self.patience_s = None, None
 
@@ -87,6 +88,9 @@ class StopSignals:
             raise Stopped(number)
         self._start_timer(self.patience_s)
         self._notify()
+
+    def _ignored(self, number: int, frame: FrameType | None) -> None:
+        pass
 
     def _on_timer(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:

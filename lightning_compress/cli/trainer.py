@@ -43,7 +43,6 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*The dirpath has changed.*",
     # Lightning 2.6 on torch 2.13.
     r".*isinstance\(treespec, LeafSpec\).*",
 )

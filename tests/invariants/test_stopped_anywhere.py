@@ -62,8 +62,11 @@ class Stop(L.Callback):
 def fit(folder: Path, texts: Path, *callbacks: L.Callback, **options: Any) -> Any:
     """A run's weights, optimizer, and what it has chosen as the best checkpoint."""
     torch.manual_seed(0)
-    best = ModelCheckpoint(folder / "checkpoints", monitor="val_loss")
-    pruning = HeadPruning(removed_fraction=0.5, pruning_steps=2, warmup=0.2, recovery=0.3)
+    monitor = options.pop("monitor", "val_loss")
+    best = ModelCheckpoint(folder / "checkpoints", monitor=monitor)
+    pruning = HeadPruning(
+        removed_fraction=0.5, pruning_steps=2, warmup=0.2, recovery=options.pop("recovery", 0.3)
+    )
     trainer = L.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, max_epochs=2, default_root_dir=folder,
@@ -79,6 +82,7 @@ def fit(folder: Path, texts: Path, *callbacks: L.Callback, **options: Any) -> An
         "weights": module.state_dict(),
         "optimizer": trainer.optimizers[0].state_dict()["state"],
         "best": best.best_model_score,
+        "batches": trainer.fit_loop.epoch_loop.batch_progress.total.ready,
     }
 
 
@@ -129,3 +133,34 @@ def test_a_state_is_saved_between_steps_only(
 @pytest.mark.parametrize("hook", [*HOOKS, "step"])
 def test_stopped_anywhere(place: Place, hook: str, count: int, run: str) -> None:
     assert_ends_the_same(*place, hook, count, run)
+
+
+# The pruning ends within the first epoch, which is the best one.
+RISING = {"monitor": "val_rising", "recovery": 0.6}
+
+
+class Worse(L.Callback):
+    """Logs a metric that is the best after the first epoch."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.log("val_rising", float(trainer.current_epoch))
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best epoch is over when the run stops, and its folder has another name when it goes on.
+
+    Lightning drops what a ModelCheckpoint has chosen where the names of its folders differ.
+    """
+    folder, texts = place
+    whole = fit(folder / "whole", texts, Worse(), **RISING)
+    second = Stop("on_train_batch_start", whole["batches"] // 2 + 2)
+    with pytest.raises(_StoppedError):
+        fit(folder / "stopped", texts, Worse(), second, **RISING)
+    (folder / "stopped").rename(folder / "moved")
+    monkeypatch.chdir(folder)
+    latest = Path("moved") / "checkpoints" / "latest.ckpt"
+    resumed = fit(Path("moved"), texts, Worse(), **RISING, ckpt_path=latest, weights_only=True)
+    assert whole["best"] == 0
+    assert_same(resumed, whole)

@@ -1,12 +1,14 @@
 """Objects in another process, and what happens when that fails, dies or hangs."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -113,3 +115,29 @@ def test_a_worker_does_not_run_the_script_that_it_is_started_from(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert done.stdout == "here\n1\n"
+
+
+class Busy:
+    """Writes its process id to a file and never answers."""
+
+    def __init__(self, place):
+        place.write_text(str(os.getpid()))
+        while True:
+            sum(range(10_000))
+
+
+def test_a_busy_worker_ends_with_a_parent_that_was_killed(tmp_path):
+    place = tmp_path / "pid"
+    parent = multiprocessing.get_context("spawn").Process(target=_starts_busy, args=(place,))
+    parent.start()
+    while not (place.is_file() and place.read_text()):
+        time.sleep(0.05)
+    worker = psutil.Process(int(place.read_text()))
+    assert worker.is_running()
+    parent.kill()
+    parent.join()
+    worker.wait(timeout=10)
+
+
+def _starts_busy(place):
+    Worker(Busy, place, limit=TimeLimit(60))
