@@ -223,7 +223,7 @@ class RunSafety(L.Callback):
         self._signals.release()
 
 
-def _moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
+def _moved(state: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     """The state of a ModelCheckpoint with all its paths in a folder, which Lightning compares.
 
     A run may be named by a relative path first and by an absolute one, or be moved, later.
