@@ -92,7 +92,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "distilled, pruned, quantized": {
         "model": ("QATModule", {"teacher": "teacher", "start": 0.6,
                                 "quantization": {"scheme": "int8-dynamic"}}),
-        "callbacks": [callback("StructuredPruning", removed_macs_fraction=0.3, **STEPS)],
+        "callbacks": [
+            callback("StructuredPruning", removed_macs_fraction=0.3, **STEPS | {"recovery": 0.5})
+        ],
     },
     "exported": {"runtimes": ["eager", "onnxruntime"]},
 }  # fmt: skip
@@ -115,8 +117,9 @@ def write_texts(folder):
     for name, count in ROWS.items():
         lines = ["text,label"]
         for _ in range(count):
-            words = [draw.randint(1, WORDS - 1) for _ in range(draw.randint(4, 20))]
-            label = "good" if sum(word < WORDS // 2 for word in words) > len(words) / 2 else "bad"
+            words = [draw.randint(3, WORDS - 1) for _ in range(draw.randint(4, 20))]
+            label = draw.choice(["good", "bad"])
+            words[draw.randrange(len(words))] = 1 if label == "good" else 2
             lines.append(" ".join(f"w{word}" for word in words) + f",{label}")
         (folder / f"{name}.csv").write_text("\n".join(lines))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
