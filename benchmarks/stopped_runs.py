@@ -10,7 +10,7 @@ signal, but SIGKILL goes to the first alone. It goes on with ``fit --resume`` wh
 written, else it starts again. In the end there must be a report, and the same weights, bit for bit.
 
 Counted are: runs that could not go on or had no report (lost), other weights (unequal), processes
-that are alive 3 seconds after the end of the first (orphans), and files in the temporary folder or
+that are alive 10 seconds after the end of the first (orphans), and files in the temporary folder or
 unfinished ones in the run's after the second run (left-overs). The seconds are those from the first
 signal to the end of the process.
 
@@ -236,7 +236,7 @@ class Process:
         else:
             os.kill(self.pid, getattr(signal, name))
 
-    def alive(self, patience_s=3.0):
+    def alive(self, patience_s=10.0):
         """Processes that this one has started and that are still there after a while."""
         end = time.monotonic() + patience_s
         while (found := list(self._others())) and time.monotonic() < end:
@@ -271,7 +271,8 @@ def same(one, other):
 
 def left_over(place):
     """Files in the temporary folder, and unfinished ones beside the results."""
-    temporary = [path for path in (place / "tmp").iterdir() if "inductor" not in path.name]
+    # ONNX Runtime keeps a file of its own there.
+    temporary = [path for path in (place / "tmp").iterdir() if path.name != ".ses"]
     hidden = [path for path in (place / "logs").rglob(".*") if not path.name.startswith(".gitkeep")]
     return [*temporary, *hidden]
 
