@@ -372,6 +372,14 @@ def main():
     teacher(root, texts)
     share = -(-arguments.kills // len(arguments.recipes))
     results = {}
+    try:
+        every_study(arguments, root, texts, share, draw, results)
+    finally:
+        show(results)
+
+
+def every_study(arguments, root, texts, share, draw, results):
+    """Stop all techniques, and one of two processes."""
     for name in arguments.recipes:
         results[name] = Found()
         study(name, root, texts, share, 1, draw, results[name])
@@ -379,7 +387,6 @@ def main():
         results["heads, two processes"] = Found()
         study("heads", root, texts, arguments.two_processes, 2, draw,
               results["heads, two processes"])  # fmt: skip
-    show(results)
 
 
 def show(results):
