@@ -26,7 +26,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     After an error there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _own_folder(folder.parent, f".{folder.name}-") as unfinished:
+    with own_folder(folder.parent, f".{folder.name}-") as unfinished:
         yield unfinished
         unfinished.chmod(0o777 & ~_umask())
         unfinished.replace(folder)
@@ -48,7 +48,7 @@ def updated_folder(folder: Path, *, marker: str, stale: re.Pattern[str]) -> Iter
         with whole_folder(folder) as unfinished:
             yield unfinished
         return
-    with _own_folder(folder, ".unfinished-") as unfinished:
+    with own_folder(folder, ".unfinished-") as unfinished:
         yield unfinished
         (folder / marker).unlink(missing_ok=True)
         for old in folder.iterdir():
@@ -64,12 +64,12 @@ def updated_folder(folder: Path, *, marker: str, stale: re.Pattern[str]) -> Iter
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Give a temporary folder, which is removed at the end."""
-    with _own_folder(Path(tempfile.gettempdir()), "lightning-compress-") as folder:
+    with own_folder(Path(tempfile.gettempdir()), "lightning-compress-") as folder:
         yield folder
 
 
 @contextmanager
-def _own_folder(place: Path, prefix: str) -> Iterator[Path]:
+def own_folder(place: Path, prefix: str) -> Iterator[Path]:
     """Give an empty folder of this process alone, which is removed at the end if it is still there.
 
     Those of processes that were killed are removed first: nobody holds their locks any more.

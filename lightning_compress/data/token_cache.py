@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_compress.atomic import own_folder
 from lightning_compress.data.sources import Source
 from lightning_compress.data.tokenizer import tokenizer_fingerprint, vocabulary_size
 from lightning_compress.data.words import checked_words, encoded_words
@@ -31,6 +31,7 @@ _QUIET = 3.0  # seconds of work before a progress bar appears
 # One text's token ids and, for each of them, what ``TokenStore.segments`` says.
 EncodedText = tuple[list[int], list[int] | None]
 
+_DTYPES = ("uint16", "int32")
 _TOKENS, _SEGMENTS, _OFFSETS, _META = "tokens.bin", "segments.bin", "offsets.npy", "meta.json"
 
 
@@ -132,22 +133,20 @@ def cached_tokens(
     Raises:
         InputError: the folder cannot be written.
     """
-    found = _open(folder)
+    found = _open(folder, folder.name)
     if found is not None:
         return found
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        draft.mkdir(parents=True)
-        _write(draft, vocabulary, encode())
-        made = _open(draft)  # stays mapped whatever becomes of the folder's name
-        _put_in_place(draft, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with own_folder(folder.parent, f".{folder.name}-") as draft:
+            _write(draft, folder.name, vocabulary, encode())
+            made = _open(draft, folder.name)  # stays mapped whatever becomes of the folder's name
+            _put_in_place(draft, folder)
     except OSError as error:
         raise InputError(
             f"data.cache_dir: the tokens cannot be written to {folder.parent} ({error}): name a "
             "folder with room that can be written"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     assert made is not None
     return made
 
@@ -156,14 +155,14 @@ def _put_in_place(draft: Path, folder: Path) -> None:
     try:
         draft.rename(folder)
     except OSError:
-        if _open(folder) is not None:
+        if _open(folder, folder.name) is not None:
             return  # another process was faster
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         draft.rename(folder)
 
 
-def _write(folder: Path, vocabulary: int, texts: Iterable[EncodedText]) -> None:
-    dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
+def _write(folder: Path, key: str, vocabulary: int, texts: Iterable[EncodedText]) -> None:
+    dtype = np.dtype(_DTYPES[0] if vocabulary <= 2**16 else _DTYPES[1])
     offsets = [0]
     paired = False
     with (folder / _TOKENS).open("wb") as tokens, (folder / _SEGMENTS).open("wb") as segments:
@@ -174,19 +173,24 @@ def _write(folder: Path, vocabulary: int, texts: Iterable[EncodedText]) -> None:
                 segments.write(np.asarray(parts, dtype=np.uint8).tobytes())
             offsets.append(offsets[-1] + len(ids))
     np.save(folder / _OFFSETS, np.asarray(offsets, dtype=np.int64))
-    (folder / _META).write_text(json.dumps({"dtype": dtype.name, "paired": paired}))
+    (folder / _META).write_text(json.dumps({"key": key, "dtype": dtype.name, "paired": paired}))
 
 
-def _open(folder: Path) -> TokenStore | None:
-    """The store in the folder, or None if there is none or a part of it is missing."""
+def _open(folder: Path, key: str) -> TokenStore | None:
+    """The store in the folder; None if there is none, or it is damaged, or another's."""
     try:
         meta = json.loads((folder / _META).read_text())
         offsets = np.load(folder / _OFFSETS)
+        whole = offsets.dtype == np.int64 and offsets.ndim == 1 and len(offsets)
+        if not whole or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise ValueError(f"{_OFFSETS} does not ascend from 0")
+        if meta["key"] != key or meta["dtype"] not in _DTYPES:
+            raise ValueError(f"{_META} is that of another cache")
         tokens = _mapped(folder / _TOKENS, meta["dtype"], int(offsets[-1]))
         segments = (
             _mapped(folder / _SEGMENTS, "uint8", int(offsets[-1])) if meta["paired"] else None
         )
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     return TokenStore(tokens, offsets, segments)
 

@@ -1,8 +1,10 @@
 """The cache on disk: whole or not there."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,32 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     store = cached_tokens(tmp_path / "key", 10, lambda: TEXTS)
     assert contents(store) == [[1, 2, 3], [4], [5, 6]]
+
+
+OFFSETS = [[0, 3, 4], [[0, 3, 4, 6]], [], 6, [1, 3, 4, 6], [0, 4, 3, 6], [0, -3, 4, 6]]
+
+
+@pytest.mark.parametrize("offsets", [*OFFSETS, [0.0, 3.0, 4.0, 6.0]])
+def test_offsets_that_no_cache_can_have_are_not_believed(tmp_path: Path, offsets: Any) -> None:
+    cached_tokens(tmp_path / "key", 10, lambda: TEXTS)
+    np.save(tmp_path / "key" / "offsets.npy", np.asarray(offsets))
+    store = cached_tokens(tmp_path / "key", 10, lambda: TEXTS)
+    assert contents(store) == [[1, 2, 3], [4], [5, 6]]
+
+
+@pytest.mark.parametrize("meta", [[], None, {"dtype": "object"}, {"dtype": 3}, {"key": "other"}])
+def test_the_description_of_another_cache_is_not_believed(tmp_path: Path, meta: Any) -> None:
+    cached_tokens(tmp_path / "key", 10, lambda: TEXTS)
+    file = tmp_path / "key" / "meta.json"
+    changed = {**json.loads(file.read_text()), **meta} if isinstance(meta, dict) else meta
+    file.write_text(json.dumps(changed))
+    assert contents(cached_tokens(tmp_path / "key", 10, lambda: TEXTS)) == [[1, 2, 3], [4], [5, 6]]
+
+
+def test_a_cache_under_the_name_of_another_is_not_believed(tmp_path: Path) -> None:
+    cached_tokens(tmp_path / "other", 10, lambda: [([7], None)])
+    (tmp_path / "other").rename(tmp_path / "key")
+    assert contents(cached_tokens(tmp_path / "key", 10, lambda: TEXTS)) == [[1, 2, 3], [4], [5, 6]]
 
 
 def test_several_at_a_time(tmp_path: Path) -> None:
