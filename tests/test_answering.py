@@ -92,8 +92,8 @@ def test_every_technique_works_and_is_reported(
     batch = next(iter(data.test_dataloader()))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
-        expected = logits_in(module.model.eval()(**inputs))
-        assert torch.equal(logits_in(again(**inputs)), expected)
+        expected = logits_in(module.model.eval()(**inputs), module.model, inputs)
+        assert torch.equal(logits_in(again(**inputs), again, inputs), expected)
 
 
 @pytest.mark.slow

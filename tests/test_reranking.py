@@ -21,7 +21,7 @@ from lightning_compress.models import manifest_of
 from lightning_compress.modules import DistillationModule, FineTuningModule
 from lightning_compress.tasks import task_named, task_of
 
-from .families import tiny_config, tiny_options
+from .families import tiny_model, tiny_options
 
 CONFIG = {**tiny_options("bert", num_hidden_layers=2), "vocab_size": 100}
 
@@ -93,7 +93,7 @@ def test_a_teacher_that_only_guesses_is_refused(
     paired: Path, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
     L.seed_everything(1)
-    BertForSequenceClassification(tiny_config("bert", num_labels=1)).save_pretrained(paired / "t")
+    tiny_model("bert", num_labels=1).save_pretrained(paired / "t")
     student = DistillationModule(teacher=str(paired / "t"), task="reranking", config=CONFIG)
     with pytest.raises(InputError, match=r"no better than chance: its ndcg_at_10"):
         quiet_trainer(max_epochs=1).fit(student, data_in(paired, validation_fraction=0.5))
@@ -113,7 +113,7 @@ def test_pruning_and_balanced_classes(
 def test_other_heads_and_other_data_are_refused(
     paired: Path, quiet_trainer: Callable[..., L.Trainer]
 ) -> None:
-    BertForSequenceClassification(tiny_config("bert", num_labels=3)).save_pretrained(paired / "3")
+    tiny_model("bert", num_labels=3).save_pretrained(paired / "3")
     wrong = module_of(pretrained=str(paired / "3"), config=None)
     with pytest.raises(InputError, match=r"head for 3: .* model\.num_labels: 1"):
         quiet_trainer(max_epochs=1).fit(wrong, data_in(paired))

@@ -14,7 +14,7 @@ from ..families import randomize_, tiny_config
 
 
 def test_fisher_scores_are_how_far_units_move_the_embedding() -> None:
-    model = BertModel(tiny_config("bert")).eval().double()
+    model = BertModel._from_config(tiny_config("bert")).eval().double()
     randomize_(model)
     declare_task_(model, ["sentence-similarity"])
     units = units_of(model, "heads")

@@ -126,7 +126,7 @@ def test_a_forward_pass_that_changes_a_buffer_is_not_saved_in_its_middle(
             self.fails_at = fails_at
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            self.seen += 1
+            self.get_buffer("seen").add_(1)
             if batch_idx == self.fails_at:
                 raise RuntimeError("in the middle")
             return super().training_step(batch, batch_idx)

@@ -85,7 +85,7 @@ def test_splits_share_no_query(paired: Build, tmp_path: Path, single_file: bool)
     parts = []
     for split in ("train", "validation", "test") if single_file else ("train", "validation"):
         rows = rows_of(
-            split,  # type: ignore[arg-type]  # one of the names
+            split,
             80, fraction=0.2, seed=0, groups=np.arange(80) % 20, with_test=single_file,
         )  # fmt: skip
         parts.append(rows)

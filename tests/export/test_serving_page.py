@@ -7,6 +7,7 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
+from typing import Any
 
 import numpy
 import onnx
@@ -47,7 +48,7 @@ def commands(program):
 
 
 def executed(code):
-    names = {}
+    names: dict[str, Any] = {}
     exec(compile(code, "serving.md", "exec"), names)
     return names
 

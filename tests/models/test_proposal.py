@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from lightning_compress.models import (
     structure_of,
     units_of,
 )
-from lightning_compress.models.families import FAMILIES, Family, Projections
+from lightning_compress.models.families import FAMILIES, Family, Projections, UnitKind
 from lightning_compress.pruning.gate_gradients import gated
 
 from ..families import ALL, randomize_, tiny_model
@@ -83,7 +84,11 @@ def test_what_is_gated_is_what_is_removed(model_type, options, monkeypatch):
     model = model_of(model_type, **options).double()
     monkeypatch.setitem(FAMILIES, model_type, pasted(propose_family(model))[model_type])
     smaller, gates = copy.deepcopy(model), {}
-    for kind, removed in (("heads", {0: [1], 1: [0]}), ("neurons", {0: [0, 5, 63], 1: [7]})):
+    every: dict[UnitKind, dict[int, list[int]]] = {
+        "heads": {0: [1], 1: [0]},
+        "neurons": {0: [0, 5, 63], 1: [7]},
+    }
+    for kind, removed in every.items():
         for units in units_of(model, kind):
             gates[units.output] = torch.ones(units.count, dtype=torch.float64)
             gates[units.output][removed[units.layer]] = 0
@@ -112,7 +117,7 @@ def test_torch_pruning_finds_the_same_layers_coupled(model_type, unknown):
         block = entry.blocks.replace("*", "1")
         first = model.get_submodule(f"{block}.{projections.inputs[0]}")
         group = graph.get_pruning_group(first, torch_pruning.prune_linear_out_channels, list(rows))
-        found = {"out": set(), "in": set()}
+        found: dict[str, set[Any]] = {"out": set(), "in": set()}
         for dependency, _ in group:
             module = dependency.target.module
             if isinstance(module, torch.nn.Linear):
@@ -169,7 +174,7 @@ def test_the_model_stays_as_it_is(unknown):
 
 
 def test_dead_neurons_do_not_hide_what_belongs_together(unknown):
-    model = tiny_model("distilbert", activation="relu")
+    model: Any = tiny_model("distilbert", activation="relu")
     entry = unknown("distilbert")
     with torch.no_grad():
         for layer in model.distilbert.transformer.layer:

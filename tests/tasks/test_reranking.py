@@ -143,7 +143,7 @@ def test_luck_is_a_random_order_and_two_standard_errors() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_random_teacher_is_stopped(seed: int, quiet_trainer: Any) -> None:
     torch.manual_seed(seed)
-    config = tiny_model("bert", num_labels=1).config
+    config: Any = tiny_model("bert", num_labels=1).config
     model: Any = BertForSequenceClassification(config).eval()
     declare_task_(model, ["reranking"])
     assert task_of(model) is TASK
