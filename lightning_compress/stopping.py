@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_S = 2.0  # an exception can get lost, in a destructor for example
 
 
-class Stopped(KeyboardInterrupt):  # as the exception that it is one of
+class Stopped(KeyboardInterrupt):
     """A signal has asked the process to end; everywhere handled as Ctrl-C.
 
     Args:

@@ -136,6 +136,18 @@ def test_the_files_of_sentence_transformers_are_read_and_kept(
     assert torch.equal(again.eval()(batch), module.eval()(batch))
 
 
+def test_a_configuration_names_no_other_files(tmp_path: Path) -> None:
+    model = BertModel._from_config(tiny_config("bert"))
+    files = {"../outside.json": 1, "sub/other.json": 1, "sentence_bert_config.json": {"a": 1}}
+    model.config.sentence_embedding = {"pooling": "mean", "normalize": True, "files": files}
+    saved = save_compressed(model, tmp_path / "place" / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+    names = {str(path.relative_to(saved)) for path in saved.rglob("*.json")}
+    kept = {"config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"}
+    assert names == kept
+
+
 def write_files(folder: Path, kinds: list[str], **modes: bool) -> None:
     paths = ["", "1_Pooling", *(f"{place}_{kind}" for place, kind in enumerate(kinds[2:], 2))]
     modules = [

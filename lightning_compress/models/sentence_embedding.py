@@ -162,7 +162,8 @@ def _files(model: nn.Module, stated: Mapping[str, Any]) -> Iterator[tuple[str, A
     )
     modes = {mode: name == stated["pooling"] for name, mode in _MODES.items()}
     yield _POOLING, {"word_embedding_dimension": config.hidden_size, **modes}
-    yield from stated["files"].items()
+    # A configuration may be a stranger's: no other name is written.
+    yield from ((name, stated["files"][name]) for name in _KEPT if name in stated["files"])
 
 
 def _json(source: str, name: str) -> Any:
