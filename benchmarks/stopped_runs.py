@@ -180,9 +180,10 @@ class Process:
             if self.pid == 0:
                 self._become(place, arguments, changes)
         else:
-            code = "from lightning_compress.cli.main import main; main()"
+            # A file, which Lightning starts again for each further process.
+            script = str(Path(sys.executable).with_name("lightning-compress"))
             started = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments], cwd=place, env=os.environ | changes,
+                [sys.executable, script, *arguments], cwd=place, env=os.environ | changes,
                 stdout=self.output.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             self.pid = started.pid

@@ -300,7 +300,7 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"1")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of the run may have done so
     except OSError as error:
         raise InputError(
             f"the run's folder {folder} cannot be written ({error.strerror}): free disk space or "

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import lightning as L
@@ -8,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_compress.callbacks.run_safety import RunSafety
+from lightning_compress.callbacks.run_safety import RunSafety, check_writable
 from lightning_compress.data import TextClassificationDataModule
 from lightning_compress.errors import InputError
 from lightning_compress.modules import FineTuningModule, NonFiniteLossError
@@ -124,6 +125,12 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_stop_before_training(
     with pytest.raises(InputError, match=r"0 MB free.*free disk space"):
         full.fit(FineTuningModule(config=CONFIG), data(text_files))
     assert full.global_step == 0
+
+
+def test_processes_that_look_at_a_folder_at_once_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check_writable, [tmp_path / "run"] * 400))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize("callback", [ModelCheckpoint, EarlyStopping])
